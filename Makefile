@@ -1,0 +1,40 @@
+# `make run` and `make test` are all that a fresh machine with Python, pip and make needs.
+PYTHON ?= python3
+BIN := .venv/bin
+# What the mission names; each method joins as it lands.
+METHODS := stfpm,dcam,snl,dskd
+
+.PHONY: run test test-all check format clean
+
+run: .venv/.installed
+	$(BIN)/kdbench run --methods $(METHODS) --setting multiclass
+
+test: .venv/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q
+
+# Also what starts Ray, trains on real images or takes more than a few seconds.
+test-all: test
+	$(BIN)/python -m pytest -q -m "slow and not gpu and not network"
+
+format: .venv/.installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv build dist *.egg-info
+
+# requirements.lock only constrains: what is installed is what pyproject.toml names. uv is used when it is there.
+.venv/.installed: pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kdbench needs Python 3.11 or newer: make PYTHON=python3.11")'
+	@echo "installing into .venv (once; PyTorch with CUDA is about 3 GB)"
+	@if command -v uv >/dev/null 2>&1; then \
+	    uv venv -q --allow-existing --python $(PYTHON) .venv && \
+	    uv pip install -q --python $(BIN)/python -c requirements.lock -e '.[dev]'; \
+	else \
+	    $(PYTHON) -m venv .venv && \
+	    $(BIN)/python -m pip install -q --disable-pip-version-check -c requirements.lock -e '.[dev]'; \
+	fi
+	@touch $@

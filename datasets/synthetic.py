@@ -1,0 +1,69 @@
+"""The embedded dataset: drawn on this machine, the same everywhere, so that nothing is downloaded."""
+
+import hashlib
+import shutil
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+from filelock import FileLock
+from PIL import Image
+
+from kdbench.dataset import Category, Dataset, cache_folder
+from kdbench.datasets import _draw
+from kdbench.datasets._layout import scan_layout
+from kdbench.errors import DataError
+
+
+class Synthetic(Dataset):
+    name = "synthetic"
+    title = "Synthetic"
+    categories = _draw.CATEGORIES
+    textures = _draw.TEXTURES
+    licence = "Apache-2.0, part of kdbench"
+    source = "kdbench itself"
+    profile = "demo"
+
+    def root(self, given: Path | None) -> Path:
+        folder = given or self._folder()
+        if folder.is_dir():
+            return folder.resolve()
+        if folder.exists():
+            raise DataError(f"{folder} is not a folder")
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{folder}.lock"):
+                if not folder.is_dir():  # another process may have drawn while this one waited
+                    _draw_aside(folder)
+        except OSError as error:
+            raise DataError(f"{folder}: its images cannot be drawn: {error.strerror or error}") from error
+        return folder.resolve()
+
+    @classmethod
+    def drawn(cls) -> bool:
+        """Whether the images are in the cache already."""
+        return cls._folder().is_dir()
+
+    @staticmethod
+    def _folder() -> Path:
+        return cache_folder() / f"synthetic-v{_draw.VERSION}"
+
+    def scan(self, root: Path, category: str) -> Category:
+        return scan_layout(root, category, suffixes=(".png",))
+
+    def digest(self, path: Path) -> str:
+        # Of the pixels: the bytes of a PNG depend on the compressor, the drawing does not.
+        with Image.open(path) as image:
+            return hashlib.sha256(np.asarray(image).tobytes()).hexdigest()
+
+
+def _draw_aside(folder: Path) -> None:
+    aside = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.tmp")
+    try:
+        _draw.draw(aside)
+        aside.rename(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+DATASET = Synthetic

@@ -1,0 +1,166 @@
+"""What a method is: the contract between a paper's file in `methods/` and the runner."""
+
+from itertools import pairwise
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from kdbench.backbone import FeaturePyramid
+from kdbench.known_backbones import EMBEDDED
+
+Fidelity = Literal["official recipe", "author's code, partly", "after the abstract"]
+
+# The demo profile runs anywhere in a minute: embedded teacher, small images, few epochs.
+DEMO: dict[str, Any] = {"backbone": EMBEDDED, "image_size": 128, "batch_size": 8, "epochs": 9}
+
+
+class Method(nn.Module):
+    """A detector: a frozen teacher, something trained on normal images, and an anomaly map.
+
+    `taught` is always the teacher's list of levels [B,C,h,w] for the same images; the runner computes it.
+    Losses and maps are computed in float32 whatever the precision of the networks.
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+    fidelity: ClassVar[Fidelity]
+    departures: ClassVar[tuple[str, ...]] = ()  # where this file differs from the paper, in words
+    multiclass: ClassVar[
+        dict[str, Any]
+    ] = {}  # what the paper's recipe changes when one model has all categories
+    demo: ClassVar[dict[str, Any]] = {}  # what the demo profile changes beside DEMO
+    training_only: ClassVar[tuple[str, ...]] = ()  # attributes that only the loss uses; no detector has them
+
+    class Config(BaseModel):
+        """The paper's numbers; frozen, validated, unknown keys are refused."""
+
+        model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+        backbone: str = "resnet18.tv_in1k"
+        levels: tuple[int, ...] = Field((1, 2, 3), min_length=1)
+        image_size: int = Field(256, ge=32, le=2048)
+        epochs: int = Field(100, ge=1)
+        batch_size: int = Field(32, ge=1)
+        # Normal images set aside; they are never trained on. With "last" nothing is set aside.
+        checkpoint: Literal["heldout", "last"] = "last"
+        heldout_share: float = Field(0.2, gt=0, lt=1)
+        precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+
+        @field_validator("levels")
+        @classmethod
+        def _levels_ascend(cls, levels: tuple[int, ...]) -> tuple[int, ...]:
+            if any(b <= a for a, b in pairwise((0, *levels))):
+                raise ValueError("levels are whole numbers from 1 on, each larger than the one before")
+            return levels
+
+    def __init__(self, config: Any, teacher: FeaturePyramid) -> None:
+        super().__init__()
+        self.config = config
+        self.teacher = teacher
+
+    def loss(self, images: Tensor, taught: list[Tensor]) -> Tensor:
+        """Scalar training loss of normalised images [B,3,H,W]."""
+        raise TypeError(f"{type(self).__name__} has no loss")
+
+    def anomaly_map(self, images: Tensor, taught: list[Tensor]) -> Tensor:
+        """[B,H,W] at the size of the images, float32, larger is more anomalous."""
+        raise TypeError(f"{type(self).__name__} has no anomaly_map")
+
+    def image_score(self, anomaly_map: Tensor) -> Tensor:
+        """[B], larger is more anomalous; the maximum of the map unless a paper says otherwise."""
+        return anomaly_map.flatten(1).amax(1)
+
+    def optimizer(self) -> Optimizer:
+        """The optimizer over everything that is trained."""
+        raise TypeError(f"{type(self).__name__} has no optimizer")
+
+    def scheduler(self, optimizer: Optimizer) -> LRScheduler | None:
+        """What changes the learning rate at the end of every epoch; None leaves it constant."""
+        return None
+
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters that are trained: everything outside the teacher."""
+        return [p for name, p in self.named_parameters() if not name.startswith("teacher.")]
+
+    def train(self, mode: bool = True) -> "Method":
+        """Train or eval mode for everything but the teacher, which stays in eval."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def detector_state(self) -> dict[str, Tensor]:
+        """What is needed beside the teacher to score images: name -> tensor."""
+        without = tuple(f"{name}." for name in ("teacher", *self.training_only))
+        return {name: t for name, t in self.state_dict().items() if not name.startswith(without)}
+
+    def load_detector(self, state: dict[str, Tensor]) -> None:
+        """Restore what `detector_state` gave; a missing or unknown name raises RuntimeError."""
+        result = self.load_state_dict(state, strict=False)
+        missing = [name for name in result.missing_keys if name in self.detector_state()]
+        if missing or result.unexpected_keys:
+            raise RuntimeError(
+                f"not a {self.name} detector: missing {missing}, unknown {result.unexpected_keys}"
+            )
+
+    @classmethod
+    def recipe(cls, profile: str, setting: str) -> dict[str, Any]:
+        """What a profile and a setting change in the defaults of Config."""
+        paper = cls.multiclass if setting == "multiclass" else {}
+        return {**paper, **DEMO, **cls.demo} if profile == "demo" else dict(paper)
+
+
+def cosine_distance(taught: Tensor, learned: Tensor) -> Tensor:
+    """1 - cosine of the channel vectors of two maps [B,C,h,w], as [B,h,w] in float32; 0 to 2.
+
+    Equals half the squared distance of the unit vectors. The eps keeps the gradient finite at a zero vector.
+    """
+    taught, learned = taught.float(), learned.float()
+    return 1 - nn.functional.cosine_similarity(taught, learned, dim=1, eps=1e-6)
+
+
+def unit_vectors(features: Tensor) -> Tensor:
+    """Every channel vector of [B,C,h,w] scaled to length 1, in float32; a zero vector stays zero."""
+    return nn.functional.normalize(features.float(), dim=1, eps=1e-6)
+
+
+def upsample(level_map: Tensor, size: int, *, align_corners: bool = False) -> Tensor:
+    """[B,h,w] -> [B,size,size], bilinear."""
+    if level_map.shape[1:] == (size, size):
+        return level_map
+    return nn.functional.interpolate(
+        level_map[:, None], size=(size, size), mode="bilinear", align_corners=align_corners
+    )[:, 0]
+
+
+def fuse(level_maps: list[Tensor], size: int, *, grid: int = 0, product: bool = False) -> Tensor:
+    """Maps [B,h,w] of all levels as one map [B,size,size]: sum or product, taken at `grid` (0: at `size`)."""
+    maps = torch.stack([upsample(level_map, grid or size) for level_map in level_maps])
+    return upsample(maps.prod(0) if product else maps.sum(0), size)
+
+
+def gaussian_blur(anomaly_map: Tensor, sigma: float) -> Tensor:
+    """[B,H,W] smoothed like scipy.ndimage.gaussian_filter (radius 4 sigma, mirrored borders); 0: not."""
+    if sigma == 0:
+        return anomaly_map
+    radius = int(4 * sigma + 0.5)
+    x = torch.arange(-radius, radius + 1, device=anomaly_map.device, dtype=torch.float32)
+    kernel = torch.exp(-0.5 * (x / sigma) ** 2)
+    kernel = (kernel / kernel.sum())[None, None]
+    smooth = anomaly_map.float()
+    for _ in range(2):  # rows, then columns
+        height, width = smooth.shape[1:]
+        index = torch.arange(-radius, width + radius, device=smooth.device) % (2 * width)
+        padded = smooth[..., torch.where(index < width, index, 2 * width - 1 - index)]
+        rows = nn.functional.conv1d(padded.reshape(-1, 1, width + 2 * radius), kernel)
+        smooth = rows.reshape(-1, height, width).transpose(1, 2)
+    return smooth
+
+
+def flat_cosine_distance(taught: Tensor, learned: Tensor) -> Tensor:
+    """1 - cosine of two whole maps [B,C,h,w], as [B] in float32; 0 to 2."""
+    taught, learned = taught.float().flatten(1), learned.float().flatten(1)
+    return 1 - nn.functional.cosine_similarity(taught, learned, dim=1, eps=1e-6)

@@ -1,0 +1,204 @@
+"""Exact rank metrics of one category: every distinct score is a threshold, larger is more anomalous.
+
+AUROC counts a tie as one half; AP is the step-wise sum, as in scikit-learn, and not the trapezoid; AUPRO is
+that of Bergmann et al., "The MVTec Anomaly Detection Dataset" (IJCV 2021, doi 10.1007/s11263-020-01400-4).
+All are fractions. Whatever changes a number here also changes METRIC_VERSION, which is part of a cell's id.
+
+Only the scores of defects need to be looked at: between two neighbouring ones neither the recall nor the PRO
+moves. So the normal pixels, nearly all there are, are sorted by value only and then searched, which costs a
+tenth of sorting all pixels together with what each belongs to.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+METRIC_VERSION = 1
+IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1_max")
+PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro", "aupro_05")
+METRICS = IMAGE_METRICS + PIXEL_METRICS
+MAD_METRICS = METRICS[:7]
+PRO_LIMIT, PRO_LIMIT_05 = 0.3, 0.05  # false positive rates up to which `aupro` and `aupro_05` integrate
+
+Floats = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Curve:
+    """Counts at each of the K distinct scores of defects, from the highest score to the lowest."""
+
+    # Counts are float64: exact up to 2**53, and 2 * num_normal * num_defective cannot overflow.
+    num_normal: float
+    num_defective: float
+    above: NDArray[np.float64]  # [K] normals with a higher score
+    at_or_above: NDArray[np.float64]  # [K] normals with this score or a higher one
+    hits: NDArray[np.float64]  # [K] defects with this score or a higher one
+    pro: NDArray[np.float64]  # [K] the same as a share of each region, mean over the regions; ends at 1
+
+    def auroc(self) -> float:
+        """Probability that a defect outranks a normal, a tie counting one half."""
+        steps = np.diff(self.hits, prepend=0)
+        misranked = np.sum(steps * (self.above + self.at_or_above))
+        return float(1 - misranked / (2 * self.num_normal * self.num_defective))
+
+    def ap(self) -> float:
+        """Sum over the distinct scores of the step in recall times the precision there."""
+        steps = np.diff(self.hits, prepend=0)
+        return float(np.sum(steps * self.hits / (self.hits + self.at_or_above)) / self.num_defective)
+
+    def f1_max(self) -> float:
+        """Largest 2TP / (2TP + FP + FN) of all thresholds, which is always that of a defect's score."""
+        return float(np.max(2 * self.hits / (self.hits + self.at_or_above + self.num_defective)))
+
+    def area_under_pro(self, limit: float) -> float:
+        """Area under PRO over the false positive rate from 0 to `limit`, as a share of `limit`."""
+        if not 0 < limit <= 1:
+            raise ValueError(f"limit is {limit}: it is a false positive rate, above 0 and at most 1")
+        # Two points for each score: just above it, where the curve arrives level from the last one, and at
+        # it. Normals tied with the defects lie between the two and make that piece slant, as in AUROC.
+        fpr = np.stack([self.above, self.at_or_above], axis=1).ravel() / self.num_normal
+        pro = np.stack([np.append(0, self.pro[:-1]), self.pro], axis=1).ravel()
+        fpr, pro = np.concatenate([[0], fpr, [1]]), np.concatenate([[0], pro, [1]])
+        num_within = np.searchsorted(fpr, limit, "right")
+        at_limit = np.interp(limit, fpr, pro)  # a point exactly at the limit only adds a piece of width 0
+        area = np.trapezoid(np.append(pro[:num_within], at_limit), np.append(fpr[:num_within], limit))
+        return float(area / limit)
+
+
+def label_regions(masks: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Region number of each pixel [N,H,W], 0 outside: 8-neighbour components of all masks, counted from 1."""
+    # Imported where used: whoever only needs the names of the metrics does not wait for scipy.
+    from scipy.ndimage import label
+
+    _check_array(masks, name="masks", num_axes=3, dtypes=(np.bool_,))
+    neighbours = np.zeros((3, 3, 3), dtype=bool)
+    neighbours[1] = True  # the eight around a pixel in its own image, none in the images before and after
+    regions: NDArray[np.int32] = label(masks, neighbours, output=np.int32)[0]
+    return regions
+
+
+def image_metrics(score: Floats, label: NDArray[np.bool_]) -> dict[str, float]:
+    """The IMAGE_METRICS of a category, given the score [N] of each image and whether it is defective [N]."""
+    curve = image_curve(score, label)
+    return dict(zip(IMAGE_METRICS, (curve.auroc(), curve.ap(), curve.f1_max()), strict=True))
+
+
+def pixel_metrics(maps: Floats, regions: NDArray[np.int32]) -> dict[str, float]:
+    """The PIXEL_METRICS of a category's anomaly maps [N,H,W], given `label_regions` of its masks."""
+    curve = pixel_curve(maps, regions)
+    areas = (curve.area_under_pro(PRO_LIMIT), curve.area_under_pro(PRO_LIMIT_05))
+    return dict(zip(PIXEL_METRICS, (curve.auroc(), curve.ap(), curve.f1_max(), *areas), strict=True))
+
+
+def mad(values: Mapping[str, float]) -> float:
+    """Plain mean of the seven MAD_METRICS, all but `aupro_05` (github.com/zhangzjn/ADer#49)."""
+    missing = [name for name in MAD_METRICS if name not in values]
+    if missing:
+        raise ValueError(f"mad needs {', '.join(MAD_METRICS)}; missing: {', '.join(missing)}")
+    return float(sum(values[name] for name in MAD_METRICS) / len(MAD_METRICS))
+
+
+def image_curve(score: Floats, label: NDArray[np.bool_]) -> Curve:
+    """Curve of the images of a category, of which each defective one [N] counts as a region of its own."""
+    _check_scores(score, name="score", num_axes=1)
+    _check_array(label, name="label", num_axes=1, dtypes=(np.bool_,))
+    _check_same_shape(score=score, label=label)
+    _check_both_kinds(int(np.count_nonzero(label)), label.size, what="image")
+    defective = score[label]
+    return _curve(np.sort(score[~label]), defective, weights=np.ones(defective.size))
+
+
+def pixel_curve(maps: Floats, regions: NDArray[np.int32]) -> Curve:
+    """Curve of the pixels [N,H,W] of a category; all outside the regions are normal, whatever the image."""
+    _check_scores(maps, name="maps", num_axes=3)
+    _check_array(regions, name="regions", num_axes=3, dtypes=(np.int32,))
+    _check_same_shape(maps=maps, regions=regions)
+    where = np.flatnonzero(regions > 0)
+    _check_both_kinds(where.size, regions.size, what="pixel")
+    weights = _region_weights(regions, where)
+    # Moving the defects behind everything before sorting is faster than picking out the normals, and needs no
+    # second copy of the maps; no score is infinite.
+    normal = maps.flatten()
+    defective = normal[where]
+    normal[where] = np.inf
+    normal.sort()
+    return _curve(normal[: -where.size], defective, weights=weights)
+
+
+def _curve(normal: Floats, defective: Floats, *, weights: NDArray[np.float64]) -> Curve:
+    """Curve from the sorted scores of normals [M], the scores of defects [P] and their weights [P] in PRO."""
+    scores, which = np.unique(defective, return_inverse=True)
+    pro = np.cumsum(np.bincount(which, weights)[::-1])
+    return Curve(
+        num_normal=float(normal.size),
+        num_defective=float(defective.size),
+        above=(normal.size - np.searchsorted(normal, scores, "right")[::-1]).astype(np.float64),
+        at_or_above=(normal.size - np.searchsorted(normal, scores, "left")[::-1]).astype(np.float64),
+        hits=np.cumsum(np.bincount(which)[::-1]).astype(np.float64),
+        pro=pro / pro[-1],  # the number of regions but for rounding, so that no metric can exceed 1
+    )
+
+
+def _region_weights(regions: NDArray[np.int32], where: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Per defect pixel 1 / pixels of its region, so that every region weighs 1; regions may miss numbers."""
+    if regions.min() < 0:
+        raise ValueError(
+            f"regions hold {regions.min()}: they count from 1, and 0 is outside; use label_regions"
+        )
+    numbers, which, areas = np.unique(regions.ravel()[where], return_inverse=True, return_counts=True)
+    # Masks labelled one by one would start at 1 in every image and be merged here without a word.
+    images = where // (regions.shape[1] * regions.shape[2])
+    lowest, highest = np.full(numbers.size, regions.shape[0]), np.zeros(numbers.size, dtype=np.intp)
+    np.minimum.at(lowest, which, images)
+    np.maximum.at(highest, which, images)
+    shared = np.flatnonzero(lowest < highest)
+    if shared.size:
+        number, first, last = numbers[shared[0]], lowest[shared[0]], highest[shared[0]]
+        raise ValueError(
+            f"region {number} lies in image {first} and in image {last}: regions are counted over the whole"
+            " category; use label_regions"
+        )
+    weights: NDArray[np.float64] = 1 / areas[which]
+    return weights
+
+
+def _check_array(array: NDArray[Any], *, name: str, num_axes: int, dtypes: tuple[type, ...]) -> None:
+    """Raise ValueError unless the array has one of these types, this many axes and at least one element."""
+    if array.dtype not in dtypes:
+        expected = " or ".join(np.dtype(dtype).name for dtype in dtypes)
+        raise ValueError(f"{name}: the type is {array.dtype}, not {expected}")
+    if array.ndim != num_axes or array.size == 0:
+        expected = "[N,H,W]" if num_axes == 3 else "[N]"
+        raise ValueError(f"{name}: the shape is {array.shape}, not {expected} with at least one image")
+
+
+def _check_scores(scores: Floats, *, name: str, num_axes: int) -> None:
+    """Raise ValueError unless all scores are finite and of a precision that makes no ties of its own."""
+    _check_array(scores, name=name, num_axes=num_axes, dtypes=(np.float32, np.float64))
+    finite = np.isfinite(scores)
+    if not finite.all():
+        bad = np.argwhere(~finite)
+        first = tuple(bad[0].tolist())
+        raise ValueError(
+            f"{name}: {len(bad)} of {scores.size} values are not finite, first: {scores[first]} at {first}"
+        )
+
+
+def _check_same_shape(**arrays: NDArray[Any]) -> None:
+    """Raise ValueError naming the shapes unless they are equal."""
+    if len({array.shape for array in arrays.values()}) > 1:
+        raise ValueError(
+            "shapes differ: " + ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
+        )
+
+
+def _check_both_kinds(num_defective: int, num_all: int, *, what: str) -> None:
+    """Raise ValueError unless there are both defects and normals, without which no rank metric is defined."""
+    if num_defective in (0, num_all):
+        raise ValueError(
+            f"{what}_auroc needs both defective and normal {what}s:"
+            f" {num_defective} of {num_all} {what}s are defective"
+        )

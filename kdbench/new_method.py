@@ -1,0 +1,96 @@
+"""A package to start a method of one's own from: it is found by its entry point and runs as it stands."""
+
+import keyword
+from pathlib import Path
+
+from kdbench.errors import RequestError
+from kdbench.registry import METHOD_ENTRY_POINTS, method_names
+
+PYPROJECT = """[build-system]
+requires = ["setuptools>=77"]
+build-backend = "setuptools.build_meta"
+
+[project]
+name = "kdbench-{name}"
+version = "0.1.0"
+requires-python = ">=3.11"
+dependencies = ["kdbench"]
+
+[project.entry-points."{group}"]
+{name} = "kdbench_{name}"
+
+[tool.setuptools]
+py-modules = ["kdbench_{name}"]
+"""
+
+MODULE = '''"""{name}: one sentence that says the idea.
+
+Authors: Title, venue, arXiv:0000.00000. Where the defaults come from.
+"""
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.optim import Optimizer
+
+from kdbench.backbone import FeaturePyramid, pyramid
+from kdbench.method import Fidelity, Method, cosine_distance, fuse
+
+
+class {kind}(Method):
+    """What is trained, and what makes an anomaly stand out."""
+
+    name = "{name}"
+    paper = "arXiv:0000.00000"
+    fidelity: ClassVar[Fidelity] = "after the abstract"
+    departures = ("say where this file differs from the paper",)
+
+    class Config(Method.Config):
+        epochs: int = Field(100, ge=1)
+        lr: float = Field(1e-3, gt=0)
+
+    config: Config
+
+    def __init__(self, config: Config, teacher: FeaturePyramid) -> None:
+        super().__init__(config, teacher)
+        self.student = pyramid(config.backbone, config.levels)
+
+    def distances(self, images: Tensor, taught: list[Tensor]) -> list[Tensor]:
+        """Per level, 1 - cosine of teacher and student: [B,h,w]."""
+        return [cosine_distance(t, s) for t, s in zip(taught, self.student(images), strict=True)]
+
+    def loss(self, images: Tensor, taught: list[Tensor]) -> Tensor:
+        return torch.stack([d.mean() for d in self.distances(images, taught)]).sum()
+
+    def anomaly_map(self, images: Tensor, taught: list[Tensor]) -> Tensor:
+        return fuse(self.distances(images, taught), images.shape[-1])
+
+    def optimizer(self) -> Optimizer:
+        return torch.optim.AdamW(self.trained(), lr=self.config.lr)
+
+
+METHOD = {kind}
+'''
+
+
+def new_method(name: str, parent: Path) -> Path:
+    """Write the package `kdbench-NAME` below `parent`; RequestError for an unusable name or folder."""
+    if not name.isidentifier() or keyword.iskeyword(name) or name != name.lower() or name.startswith("_"):
+        raise RequestError(
+            [f"{name!r} is no name for a method: lower-case letters, digits, _ , like my_method"]
+        )
+    if name in method_names():
+        raise RequestError([f"there is a method {name!r} already. Methods: {', '.join(method_names())}"])
+    folder = parent / f"kdbench-{name}"
+    if folder.exists():
+        raise RequestError([f"{folder} exists already"])
+    kind = "".join(part.capitalize() for part in name.split("_"))
+    try:
+        folder.mkdir(parents=True)
+        (folder / "pyproject.toml").write_text(PYPROJECT.format(name=name, group=METHOD_ENTRY_POINTS))
+        (folder / f"kdbench_{name}.py").write_text(MODULE.format(name=name, kind=kind))
+    except OSError as error:
+        raise RequestError([f"cannot write {folder}: {error.strerror}"]) from error
+    return folder

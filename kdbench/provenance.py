@@ -1,0 +1,100 @@
+"""What a row says of the code and the machine that made it."""
+
+import importlib.metadata
+import os
+import platform
+import socket
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import kdbench
+
+
+@lru_cache
+def code_provenance() -> dict[str, Any]:
+    """Commit of the checkout (null for an installed wheel), whether it was edited, and package versions."""
+    commit, dirty = None, None
+    root = Path(kdbench.__file__).resolve().parents[1]
+    if (root / ".git").exists():
+        commit = _git(root, "rev-parse", "HEAD")
+        status = _git(root, "status", "--porcelain")
+        dirty = bool(status) if status is not None else None
+    versions = {f"{name}_version": _version(name) for name in ("torch", "torchvision", "timm", "ray")}
+    return {
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "kdbench_version": kdbench.__version__,
+        "python_version": platform.python_version(),
+        **versions,
+    }
+
+
+def machine_provenance(device: torch.device) -> dict[str, Any]:
+    """Device, its name and driver, threads and host."""
+    return {
+        "device": device.type,
+        "device_name": device_name(device),
+        "driver": _driver() if device.type == "cuda" else None,
+        "num_threads": torch.get_num_threads(),
+        "host": socket.gethostname(),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's or the processor's name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+
+
+def start_peak_memory(device: torch.device) -> None:
+    """Begin to watch the peak memory of what follows."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif Path("/proc/self/clear_refs").exists():
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: resets the high-water mark of this process
+
+
+def peak_memory_bytes(device: torch.device) -> int | None:
+    """Peak since `start_peak_memory`: of the GPU's allocator, or of the whole process; None where unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    return 1024 * next(int(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line)
+
+
+def _git(root: Path, *words: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=20, check=True
+        )
+    except (OSError, subprocess.SubprocessError):  # no git, not a checkout of ours: stored as unknown
+        return None
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+@lru_cache
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()} ({os.cpu_count()} cores)"
+    return f"{platform.processor() or platform.machine()} ({os.cpu_count()} cores)"
+
+
+@lru_cache
+def _driver() -> str | None:
+    version = Path("/proc/driver/nvidia/version")
+    return version.read_text().splitlines()[0] if version.exists() else None

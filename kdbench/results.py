@@ -1,0 +1,250 @@
+"""Rows: the Parquet schema, and writing and reading them so that a file is whole or not there."""
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kdbench.dataset import written_aside
+from kdbench.errors import DataError
+from kdbench.legacy import LEGACY_METRICS
+from kdbench.metrics import METRICS
+
+SCHEMA_VERSION = 1
+STATUSES = ("ok", "failed", "timeout", "oom")
+
+_TEXT, _WHOLE, _REAL, _TEXTS, _REALS = (
+    pa.string(),
+    pa.int64(),
+    pa.float64(),
+    pa.list_(pa.string()),
+    pa.list_(pa.float64()),
+)
+
+# One row per category of a cell. Frozen by tests/test_results.py; a change is a new SCHEMA_VERSION.
+ROW_SCHEMA = pa.schema(
+    [
+        # what was asked for
+        ("schema_version", _WHOLE),
+        ("cell_id", _TEXT),
+        ("run_id", _TEXT),
+        ("method", _TEXT),
+        ("config", _TEXT),  # JSON
+        ("dataset", _TEXT),
+        ("setting", _TEXT),
+        ("category", _TEXT),
+        ("categories", _TEXTS),  # that the model was trained on
+        ("dataset_categories", _TEXTS),  # that the dataset has
+        ("texture", pa.bool_()),
+        ("fingerprint", _TEXT),
+        ("split_sha256", _TEXT),  # of the file that says which images are for training, if there is one
+        ("seed", _WHOLE),
+        ("profile", _TEXT),
+        ("selection", _TEXT),  # what chose the checkpoint: heldout, last, or test (never ranked)
+        # how it was evaluated
+        ("preset", _TEXT),
+        ("metric_version", _WHOLE),
+        ("evaluation_size", _WHOLE),
+        ("mask_rule", _TEXT),
+        ("score_pooling", _TEXT),
+        ("pro_limit", _REAL),
+        ("sigma", _REAL),
+        # how it ended
+        ("status", _TEXT),
+        ("error", _TEXT),
+        # what came out: fractions; null where it does not exist
+        *((name, _REAL) for name in METRICS),
+        ("mad", _REAL),
+        *((name, _REAL) for name in LEGACY_METRICS),  # only with the preset of that code
+        ("num_train", _WHOLE),
+        ("num_heldout", _WHOLE),
+        ("num_test", _WHOLE),
+        ("num_defective", _WHOLE),
+        ("num_unmarked", _WHOLE),  # defects with an empty mask, kept out of the pixel metrics
+        ("num_regions", _WHOLE),
+        ("num_steps", _WHOLE),
+        ("best_epoch", _WHOLE),
+        ("epoch_loss", _REALS),
+        ("epoch_heldout", _REALS),
+        # what it cost
+        ("prepare_s", _REAL),
+        ("train_s", _REAL),
+        ("evaluate_s", _REAL),
+        ("num_parameters", _WHOLE),  # teacher and detector, at inference
+        ("num_trained_parameters", _WHOLE),
+        ("flops", _WHOLE),  # of one image at inference, teacher included; a multiply-add counts 2
+        ("peak_memory_bytes", _WHOLE),
+        # with what
+        ("backbone", _TEXT),
+        ("teacher_source", _TEXT),
+        ("teacher_sha256", _TEXT),
+        ("teacher_cache", _TEXT),
+        ("precision", _TEXT),
+        ("device", _TEXT),
+        ("device_name", _TEXT),
+        ("driver", _TEXT),
+        ("num_threads", _WHOLE),
+        ("host", _TEXT),
+        ("started_at", _TEXT),
+        ("git_commit", _TEXT),
+        ("git_dirty", pa.bool_()),
+        *(
+            (f"{name}_version", _TEXT)
+            for name in ("kdbench", "python", "torch", "torchvision", "timm", "ray")
+        ),
+    ]
+)
+
+SCORE_SCHEMA = pa.schema(
+    [
+        ("cell_id", _TEXT),
+        ("category", _TEXT),
+        ("image", _TEXT),
+        ("defect", _TEXT),
+        ("label", pa.bool_()),
+        ("image_score", _REAL),
+    ]
+)
+
+
+# One row per category of a multiclass detector that was probed.
+PROBE_SCHEMA = pa.schema(
+    [
+        *(
+            ROW_SCHEMA.field(name)
+            for name in ("cell_id", "method", "config", "dataset", "setting", "category")
+        ),
+        *(ROW_SCHEMA.field(name) for name in ("categories", "dataset_categories", "fingerprint", "seed")),
+        *(ROW_SCHEMA.field(name) for name in ("profile", "preset", "metric_version", "teacher_sha256")),
+        ("num_images", _WHOLE),
+        ("mixup_image_auroc", _REAL),
+        ("cutpaste_image_auroc", _REAL),
+        ("cutpaste_pixel_auroc", _REAL),
+        *(ROW_SCHEMA.field(name) for name in ("device", "git_commit", "git_dirty")),
+        *(
+            ROW_SCHEMA.field(f"{name}_version")
+            for name in ("kdbench", "python", "torch", "torchvision", "timm")
+        ),
+    ]
+)
+
+
+class Results:
+    """A results folder: `cells/` has a file per cell that ended, `scores/`, `detectors/` the rest."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def cell_file(self, cell_id: str) -> Path:
+        """Where a cell's rows are; the file exists only when the cell has ended and is complete."""
+        return self.folder / "cells" / f"{cell_id}.parquet"
+
+    def write_scores(self, cell_id: str, scores: Sequence[dict[str, Any]]) -> None:
+        """Write the per-image scores; before the rows, so that rows never lack their scores."""
+        _write(self.folder / "scores" / f"{cell_id}.parquet", scores, SCORE_SCHEMA)
+
+    def write_rows(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Write all rows of one cell at once; from now on the cell is finished."""
+        (cell_id,) = {row["cell_id"] for row in rows}
+        _write(self.cell_file(cell_id), rows, ROW_SCHEMA)
+
+    def detector_file(self, cell_id: str) -> Path:
+        """Where a cell's trained detector is (safetensors, without the teacher), if it was kept."""
+        return self.folder / "detectors" / f"{cell_id}.safetensors"
+
+    def probe_file(self, cell_id: str) -> Path:
+        """Where the interference probe of a cell's detector is, if it was probed."""
+        return self.folder / "probes" / f"{cell_id}.parquet"
+
+    def write_probe(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Write all rows of one detector's probe at once."""
+        _write(self.probe_file(rows[0]["cell_id"]), rows, PROBE_SCHEMA)
+
+    def detector_aside(self, cell_id: str) -> AbstractContextManager[Path]:
+        """A temporary file that becomes the cell's detector when the block ends without an error."""
+        return written_aside(self.detector_file(cell_id))
+
+    def statuses(self, cell_ids: Iterable[str]) -> dict[str, str]:
+        """Cell id -> status, of those cells that have ended. A damaged file raises DataError naming it."""
+        ended = {}
+        for cell_id in cell_ids:
+            path = self.cell_file(cell_id)
+            if not path.exists():
+                continue
+            ended[cell_id] = _read(path, ["status"])["status"][0].as_py()
+        return ended
+
+    def discard(self, cell_id: str) -> None:
+        """Remove scores and detector of a cell, which an earlier and better end of it left."""
+        for file in (self.folder / "scores" / f"{cell_id}.parquet", self.detector_file(cell_id)):
+            file.unlink(missing_ok=True)
+
+    def check_writable(self) -> None:
+        """Raise OSError if rows cannot be written here, before anything is trained."""
+        for part in ("cells", "scores"):
+            with written_aside(self.folder / part / ".probe") as aside:
+                aside.write_bytes(b"kdbench" * 1024)
+            (self.folder / part / ".probe").unlink(missing_ok=True)  # another run may check at the same time
+
+
+def read_rows(folder: Path) -> pa.Table:
+    """All rows of a results folder, also while cells are still being written; FileNotFoundError if none."""
+    files = sorted((folder / "cells").glob("[!.]*.parquet"))
+    if not files:
+        raise FileNotFoundError(f"no results in {folder}: `kdbench run --results {folder}` writes them")
+    return pa.concat_tables([_conform(_read(file), ROW_SCHEMA, file) for file in files])
+
+
+def read_probes(folder: Path) -> pa.Table:
+    """All rows of interference probes; an empty table if there are none."""
+    files = sorted((folder / "probes").glob("[!.]*.parquet"))
+    tables = [_conform(_read(file), PROBE_SCHEMA, file) for file in files]
+    return pa.concat_tables(tables) if tables else PROBE_SCHEMA.empty_table()
+
+
+def _conform(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
+    """Rows of an older schema lack columns, which are null then; columns of a newer one are refused."""
+    if not {"cell_id", "category"} <= set(table.column_names):
+        raise DataError(f"{path} is damaged (it has no rows of a cell). Delete it: the cell will run again")
+    newer = sorted(set(table.column_names) - set(schema.names))
+    if newer:
+        raise DataError(f"{path} was written by a newer kdbench: it has the columns {', '.join(newer)}")
+    for field in schema:
+        if field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    try:
+        return table.select(schema.names).cast(schema)
+    except (pa.ArrowException, ValueError) as error:
+        raise DataError(
+            f"{path} is damaged ({_first_line(error)}). Delete it: the cell will run again"
+        ) from error
+
+
+def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """The table of one file; DataError if it is damaged, has no rows or lacks a column."""
+    try:
+        with pq.ParquetFile(path) as file:  # pq.read_table would import pyarrow's datasets, half a second
+            table = file.read(columns)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"{path} is damaged ({_first_line(error)}). Delete it: the cell will run again"
+        ) from error
+    missing = set(columns or ()) - set(table.column_names)
+    if table.num_rows == 0 or missing:
+        what = f"no column {', '.join(sorted(missing))}" if missing else "no rows"
+        raise DataError(f"{path} is damaged ({what}). Delete it: the cell will run again")
+    return table
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _write(path: Path, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> None:
+    for row in rows:
+        assert set(row) <= set(schema.names), sorted(set(row) - set(schema.names))
+    with written_aside(path) as aside:
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), aside)

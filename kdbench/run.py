@@ -1,0 +1,392 @@
+"""run_cell(cell) -> rows: plain Python, no Ray; what every executor calls."""
+
+import gc
+import json
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from kdbench import evaluate, provenance, train
+from kdbench.backbone import Weights, teacher
+from kdbench.cell import Cell
+from kdbench.dataset import Category, Dataset, fingerprint, fingerprint_of
+from kdbench.errors import DataError
+from kdbench.images import Images, open_images, open_truth
+from kdbench.method import Method
+from kdbench.metrics import METRIC_VERSION, PRO_LIMIT
+from kdbench.presets import PRESETS
+from kdbench.registry import get_dataset, get_method
+from kdbench.results import SCHEMA_VERSION, Results
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a cell finds its data and puts its rows, and on what it runs: nothing that identifies it."""
+
+    root: str
+    weights: Weights
+    results: str
+    device: str = "cpu"
+    num_threads: int | None = None  # of torch on the CPU; None: as many as it takes by itself
+    keep_detectors: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where a running cell is."""
+
+    cell_id: str
+    label: str
+    phase: str  # prepare, train, evaluate
+    done: int = 0  # images
+    total: int = 0
+    epoch: int = 0
+    epochs: int = 0
+    loss: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a cell ended; the numbers are in its rows."""
+
+    cell_id: str
+    label: str
+    status: str
+    error: str  # one line, empty if ok
+    seconds: float
+    summary: str = ""
+
+
+Notify = Callable[[Progress], None]
+
+
+class ResultsError(OSError):
+    """Rows cannot be written; no later cell could be kept either."""
+
+
+class CellTimeout(RuntimeError):
+    """The cell took longer than it may."""
+
+
+@dataclass(kw_only=True)
+class Ended:
+    """What a cell gave: rows, per-image scores, and the trained detector by tensor name."""
+
+    rows: list[dict[str, Any]]
+    scores: list[dict[str, Any]]
+    detector: dict[str, torch.Tensor]
+
+
+def execute_cell(
+    cell: Cell, place: Place, run_id: str, notify: Notify, timeout_s: float | None = None
+) -> Outcome:
+    """Run a cell and write its rows, whatever happens in it; only ResultsError is raised."""
+    started = time.perf_counter()
+
+    def watched(progress: Progress) -> None:
+        if timeout_s is not None and time.perf_counter() - started > timeout_s:
+            raise CellTimeout(f"stopped after {timeout_s:g} s (--timeout), in phase {progress.phase!r}")
+        notify(progress)
+
+    status, error, results = "ok", "", Results(Path(place.results))
+    begun = datetime.now(UTC).isoformat(timespec="seconds")
+    try:
+        with _threads(place.num_threads):
+            ended = run_cell(cell, place, watched)
+    except Exception as raised:
+        status, error = _status_of(raised), _text(f"{type(raised).__name__}: {raised}").splitlines()[0][:500]
+        ended = Ended(
+            rows=_failed_rows(cell, place, status, _text(traceback.format_exc())), scores=[], detector={}
+        )
+        del raised  # its traceback holds the tensors of the cell
+    gc.collect()
+    if place.device.startswith("cuda"):
+        torch.cuda.empty_cache()
+    for row in ended.rows:
+        row |= {"run_id": run_id, "started_at": begun}
+    try:
+        results.discard(cell.id)
+        if status == "ok":
+            results.write_scores(cell.id, ended.scores)
+        if status == "ok" and place.keep_detectors:
+            with results.detector_aside(cell.id) as aside:
+                save_file(ended.detector, aside)
+        results.write_rows(ended.rows)
+    except (OSError, SafetensorError) as raised:  # the latter is how safetensors says that the disk is full
+        raise ResultsError(str(raised)) from raised
+    seconds = time.perf_counter() - started
+    summary = _summary(ended.rows) if status == "ok" else ""
+    return Outcome(
+        cell_id=cell.id, label=cell.label, status=status, error=error, seconds=seconds, summary=summary
+    )
+
+
+def run_cell(cell: Cell, place: Place, notify: Notify) -> Ended:
+    """Train and evaluate one cell; returns its rows and per-image scores, raises whatever goes wrong."""
+    tell = _Teller(Progress(cell_id=cell.id, label=cell.label, phase="prepare"), notify)
+    clock = time.perf_counter()
+    ready = _prepare(cell, place)
+    fitted, heldout = _training_images(cell, ready)
+    prepare_s = time.perf_counter() - clock
+
+    clock = time.perf_counter()
+    tell.phase("train", total=len(fitted) * ready.config.epochs, epochs=ready.config.epochs, epoch=1)
+    generator = torch.Generator().manual_seed(cell.seed)
+    history = train.fit(
+        ready.method, fitted, heldout, generator=generator, on_step=tell.step, on_epoch=tell.epoch
+    )
+    train_s = time.perf_counter() - clock
+    common = {
+        **_identity(cell, place, ready.dataset),
+        **provenance.code_provenance(),
+        **provenance.machine_provenance(ready.device),
+        **_trained_how(ready, place, fitted, heldout, history),
+        "status": "ok",
+        "prepare_s": prepare_s,
+        "train_s": train_s,
+    }
+    del fitted, heldout  # the cached features are not needed any more, and evaluation needs the room
+
+    tell.phase("evaluate", total=sum(len(store.test) for store in ready.stores))
+    ended = Ended(rows=[], scores=[], detector=_on_cpu(ready.method.detector_state()))
+    for category, store in zip(ready.categories, ready.stores, strict=True):
+        values, scores = _evaluate(cell, ready, category, store, tell)
+        ended.rows.append(common | values)
+        ended.scores += scores
+    peak = provenance.peak_memory_bytes(ready.device)
+    for row in ended.rows:
+        row["peak_memory_bytes"] = peak
+    return ended
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """Let torch use so many threads; another number adds up in another order and changes last digits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Teller:
+    """Keeps where the cell is and passes it on after every step."""
+
+    def __init__(self, progress: Progress, notify: Notify) -> None:
+        self.progress, self.notify = progress, notify
+        notify(progress)
+
+    def phase(self, name: str, **changes: Any) -> None:
+        self.progress = replace(self.progress, phase=name, done=0, loss=None, **changes)
+        self.notify(self.progress)
+
+    def step(self, count: int) -> None:
+        self.progress = replace(self.progress, done=self.progress.done + count)
+        self.notify(self.progress)
+
+    def epoch(self, epoch: train.Epoch) -> None:
+        following = min(epoch.number + 1, self.progress.epochs)
+        self.progress = replace(self.progress, epoch=following, loss=epoch.loss)
+        self.notify(self.progress)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ready:
+    """What a cell needs, in place on its device."""
+
+    dataset: Dataset
+    categories: list[Category]
+    prints: dict[str, str]
+    stores: list[Images]
+    method: Method
+    device: torch.device
+    precision: str
+
+    @property
+    def config(self) -> Any:
+        return self.method.config
+
+    def batches(self, pixels: np.ndarray, *, cached: bool) -> train.Batches:
+        return train.Batches(
+            pixels,
+            self.method.teacher,
+            self.config.backbone,
+            device=self.device,
+            autocast=train.autocast_for(self.precision, self.device),
+            batch_size=self.config.batch_size,
+            cached=cached,
+        )
+
+
+def _prepare(cell: Cell, place: Place) -> _Ready:
+    device = torch.device(place.device)
+    provenance.start_peak_memory(device)
+    _seed(cell.seed)
+    dataset = get_dataset(cell.dataset)
+    categories, prints = _scan(cell, place, dataset)
+    kind = get_method(cell.method)
+    config = kind.Config.model_validate(json.loads(cell.config))
+    method = kind(config, teacher(config.backbone, config.levels, place.weights))
+    train.place_networks(method, device)
+    return _Ready(
+        dataset=dataset,
+        categories=categories,
+        prints=prints,
+        stores=[open_images(dataset, c, prints[c.name], config.image_size) for c in categories],
+        method=method,
+        device=device,
+        precision=train.choose_precision(config.precision, device),
+    )
+
+
+def _training_images(cell: Cell, ready: _Ready) -> tuple[train.Batches, train.Batches | None]:
+    """Batches to train on, and held-out ones if the checkpoint is chosen on them."""
+    normal = np.concatenate([store.train for store in ready.stores])
+    if ready.config.checkpoint != "heldout":
+        return ready.batches(normal, cached=True), None
+    counts = [len(store.train) for store in ready.stores]
+    kept, aside = train.split_heldout(counts, ready.config.heldout_share, cell.seed)
+    return ready.batches(normal[kept], cached=True), ready.batches(normal[aside], cached=True)
+
+
+def _trained_how(
+    ready: _Ready,
+    place: Place,
+    fitted: train.Batches,
+    heldout: train.Batches | None,
+    history: train.History,
+) -> dict[str, Any]:
+    pooling = "maximum" if type(ready.method).image_score is Method.image_score else "method"
+    return {
+        **evaluate.cost(ready.method, fitted),
+        "selection": ready.config.checkpoint,
+        "sigma": getattr(ready.config, "sigma", None),
+        "score_pooling": pooling,
+        "num_train": len(fitted),
+        "num_heldout": len(heldout) if heldout else 0,
+        "num_steps": history.num_steps,
+        "best_epoch": history.best_epoch,
+        "epoch_loss": [epoch.loss for epoch in history.epochs],
+        "epoch_heldout": [epoch.heldout for epoch in history.epochs if epoch.heldout is not None],
+        "backbone": ready.config.backbone,
+        "teacher_source": place.weights.source,
+        "teacher_cache": fitted.cache,
+        "precision": ready.precision,
+    }
+
+
+def _evaluate(
+    cell: Cell, ready: _Ready, category: Category, store: Images, tell: _Teller
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The metrics of one category, and its per-image scores."""
+    clock, preset = time.perf_counter(), PRESETS[cell.preset]
+    truth = open_truth(ready.dataset, category, ready.prints[category.name], preset)
+    scored = evaluate.score(ready.method, ready.batches(store.test, cached=False), tell.step)
+    values = {
+        **evaluate.metrics_of(scored, truth, preset),
+        "category": category.name,
+        "texture": category.name in ready.dataset.textures,
+        "num_test": len(category.test),
+        "num_defective": int(truth.label.sum()),
+        "num_unmarked": 0 if truth.regions is None else int((~truth.marked).sum()),
+        "num_regions": None if truth.regions is None else int(truth.regions.max()),
+        "evaluate_s": time.perf_counter() - clock,
+    }
+    scores = [
+        {
+            "cell_id": cell.id,
+            "category": category.name,
+            "image": category.relative(sample.path),
+            "defect": sample.defect,
+            "label": sample.label,
+            "image_score": float(value),
+        }
+        for sample, value in zip(category.test, scored.image_score, strict=True)
+    ]
+    return values, scores
+
+
+def _on_cpu(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+
+
+def _scan(cell: Cell, place: Place, dataset: Dataset) -> tuple[list[Category], dict[str, str]]:
+    root = dataset.root(Path(place.root))
+    categories = [dataset.scan(root, name) for name in cell.categories]
+    prints = {category.name: fingerprint(dataset, category) for category in categories}
+    if fingerprint_of(prints.values()) != cell.fingerprint:
+        raise DataError(f"the images under {root} changed since the run was planned; run the command again")
+    return categories, prints
+
+
+def _seed(seed: int) -> None:
+    torch.manual_seed(seed)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+
+
+def _identity(cell: Cell, place: Place, dataset: Dataset) -> dict[str, Any]:
+    asked = {k: v for k, v in asdict(cell).items() if k != "categories"}
+    preset = PRESETS[cell.preset]
+    return {
+        **asked,
+        "schema_version": SCHEMA_VERSION,
+        "cell_id": cell.id,
+        "categories": list(cell.categories),
+        "dataset_categories": list(dataset.all_categories(Path(place.root))),
+        "split_sha256": dataset.split_sha256(Path(place.root)),
+        "metric_version": METRIC_VERSION,
+        "evaluation_size": preset.evaluation_size,
+        "mask_rule": preset.mask_rule,
+        "pro_limit": PRO_LIMIT,
+    }
+
+
+def _failed_rows(cell: Cell, place: Place, status: str, error: str) -> list[dict[str, Any]]:
+    """A row per category, so that every hole has its place; metrics are null."""
+    dataset = get_dataset(cell.dataset)
+    common = {
+        **_identity(cell, place, dataset),
+        **provenance.code_provenance(),
+        **provenance.machine_provenance(torch.device(place.device)),
+        "status": status,
+        "error": error,
+        "backbone": json.loads(cell.config).get("backbone"),
+        "teacher_source": place.weights.source,
+    }
+    return [common | {"category": name, "texture": name in dataset.textures} for name in cell.categories]
+
+
+def _text(said: str) -> str:
+    """Without what UTF-8 cannot say, such as undecodable file names in a message."""
+    return said.encode("utf-8", "replace").decode("utf-8")
+
+
+def _status_of(error: Exception) -> str:
+    if isinstance(error, CellTimeout):
+        return "timeout"
+    # torch says out of memory of the host as a plain RuntimeError
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return "oom"
+    return "failed"
+
+
+def _summary(rows: list[dict[str, Any]]) -> str:
+    """One line for people: means over the cell's categories, times 100."""
+    parts = []
+    for name in ("image_auroc", "pixel_auroc", "aupro"):
+        values = [row[name] for row in rows if row[name] is not None]
+        if len(values) == len(rows):
+            parts.append(f"{name} {100 * sum(values) / len(values):.2f}")
+    return ", ".join(parts)

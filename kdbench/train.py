@@ -1,0 +1,238 @@
+"""The training loop, the same for every method: cached teacher, held-out selection, no test images."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdbench.backbone import FeaturePyramid, normalisation
+from kdbench.method import Method
+
+# Share of the free memory of the device that cached teacher features may take.
+CACHE_SHARE = 0.4
+
+EpochEnd = Callable[["Epoch"], None]
+StepEnd = Callable[[int], None]  # told how many images were just trained on
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss is not a number; nothing that follows could be trusted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """What one epoch gave."""
+
+    number: int
+    loss: float
+    heldout: float | None
+    images_per_s: float
+
+
+@dataclass(kw_only=True)
+class History:
+    """What a training gave: one entry per epoch, and which epoch was kept."""
+
+    epochs: list[Epoch] = field(default_factory=list)
+    best_epoch: int = 0
+    num_steps: int = 0
+
+
+class Batches:
+    """Normalised images and the teacher's levels for them; features are constants, so they are computed once.
+
+    `pixels` is uint8 [N,S,S,3]. The features are kept on the device if they fit into a share of its free
+    memory (`cache` is "device"), else computed anew for every batch ("recomputed"), equal up to rounding.
+    """
+
+    def __init__(
+        self,
+        pixels: np.ndarray,
+        teacher: FeaturePyramid,
+        backbone: str,
+        *,
+        device: torch.device,
+        autocast: AbstractContextManager,
+        batch_size: int,
+        cached: bool = True,
+    ) -> None:
+        writable = pixels if pixels.flags.writeable else pixels.copy()  # torch shares memory only with such
+        self.pixels = torch.from_numpy(writable).to(device)
+        self.teacher, self.autocast, self.batch_size = teacher, autocast, batch_size
+        mean, std = normalisation(backbone)
+        self.mean = torch.tensor(mean, device=device)[:, None, None] * 255
+        self.std = torch.tensor(std, device=device)[:, None, None] * 255
+        self.levels: list[Tensor] | None = None
+        if cached and len(pixels) and self._feature_bytes() <= CACHE_SHARE * free_memory(device):
+            batches = [self._teach(self.images(index)) for index in self.in_order()]
+            self.levels = [torch.cat(level) for level in zip(*batches, strict=True)]
+
+    @property
+    def cache(self) -> str:
+        return "recomputed" if self.levels is None else "device"
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def in_order(self) -> Iterator[Tensor]:
+        """Indices of consecutive batches."""
+        yield from torch.arange(len(self.pixels), device=self.pixels.device).split(self.batch_size)
+
+    def shuffled(self, generator: torch.Generator) -> Iterator[Tensor]:
+        """Indices of random batches; the last may be smaller."""
+        order = torch.randperm(len(self.pixels), generator=generator).to(self.pixels.device)
+        yield from order.split(self.batch_size)
+
+    def images(self, index: Tensor) -> Tensor:
+        """Normalised images [B,3,S,S] in channels-last order."""
+        return (self.pixels[index].permute(0, 3, 1, 2).float() - self.mean) / self.std
+
+    def taught(self, index: Tensor, images: Tensor) -> list[Tensor]:
+        """The teacher's levels for these images."""
+        return self._teach(images) if self.levels is None else [level[index] for level in self.levels]
+
+    @torch.no_grad()
+    def _teach(self, images: Tensor) -> list[Tensor]:
+        with self.autocast:
+            return self.teacher(images)
+
+    def _feature_bytes(self) -> int:
+        one = self._teach(self.images(torch.zeros(1, dtype=torch.long, device=self.pixels.device)))
+        return len(self.pixels) * sum(level.nbytes for level in one)
+
+
+def fit(
+    method: Method,
+    train: Batches,
+    heldout: Batches | None,
+    *,
+    generator: torch.Generator,
+    on_step: StepEnd,
+    on_epoch: EpochEnd,
+) -> History:
+    """Train in place; with `heldout` the epoch with the lowest mean anomaly map on it is restored at the end.
+
+    Raises TrainingDiverged when a loss or a held-out value is not finite.
+    """
+    optimizer, history = method.optimizer(), History()
+    scheduler = method.scheduler(optimizer)
+    best, kept = float("inf"), None
+    # fp16 gradients underflow without scaling; for the other precisions the scaler is transparent.
+    scaler = torch.amp.GradScaler(train.pixels.device.type, enabled=_is_fp16(train.autocast))
+    for number in range(1, method.config.epochs + 1):
+        started, losses = perf_counter(), []
+        method.train()
+        for index in train.shuffled(generator):
+            images = train.images(index)
+            taught = train.taught(index, images)
+            with train.autocast:
+                loss = method.loss(images, taught)
+            optimizer.zero_grad(set_to_none=True)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            losses.append(loss.detach() * len(index))
+            history.num_steps += 1
+            on_step(len(index))
+        if scheduler:
+            scheduler.step()
+        mean_loss = _finite(torch.stack(losses).sum().item() / len(train), "loss", number)
+        speed = len(train) / (perf_counter() - started)
+        mean_map = _finite(heldout_mean(method, heldout), "held-out map", number) if heldout else None
+        if mean_map is not None and mean_map < best:
+            best, history.best_epoch = mean_map, number
+            kept = {name: tensor.clone() for name, tensor in method.detector_state().items()}
+        history.epochs.append(Epoch(number=number, loss=mean_loss, heldout=mean_map, images_per_s=speed))
+        on_epoch(history.epochs[-1])
+    if kept is None:
+        history.best_epoch = method.config.epochs
+    else:
+        method.load_detector(kept)
+    return history
+
+
+@torch.no_grad()
+def heldout_mean(method: Method, batches: Batches) -> float:
+    """Mean of the anomaly maps of normal images that were not trained on."""
+    method.eval()
+    total = 0.0
+    for index in batches.in_order():
+        images = batches.images(index)
+        with batches.autocast:
+            maps = method.anomaly_map(images, batches.taught(index, images))
+        total += maps.double().mean((1, 2)).sum().item()
+    return total / len(batches)
+
+
+def split_heldout(counts: Sequence[int], share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (train, held out) into the concatenated categories: `share` of each, at least one image.
+
+    Raises ValueError for a category with fewer than two images.
+    """
+    generator = np.random.default_rng(np.random.SeedSequence([seed, 0x5B117]))
+    train, heldout, offset = [], [], 0
+    for count in counts:
+        if count < 2:
+            raise ValueError(f"a held-out split needs at least 2 train images, there are {count}")
+        order = offset + generator.permutation(count)
+        cut = min(max(1, round(share * count)), count - 1)
+        heldout.append(np.sort(order[:cut]))
+        train.append(np.sort(order[cut:]))
+        offset += count
+    return np.concatenate(train), np.concatenate(heldout)
+
+
+def choose_precision(request: str, device: torch.device) -> str:
+    """The precision that `auto` means on this device: bf16 where the hardware computes it, else fp32."""
+    if request != "auto":
+        return request
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
+    fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if device.type == "cpu" and fast else "fp32"
+
+
+def autocast_for(precision: str, device: torch.device) -> AbstractContextManager:
+    """The context in which networks run; reusable."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on the device now."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return _available_ram()
+
+
+def place_networks(method: Method, device: torch.device) -> None:
+    """Move to the device, convolutions in channels-last order, which is faster on every device we know."""
+    method.to(device)
+    method.to(memory_format=torch.channels_last)
+
+
+def _available_ram() -> int:
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        line = next(
+            line for line in meminfo.read_text("ascii").splitlines() if line.startswith("MemAvailable")
+        )
+        return 1024 * int(line.split()[1])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2  # macOS does not say what is free
+
+
+def _is_fp16(context: AbstractContextManager) -> bool:
+    return isinstance(context, torch.autocast) and context.fast_dtype == torch.float16
+
+
+def _finite(value: float, what: str, epoch: int) -> float:
+    if not np.isfinite(value):
+        raise TrainingDiverged(f"the {what} of epoch {epoch} is {value}; a lower learning rate may help")
+    return value

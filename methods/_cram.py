@@ -1,0 +1,54 @@
+"""CRAM as we read it: residuals to learned centres, softly assigned; known from SNL's abstract only."""
+
+import torch
+from torch import Tensor, nn
+
+
+class CRAM(nn.Module):
+    """[B,C,h,w] -> [B,C,h,w], expressed by K learned centres of normal features.
+
+    Assignment a_ik = softmax_k(-s_k |x_i - c_k|^2), after residual encoding. Per position, the output is
+    sum_k a_ik (c_k + W r_ik) with W of rank C/4, then 1x1 convolution, BatchNorm, ReLU: W must not have full
+    rank, since W = identity gives x back. Global: a gate per channel from the image's aggregated residuals.
+    """
+
+    def __init__(self, channels: int, centres: int, *, per_position: bool = True) -> None:
+        super().__init__()
+        bound = (centres * channels) ** -0.5
+        self.centres = nn.Parameter(torch.empty(centres, channels).uniform_(-bound, bound))
+        self.scales = nn.Parameter(torch.empty(centres).uniform_(-bound, bound))
+        self.per_position = per_position
+        if per_position:
+            rank = max(1, channels // 4)
+            self.residual = nn.Sequential(
+                nn.Linear(channels, rank, bias=False), nn.Linear(rank, channels, bias=False)
+            )
+            self.output = nn.Sequential(
+                nn.Conv2d(channels, channels, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()
+            )
+        else:
+            self.norm = nn.BatchNorm1d(centres)
+            self.gate = nn.Linear(channels, channels)
+
+    def assignment(self, tokens: Tensor) -> Tensor:
+        """[B,N,C] -> weights of the centres [B,N,K], summing to 1."""
+        distance = (
+            tokens.square().sum(-1, keepdim=True)
+            - 2 * tokens @ self.centres.T
+            + self.centres.square().sum(-1)
+        )
+        return torch.softmax(-self.scales * distance, -1)
+
+    def mixed(self, tokens: Tensor) -> Tensor:
+        """[B,N,C] -> sum_k a_k (c_k + W r_k); the weights sum to 1, so the residuals sum to x - mean."""
+        mean = self.assignment(tokens) @ self.centres
+        return mean + self.residual(tokens - mean)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.float().flatten(2).transpose(1, 2)  # [B,N,C]
+        if self.per_position:
+            return self.output(self.mixed(tokens).transpose(1, 2).reshape(x.shape))
+        weights = self.assignment(tokens)  # [B,N,K]
+        sums = weights.transpose(1, 2) @ tokens - weights.sum(1)[..., None] * self.centres  # [B,K,C]
+        gate = torch.sigmoid(self.gate(torch.relu(self.norm(sums)).mean(1)))
+        return x * (1 + gate[:, :, None, None])

@@ -1,0 +1,145 @@
+"""RD4AD's reverse student, which SNL and DSKD share: a bottleneck embeds a pyramid, a decoder rebuilds it.
+
+Written after the facts of the official code (github.com/hq-deng/RD4AD), without its unused convolution.
+"""
+
+from itertools import pairwise
+
+from pydantic import Field
+from torch import Tensor, cat, nn, stack
+from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
+
+from kdbench.backbone import FeaturePyramid
+from kdbench.method import Method, cosine_distance, upsample
+
+DEEP = (
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
+)  # built of bottleneck blocks
+
+
+class ReverseRecipe(Method):
+    """RD4AD's training, for all who inherit its decoder: Adam, batch 16, 200 epochs, the last one kept."""
+
+    class Config(Method.Config):
+        epochs: int = Field(200, ge=1)
+        batch_size: int = Field(16, ge=1)
+        lr: float = Field(5e-3, gt=0)
+        beta1: float = Field(0.5, ge=0, lt=1)
+        lr_drop: float = Field(1.0, gt=0, le=1)  # share of the epochs after which lr is a tenth; 1: never
+        sigma: float = Field(4.0, ge=0)  # of the Gaussian over the map
+
+    def optimizer(self) -> Optimizer:
+        return Adam(self.trained(), lr=self.config.lr, betas=(self.config.beta1, 0.999))
+
+    def scheduler(self, optimizer: Optimizer) -> LRScheduler:
+        return MultiStepLR(optimizer, [round(self.config.lr_drop * self.config.epochs)], gamma=0.1)
+
+
+def level_maps(
+    taught: list[Tensor], learned: list[Tensor], size: int, *, align_corners: bool = True
+) -> Tensor:
+    """1 - cosine of every level at image size: [L,B,size,size]."""
+    pairs = zip(taught, learned, strict=True)
+    return stack([upsample(cosine_distance(t, s), size, align_corners=align_corners) for t, s in pairs])
+
+
+class Block(nn.Module):
+    """A residual block, inputs -> outputs channels; `resize` halves ("down"), doubles ("up") or keeps sizes.
+
+    Two 3x3 convolutions, or with `width` 1x1, 3x3 of `width` channels, 1x1. Up is a transposed 2x2
+    convolution in place of the strided 3x3, on the path and on the shortcut.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, resize: str = "", width: int = 0) -> None:
+        super().__init__()
+        if width:
+            convs = [conv(inputs, width, 1), conv(width, width, 3, resize), conv(width, outputs, 1)]
+        else:
+            convs = [conv(inputs, outputs, 3, resize), conv(outputs, outputs, 3)]
+        layers: list[nn.Module] = []
+        for one in convs:
+            layers += [one, nn.BatchNorm2d(one.out_channels), nn.ReLU(inplace=True)]
+        self.path = nn.Sequential(*layers[:-1])
+        shortcut = nn.Sequential(conv(inputs, outputs, 1, resize), nn.BatchNorm2d(outputs))
+        self.shortcut = shortcut if resize else nn.Identity()
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.path(x) + self.shortcut(x))
+
+
+class Bottleneck(nn.Module):
+    """Levels [B,C,h,w] -> one embedding [B,2C',h'/2,w'/2], with C' h' w' of the deepest level (OCBE)."""
+
+    def __init__(self, pyramid: FeaturePyramid, backbone: str) -> None:
+        super().__init__()
+        channels, deepest = pyramid.channels, pyramid.channels[-1]
+        if any(coarse != 2 * fine for fine, coarse in pairwise(pyramid.strides)):
+            raise ValueError(
+                f"a bottleneck needs neighbouring levels, these have the strides {pyramid.strides}"
+            )
+        self.to_deepest = nn.ModuleList(
+            nn.Sequential(*(layer for a, b in pairwise(channels[i:]) for layer in halve(a, b)))
+            for i in range(len(channels))
+        )
+        self.out_channels = 2 * deepest
+        width = block_width(backbone, deepest // 2)
+        blocks = [Block(deepest * len(channels), self.out_channels, resize="down", width=width)]
+        blocks += [Block(self.out_channels, self.out_channels, width=width) for _ in range(2 if width else 1)]
+        self.stage = nn.Sequential(*blocks)
+        start(self)
+
+    def forward(self, levels: list[Tensor]) -> Tensor:
+        return self.stage(cat([bring(x) for bring, x in zip(self.to_deepest, levels, strict=True)], 1))
+
+
+class Decoder(nn.Module):
+    """Embedding [B,inputs,h,w] -> maps with the channels and sizes of a pyramid, in its order."""
+
+    def __init__(self, inputs: int, pyramid: FeaturePyramid, backbone: str) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList()
+        for i, outputs in enumerate(reversed(pyramid.channels)):
+            width = block_width(backbone, outputs // 4)
+            num_blocks = (3, 4, 6)[min(i, 2)] if width else 2
+            blocks = [Block(inputs, outputs, resize="up", width=width)]
+            blocks += [Block(outputs, outputs, width=width) for _ in range(num_blocks - 1)]
+            self.stages.append(nn.Sequential(*blocks))
+            inputs = outputs
+        start(self)
+
+    def forward(self, embedding: Tensor) -> list[Tensor]:
+        maps = []
+        for stage in self.stages:
+            embedding = stage(embedding)
+            maps.append(embedding)
+        return maps[::-1]
+
+
+def block_width(backbone: str, planes: int) -> int:
+    """Channels inside a bottleneck block of this backbone; 0 if it is built of basic blocks."""
+    architecture = backbone.partition(".")[0]
+    return (2 if architecture.startswith("wide_") else 1) * planes if architecture in DEEP else 0
+
+
+def conv(inputs: int, outputs: int, kernel: int, resize: str = "") -> nn.Conv2d | nn.ConvTranspose2d:
+    """A convolution without bias that keeps, halves or doubles the size."""
+    if resize == "up":
+        return nn.ConvTranspose2d(inputs, outputs, 2, stride=2, bias=False)
+    return nn.Conv2d(inputs, outputs, kernel, 2 if resize else 1, padding=kernel // 2, bias=False)
+
+
+def halve(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
+    return conv(inputs, outputs, 3, "down"), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+
+
+def start(network: nn.Module) -> None:
+    """The official start: Kaiming normal by fan-out for convolutions; transposed ones keep PyTorch's."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,0 +1,94 @@
+"""Small trees of images with the real layouts, and the folders that tests may use."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test has its own cache and sees none of the user's data or weights."""
+    monkeypatch.setenv("KDBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("KDBENCH_DATA", raising=False)
+    monkeypatch.delenv("KDBENCH_WEIGHTS", raising=False)
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of real images and weights beside the checkout; skips where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip("no folder `shared` with real images and weights beside the checkout")
+    return SHARED
+
+
+def write_image(path: Path, seed: int, size: int = 40, square: bool = False) -> Path:
+    """A noisy grey gradient, with a bright square where `square` asks for a defect."""
+    generator = np.random.default_rng(seed)
+    pixels = np.linspace(60, 140, size)[None, :, None] + generator.normal(0, 8, (size, size, 3))
+    if square:
+        pixels[10:22, 14:26] = 250
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
+    return path
+
+
+def write_mask(path: Path, size: int = 40) -> Path:
+    """The mask of `write_image`'s square."""
+    mask = np.zeros((size, size), np.uint8)
+    mask[10:22, 14:26] = 255
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(mask).save(path)
+    return path
+
+
+def write_category(
+    root: Path, name: str, *, seed: int = 0, train: int = 10, good: int = 4, bad: int = 4
+) -> Path:
+    """A category in MVTec layout with one kind of defect."""
+    folder = root / name
+    for i in range(train):
+        write_image(folder / "train/good" / f"{i:03}.png", 1000 * seed + i)
+    for i in range(good):
+        write_image(folder / "test/good" / f"{i:03}.png", 1000 * seed + 100 + i)
+    for i in range(bad):
+        write_image(folder / "test/broken" / f"{i:03}.png", 1000 * seed + 200 + i, square=True)
+        write_mask(folder / "ground_truth/broken" / f"{i:03}_mask.png")
+    return folder
+
+
+@pytest.fixture
+def mvtec(tmp_path: Path) -> Path:
+    """A root with the categories bottle and screw of mvtec_ad, 40x40 pixels."""
+    root = tmp_path / "mvtec"
+    write_category(root, "bottle", seed=1)
+    write_category(root, "screw", seed=2)
+    return root
+
+
+@pytest.fixture
+def kdbench(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str]]:
+    """Run a command line in this process: (exit code, everything it printed)."""
+    from kdbench import cli
+
+    def call(*words: object) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["kdbench", *map(str, words)])
+        for console in (cli.out, cli.err):
+            monkeypatch.setattr(console, "_width", 300)
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(left.value.code or 0), captured.out + captured.err
+
+    return call
+
+
+# The smallest run there is: three convolutions, 32 pixels, two epochs.
+TINY = ("--backbone", "tiny", "--epochs", "2", "--set", "all.image_size=32", "--set", "all.batch_size=4")

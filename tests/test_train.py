@@ -1,0 +1,145 @@
+"""The loop: selection, caching, precision, the split, and what it refuses."""
+
+from contextlib import nullcontext
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from kdbench import train
+from kdbench.backbone import find_weights, teacher
+from kdbench.methods.stfpm import STFPM
+
+CPU = torch.device("cpu")
+
+
+def build(**changes: object) -> STFPM:
+    config = STFPM.Config(backbone="tiny", image_size=32, batch_size=4, **changes)
+    torch.manual_seed(0)
+    return STFPM(config, teacher("tiny", config.levels, find_weights("tiny")))
+
+
+def pixels(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), np.uint8)
+
+
+def batches(method: STFPM, data: np.ndarray, *, cached: bool = True) -> train.Batches:
+    return train.Batches(
+        data, method.teacher, "tiny", device=CPU, autocast=nullcontext(), batch_size=4, cached=cached
+    )
+
+
+def fit(method: STFPM, heldout: bool = True, cached: bool = True, **hooks) -> train.History:
+    hooks = {"on_step": lambda count: None, "on_epoch": lambda epoch: None} | hooks
+    return train.fit(
+        method,
+        batches(method, pixels(10), cached=cached),
+        batches(method, pixels(4, seed=9), cached=cached) if heldout else None,
+        generator=torch.Generator().manual_seed(0),
+        **hooks,
+    )
+
+
+def test_images_are_normalised_as_the_backbone_wants_and_lie_in_channels_last_order():
+    method = build()
+    data = batches(method, pixels(3))
+    images = data.images(torch.arange(3))
+    expected = (pixels(3).transpose(0, 3, 1, 2) / 255.0 - 0.5) / 0.5
+    np.testing.assert_allclose(images.numpy(), expected, atol=1e-6)
+    assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_cached_and_recomputed_teachers_train_the_same():
+    one, other = build(epochs=3), build(epochs=3)
+    kept, anew = fit(one, cached=True), fit(other, cached=False)
+    np.testing.assert_allclose([e.loss for e in kept.epochs], [e.loss for e in anew.epochs], rtol=1e-4)
+
+
+def test_features_that_do_not_fit_are_recomputed(monkeypatch):
+    monkeypatch.setattr(train, "free_memory", lambda device: 1000)
+    assert batches(build(), pixels(10)).cache == "recomputed"
+    monkeypatch.setattr(train, "free_memory", lambda device: 10**9)
+    assert batches(build(), pixels(10)).cache == "device"
+
+
+def test_every_image_is_seen_once_an_epoch_in_an_order_of_the_seed():
+    data = batches(build(), pixels(10))
+    orders = [
+        torch.cat(list(data.shuffled(torch.Generator().manual_seed(seed)))).tolist() for seed in (0, 0, 1)
+    ]
+    assert orders[0] == orders[1] != orders[2]
+    assert sorted(orders[2]) == list(range(10))
+    assert [len(b) for b in data.in_order()] == [4, 4, 2]
+
+
+def test_the_epoch_with_the_lowest_heldout_map_is_restored():
+    method, seen = build(epochs=6, lr=2.0), {}
+
+    def keep(epoch: train.Epoch) -> None:
+        seen[epoch.number] = (epoch.heldout, {k: v.clone() for k, v in method.detector_state().items()})
+
+    history = fit(method, on_epoch=keep)
+    best = min(seen, key=lambda number: seen[number][0])
+    assert history.best_epoch == best
+    assert all(torch.equal(value, seen[best][1][key]) for key, value in method.detector_state().items())
+    assert history.num_steps == 6 * 3
+
+
+def test_without_a_heldout_split_the_last_epoch_stays():
+    method = build(epochs=3)
+    history = fit(method, heldout=False)
+    assert history.best_epoch == 3
+    assert [epoch.heldout for epoch in history.epochs] == [None] * 3
+
+
+def test_a_loss_that_is_not_a_number_ends_the_training():
+    method = build(epochs=2)
+    method.loss = lambda images, taught: method.student.body.stem.weight.sum() * float("nan")
+    with pytest.raises(train.TrainingDiverged, match="loss of epoch 1 is nan"):
+        fit(method)
+
+
+def test_bf16_networks_have_float32_losses_and_maps():
+    method = build()
+    data = train.Batches(
+        pixels(4),
+        method.teacher,
+        "tiny",
+        device=CPU,
+        autocast=train.autocast_for("bf16", CPU),
+        batch_size=4,
+    )
+    index = torch.arange(4)
+    images = data.images(index)
+    assert data.taught(index, images)[0].dtype == torch.bfloat16
+    with data.autocast:
+        assert method.loss(images, data.taught(index, images)).dtype == torch.float32
+        assert method.anomaly_map(images, data.taught(index, images)).dtype == torch.float32
+
+
+@pytest.mark.parametrize(("counts", "expected"), [((10,), 2), ((5, 100), 21), ((2, 2), 2), ((3,), 1)])
+def test_heldout_takes_its_share_of_every_category(counts, expected):
+    kept, aside = train.split_heldout(counts, 0.2, seed=0)
+    assert len(aside) == expected
+    assert sorted([*kept, *aside]) == list(range(sum(counts)))
+    edges = np.cumsum([0, *counts])
+    for low, high in pairwise(edges):
+        assert ((aside >= low) & (aside < high)).any()
+        assert ((kept >= low) & (kept < high)).any()
+
+
+def test_the_split_follows_the_seed():
+    first, again, other = (train.split_heldout([50], 0.2, seed)[1].tolist() for seed in (0, 0, 1))
+    assert first == again != other
+
+
+def test_one_train_image_cannot_be_split():
+    with pytest.raises(ValueError, match="at least 2 train images"):
+        train.split_heldout([1], 0.2, 0)
+
+
+def test_auto_precision_is_bf16_only_where_the_hardware_has_it():
+    fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    assert train.choose_precision("auto", CPU) == ("bf16" if fast else "fp32")
+    assert train.choose_precision("fp16", CPU) == "fp16"

@@ -1,5 +1,6 @@
 """Rows: the Parquet schema, and writing and reading them so that a file is whole or not there."""
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -132,6 +133,39 @@ PROBE_SCHEMA = pa.schema(
 )
 
 
+# One row per detector, device, batch size and precision.
+LATENCY_SCHEMA = pa.schema(
+    [
+        *(
+            ROW_SCHEMA.field(name)
+            for name in ("schema_version", "cell_id", "run_id", "method", "config", "dataset", "setting")
+        ),
+        *(ROW_SCHEMA.field(name) for name in ("seed", "profile", "backbone", "teacher_sha256")),
+        ("batch_size", _WHOLE),
+        ("precision", _TEXT),
+        ("num_warmup", _WHOLE),
+        ("times_ms", _REALS),  # of each timed batch: from images on the device to maps and scores on it
+        ("p50_ms", _REAL),
+        ("p90_ms", _REAL),
+        ("p99_ms", _REAL),
+        ("images_per_s", _REAL),  # from the median
+        ("copy_ms", _REAL),  # median of the copy from host to device, not in the times; null on a CPU
+        *(ROW_SCHEMA.field(name) for name in ("num_parameters", "flops", "peak_memory_bytes")),
+        ("busy", pa.bool_()),  # something else used the device or the node: never ranked
+        ("neighbours", _TEXT),  # what that was
+        *(
+            ROW_SCHEMA.field(name)
+            for name in ("device", "device_name", "driver", "num_threads", "host", "started_at")
+        ),
+        *(ROW_SCHEMA.field(name) for name in ("git_commit", "git_dirty")),
+        *(
+            ROW_SCHEMA.field(f"{name}_version")
+            for name in ("kdbench", "python", "torch", "torchvision", "timm")
+        ),
+    ]
+)
+
+
 class Results:
     """A results folder: `cells/` has a file per cell that ended, `scores/`, `detectors/` the rest."""
 
@@ -158,6 +192,16 @@ class Results:
     def probe_file(self, cell_id: str) -> Path:
         """Where the interference probe of a cell's detector is, if it was probed."""
         return self.folder / "probes" / f"{cell_id}.parquet"
+
+    def latency_file(self, cell_id: str, device_name: str) -> Path:
+        """Where the timing of a cell's detector on one kind of device is, if it was timed."""
+        slug = hashlib.sha256(device_name.encode()).hexdigest()[:8]
+        return self.folder / "latency" / f"{cell_id}-{slug}.parquet"
+
+    def write_latency(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Write all timings of one detector on one device at once."""
+        ((cell_id, device_name),) = {(row["cell_id"], row["device_name"]) for row in rows}
+        _write(self.latency_file(cell_id, device_name), rows, LATENCY_SCHEMA)
 
     def write_probe(self, rows: Sequence[dict[str, Any]]) -> None:
         """Write all rows of one detector's probe at once."""
@@ -200,14 +244,28 @@ def read_rows(folder: Path) -> pa.Table:
 
 def read_probes(folder: Path) -> pa.Table:
     """All rows of interference probes; an empty table if there are none."""
-    files = sorted((folder / "probes").glob("[!.]*.parquet"))
-    tables = [_conform(_read(file), PROBE_SCHEMA, file) for file in files]
-    return pa.concat_tables(tables) if tables else PROBE_SCHEMA.empty_table()
+    return _read_part(folder / "probes", PROBE_SCHEMA)
+
+
+def read_latencies(folder: Path) -> pa.Table:
+    """All timings of detectors; an empty table if there are none."""
+    return _read_part(folder / "latency", LATENCY_SCHEMA)
+
+
+def read_scores(folder: Path) -> pa.Table:
+    """All per-image scores; an empty table if there are none."""
+    return _read_part(folder / "scores", SCORE_SCHEMA)
+
+
+def _read_part(folder: Path, schema: pa.Schema) -> pa.Table:
+    files = sorted(folder.glob("[!.]*.parquet"))
+    tables = [_conform(_read(file), schema, file) for file in files]
+    return pa.concat_tables(tables) if tables else schema.empty_table()
 
 
 def _conform(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
     """Rows of an older schema lack columns, which are null then; columns of a newer one are refused."""
-    if not {"cell_id", "category"} <= set(table.column_names):
+    if not {"cell_id", "category"} & set(schema.names) <= set(table.column_names):
         raise DataError(f"{path} is damaged (it has no rows of a cell). Delete it: the cell will run again")
     newer = sorted(set(table.column_names) - set(schema.names))
     if newer:

@@ -270,6 +270,8 @@ def _conform(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
     newer = sorted(set(table.column_names) - set(schema.names))
     if newer:
         raise DataError(f"{path} was written by a newer kdbench: it has the columns {', '.join(newer)}")
+    if table.schema.equals(schema):  # of thousands of files nearly all: half of the time of reading them
+        return table
     for field in schema:
         if field.name not in table.column_names:
             table = table.append_column(field, pa.nulls(table.num_rows, field.type))
@@ -285,7 +287,7 @@ def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
     """The table of one file; DataError if it is damaged, has no rows or lacks a column."""
     try:
         with pq.ParquetFile(path) as file:  # pq.read_table would import pyarrow's datasets, half a second
-            table = file.read(columns)
+            table = file.read(columns, use_threads=False)  # a small file: handing it over takes longer
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"{path} is damaged ({_first_line(error)}). Delete it: the cell will run again"

@@ -3,9 +3,10 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ CACHE_SHARE = 0.4
 
 EpochEnd = Callable[["Epoch"], None]
 StepEnd = Callable[[int], None]  # told how many images were just trained on
+Checkpoint = Callable[[Callable[[], dict[str, Any]]], None]
 
 
 class TrainingDiverged(RuntimeError):
@@ -107,6 +109,50 @@ class Batches:
         return len(self.pixels) * sum(level.nbytes for level in one)
 
 
+class Training:
+    """All that changes while a method is trained, so that it can be put down and taken up again."""
+
+    def __init__(self, method: Method, precision_is_fp16: bool, generator: torch.Generator) -> None:
+        self.method, self.generator = method, generator
+        self.optimizer = method.optimizer()
+        self.scheduler = method.scheduler(self.optimizer)
+        # fp16 gradients underflow without scaling; for the other precisions the scaler is transparent.
+        self.scaler = torch.amp.GradScaler(_device_of(method).type, enabled=precision_is_fp16)
+        self.history = History()
+        self.best, self.kept = float("inf"), dict[str, Tensor]()
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain values only, so that it is read without running code (`weights_only`)."""
+        device = _device_of(self.method)
+        return {
+            "networks": {n: t for n, t in self.method.state_dict().items() if not n.startswith("teacher.")},
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict() if self.scheduler else {},
+            "scaler": self.scaler.state_dict(),
+            "shuffling": self.generator.get_state(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            "history": asdict(self.history),
+            "best": self.best,
+            "kept": self.kept,
+        }
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on exactly where `state` was taken."""
+        self.method.load_state_dict(state["networks"], strict=False)
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler:
+            self.scheduler.load_state_dict(state["scheduler"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.generator.set_state(state["shuffling"])
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"] is not None:
+            torch.cuda.set_rng_state(state["random_cuda"], _device_of(self.method))
+        epochs = [Epoch(**epoch) for epoch in state["history"].pop("epochs")]
+        self.history = History(epochs=epochs, **state["history"])
+        self.best, self.kept = state["best"], state["kept"]
+
+
 def fit(
     method: Method,
     train: Batches,
@@ -115,46 +161,56 @@ def fit(
     generator: torch.Generator,
     on_step: StepEnd,
     on_epoch: EpochEnd,
+    resume: dict[str, Any] | None = None,
+    checkpoint: Checkpoint = lambda state: None,
 ) -> History:
     """Train in place; with `heldout` the epoch with the lowest mean anomaly map on it is restored at the end.
 
+    `checkpoint` is handed the function that gives the state after every epoch, `resume` is such a state.
     Raises TrainingDiverged when a loss or a held-out value is not finite.
     """
-    optimizer, history = method.optimizer(), History()
-    scheduler = method.scheduler(optimizer)
-    best, kept = float("inf"), None
-    # fp16 gradients underflow without scaling; for the other precisions the scaler is transparent.
-    scaler = torch.amp.GradScaler(train.pixels.device.type, enabled=_is_fp16(train.autocast))
-    for number in range(1, method.config.epochs + 1):
-        started, losses = perf_counter(), []
-        method.train()
-        for index in train.shuffled(generator):
-            images = train.images(index)
-            taught = train.taught(index, images)
-            with train.autocast:
-                loss = method.loss(images, taught)
-            optimizer.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()
-            scaler.step(optimizer)
-            scaler.update()
-            losses.append(loss.detach() * len(index))
-            history.num_steps += 1
-            on_step(len(index))
-        if scheduler:
-            scheduler.step()
-        mean_loss = _finite(torch.stack(losses).sum().item() / len(train), "loss", number)
+    training = Training(method, _is_fp16(train.autocast), generator)
+    if resume is not None:
+        training.resume(resume)
+    history = training.history
+    for number in range(len(history.epochs) + 1, method.config.epochs + 1):
+        started = perf_counter()
+        loss = _finite(_one_epoch(training, train, on_step), "loss", number)
         speed = len(train) / (perf_counter() - started)
         mean_map = _finite(heldout_mean(method, heldout), "held-out map", number) if heldout else None
-        if mean_map is not None and mean_map < best:
-            best, history.best_epoch = mean_map, number
-            kept = {name: tensor.clone() for name, tensor in method.detector_state().items()}
-        history.epochs.append(Epoch(number=number, loss=mean_loss, heldout=mean_map, images_per_s=speed))
+        if mean_map is not None and mean_map < training.best:
+            training.best, history.best_epoch = mean_map, number
+            training.kept = {name: tensor.clone() for name, tensor in method.detector_state().items()}
+        history.epochs.append(Epoch(number=number, loss=loss, heldout=mean_map, images_per_s=speed))
         on_epoch(history.epochs[-1])
-    if kept is None:
-        history.best_epoch = method.config.epochs
+        if number < method.config.epochs:
+            checkpoint(training.state)
+    if heldout:
+        method.load_detector(training.kept)
     else:
-        method.load_detector(kept)
+        history.best_epoch = method.config.epochs
     return history
+
+
+def _one_epoch(training: Training, train: Batches, on_step: StepEnd) -> float:
+    """Every image once; returns the mean loss."""
+    method, losses = training.method, []
+    method.train()
+    for index in train.shuffled(training.generator):
+        images = train.images(index)
+        taught = train.taught(index, images)
+        with train.autocast:
+            loss = method.loss(images, taught)
+        training.optimizer.zero_grad(set_to_none=True)
+        training.scaler.scale(loss).backward()
+        training.scaler.step(training.optimizer)
+        training.scaler.update()
+        losses.append(loss.detach() * len(index))
+        training.history.num_steps += 1
+        on_step(len(index))
+    if training.scheduler:
+        training.scheduler.step()
+    return torch.stack(losses).sum().item() / len(train)
 
 
 @torch.no_grad()
@@ -226,6 +282,10 @@ def _available_ram() -> int:
         )
         return 1024 * int(line.split()[1])
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2  # macOS does not say what is free
+
+
+def _device_of(method: Method) -> torch.device:
+    return next(method.parameters()).device
 
 
 def _is_fp16(context: AbstractContextManager) -> bool:

@@ -54,19 +54,14 @@ class Comparison:
         return f"{said}; {self.num_regressions} regressions; {only}"
 
 
-def compare(before: Path, after: Path, tolerance: float) -> Comparison:
+def compare(before: str | Path, after: str | Path, tolerance: float) -> Comparison:
     """Compare all rows of two results folders; a fraction less than `-tolerance` is a regression.
 
     Raises RequestError for a tolerance out of range, folders without rows, or nothing in common.
     """
     if not 0 <= tolerance < 1:
         raise RequestError([f"--tolerance is {tolerance}: it is a fraction, 0.01 is one point of percent"])
-    missing = [
-        f"no results in {folder}" for folder in (before, after) if not any(folder.glob("cells/[!.]*.parquet"))
-    ]
-    if missing:
-        raise RequestError(missing)
-    sides = (load(before), load(after))
+    sides = (_load(before), _load(after))
     pairs, remarks = _paired(sides[0].cells, sides[1].cells)
     there = pairs["_merge"] == "both"
     if not there.any():
@@ -92,6 +87,13 @@ def compare(before: Path, after: Path, tolerance: float) -> Comparison:
         num_only_before=int((pairs["_merge"] == "left_only").sum()),
         num_only_after=int((pairs["_merge"] == "right_only").sum()),
     )
+
+
+def _load(results: str | Path) -> Rows:
+    try:
+        return load(results)
+    except FileNotFoundError as error:
+        raise RequestError([str(error)]) from error
 
 
 def write_comparison(found: Comparison, folder: Path) -> Path:

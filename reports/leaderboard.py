@@ -40,7 +40,7 @@ class Section:
     headline: str = ""  # what the terminal shows of it
 
 
-def write_leaderboard(results: Path, folder: Path) -> tuple[Path, str]:
+def write_leaderboard(results: str | Path, folder: Path) -> tuple[Path, str]:
     """Write `leaderboard.md`, `.csv`, `.tex` and `.html` of all rows; returns the first and a headline."""
     found = assemble(load(results))
     for name, said in rendered(found).items():

@@ -57,7 +57,7 @@ def check_extra(module: str) -> ModuleType:
         raise RequestError([f"{module} is not installed: pip install kdbench[{extra}]"]) from error
 
 
-def push_to_hub(results: Path, files: Sequence[Path], repo: str) -> str:
+def push_to_hub(results: str | Path, files: Sequence[Path], repo: str) -> str:
     """Upload all rows, one Parquet file per kind, and the report in one commit; returns the commit's address.
 
     A repository that does not exist is made, private: rows name hosts, and errors name paths.
@@ -83,7 +83,7 @@ def push_to_hub(results: Path, files: Sequence[Path], repo: str) -> str:
     return _attempt(f"push to the repository {repo!r}", upload)
 
 
-def log_to_mlflow(results: Path, files: Sequence[Path], uri: str) -> int:
+def log_to_mlflow(results: str | Path, files: Sequence[Path], uri: str) -> int:
     """A run per entry and section and one with the report, in the experiment `kdbench`; returns how many."""
     mlflow = check_extra("mlflow")
     logged = [*summaries(results)]
@@ -109,7 +109,7 @@ def log_to_mlflow(results: Path, files: Sequence[Path], uri: str) -> int:
     return _attempt(f"log to MLflow at {uri!r}", log)
 
 
-def log_to_wandb(results: Path, files: Sequence[Path], project: str) -> int:
+def log_to_wandb(results: str | Path, files: Sequence[Path], project: str) -> int:
     """A run per entry and section, and one with the report as an artifact; returns how many.
 
     Where and whether it goes online is wandb's to say: WANDB_MODE, WANDB_DIR, WANDB_BASE_URL.
@@ -132,7 +132,7 @@ def log_to_wandb(results: Path, files: Sequence[Path], project: str) -> int:
     return _attempt(f"log to the Weights & Biases project {project!r}", log)
 
 
-def summaries(results: Path) -> Iterator[Logged]:
+def summaries(results: str | Path) -> Iterator[Logged]:
     """What trackers are told: every entry of every section, with its resolved configuration."""
     cells = load_rows(results)
     recipes = cells.drop_duplicates("cell_id").set_index("cell_id")[["config", "selection"]]

@@ -403,9 +403,31 @@ def status(
 def report(
     results: Annotated[str, typer.Option(help="The results folder or URI.")] = "results",
     out_: Annotated[Path, typer.Option("--out", help="Where the report is written.")] = REPORT,
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option(metavar="REPO", help="Also upload rows and report to this dataset repository."),
+    ] = None,
+    mlflow: Annotated[str | None, typer.Option(metavar="URI", help="Also log to this MLflow server.")] = None,
+    wandb: Annotated[
+        str | None, typer.Option(metavar="PROJECT", help="Also log to this Weights & Biases project.")
+    ] = None,
 ) -> None:
-    """Write the leaderboard of all rows of a results folder; works while cells are still running."""
+    """Write the report of all rows of a results folder; works while cells are still running."""
+    from kdbench.reports import publish
+
+    chosen = {"huggingface_hub": push_to_hub, "mlflow": mlflow, "wandb": wandb}
+    for module in (name for name, value in chosen.items() if value):
+        publish.check_extra(module)  # before the report is written, not after
     _report(results, out_)
+    from kdbench.reports.leaderboard import report_files
+
+    files = report_files(out_)
+    if push_to_hub:
+        say(f"pushed: {publish.push_to_hub(results, files, push_to_hub)}")
+    if mlflow:
+        say(f"logged {publish.log_to_mlflow(results, files, mlflow)} runs to MLflow at {mlflow}")
+    if wandb:
+        say(f"logged {publish.log_to_wandb(results, files, wandb)} runs to the wandb project {wandb}")
 
 
 def _report(results: str, folder: Path) -> None:
@@ -419,6 +441,38 @@ def _report(results: str, folder: Path) -> None:
         raise RequestError([f"cannot write the report in {folder}: {error.strerror}"]) from error
     say(headline)
     say(f"report: {path}")
+
+
+@app.command()
+def compare(
+    results_a: Annotated[str, typer.Argument(help="The results folder or URI before.")],
+    results_b: Annotated[str, typer.Argument(help="The results folder or URI after.")],
+    tolerance: Annotated[
+        float, typer.Option(help="How much worse a metric may be, as a fraction; 0.01 is one point.")
+    ] = 0.01,
+    out_: Annotated[
+        Path | None, typer.Option("--out", help="Also write compare.md and compare.csv here.")
+    ] = None,
+) -> None:
+    """Show what changed between two results folders; exit code 1 if something became worse, for CI."""
+    from kdbench.reports.compare import compare as compare_folders
+    from kdbench.reports.compare import write_comparison
+
+    found = compare_folders(results_a, results_b, tolerance)
+    for table in (found.origins, found.ends, found.means, found.beyond):
+        if table.body:
+            shown = _table(*map(escape, table.head), title=table.title)
+            for line in table.body:
+                shown.add_row(*(escape(value.text) for value in line))
+            out.print(shown)
+    if out_:
+        try:
+            say(f"all differences: {write_comparison(found, out_)}")
+        except OSError as error:
+            raise RequestError([f"cannot write the comparison in {out_}: {error.strerror}"]) from error
+    say(found.headline)
+    if found.num_regressions:
+        raise typer.Exit(SOME_FAILED)
 
 
 @app.command()

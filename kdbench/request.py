@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -19,6 +19,7 @@ from kdbench.presets import PRESETS
 from kdbench.registry import dataset_names, get_dataset, get_method, method_names
 from kdbench.run import Place
 
+Model = TypeVar("Model", bound=BaseModel)
 EVERY = "all"  # `all.batch_size=8` sets a key of every method
 
 
@@ -79,6 +80,11 @@ class Found:
 
 def read_request(file: Path | None, options: Mapping[str, Any]) -> Request:
     """The request of a TOML file, each given option taking precedence; RequestError with every complaint."""
+    return read_model(Request, file, options)
+
+
+def read_model(model: type[Model], file: Path | None, options: Mapping[str, Any]) -> Model:
+    """The same for any request whose fields are the options of a command."""
     values: dict[str, Any] = {}
     if file is not None:
         try:
@@ -100,9 +106,9 @@ def read_request(file: Path | None, options: Mapping[str, Any]) -> Request:
         ]
         values["setting"] = list(dict.fromkeys(values["setting"]))
     try:
-        return Request.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
-        raise RequestError(_complaints("", error, Request)) from error
+        raise RequestError(complaints_of("", error, model)) from error
 
 
 def parse_sets(assignments: Iterable[str]) -> dict[str, Any]:
@@ -280,7 +286,7 @@ def _configs(request: Request, methods: list[str], complaints: list[str]) -> Con
             try:
                 resolved = kind.Config.model_validate(raw).model_dump(mode="json")
             except ValidationError as error:
-                complaints += _complaints(f"{method}.", error, kind.Config)
+                complaints += complaints_of(f"{method}.", error, kind.Config)
                 continue
             smoothing = PRESETS[request.preset].sigma if request.preset in PRESETS else None
             if smoothing is not None and resolved.get("sigma", 0.0) != smoothing:
@@ -346,7 +352,8 @@ def _wrong_set_names(sets: Mapping[str, Any], methods: Iterable[str]) -> list[st
     ]
 
 
-def _complaints(prefix: str, error: ValidationError, model: type[BaseModel]) -> list[str]:
+def complaints_of(prefix: str, error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """What pydantic found, each as one line that names the key, its value and what is wrong with it."""
     texts = []
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"])

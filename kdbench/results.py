@@ -165,9 +165,74 @@ LATENCY_SCHEMA = pa.schema(
     ]
 )
 
+# One row per trial of a sweep.
+TRIAL_SCHEMA = pa.schema(
+    [
+        ("schema_version", _WHOLE),
+        ("trial_id", _TEXT),
+        ("sweep_id", _TEXT),
+        ("method", _TEXT),
+        ("config", _TEXT),  # JSON
+        ("searched", _TEXT),  # JSON: the keys that the sweep searches, with this trial's values
+        ("is_default", pa.bool_()),  # the configuration that the sweep begins with
+        *(ROW_SCHEMA.field(name) for name in ("dataset", "setting", "categories", "dataset_categories")),
+        ("fingerprints", _TEXTS),  # of the images of each model of the trial
+        ("seeds", pa.list_(_WHOLE)),
+        ("profile", _TEXT),
+        ("search", _TEXT),
+        ("scheduler", _TEXT),
+        ("selection", _TEXT),  # what the objective saw: synthetic (defects on held-out normals), or test
+        ("objective", _TEXT),  # the metric's name
+        ("objective_value", _REAL),  # of the detector that is kept; of the last report if stopped early
+        ("objective_epochs", pa.list_(_WHOLE)),  # at which it was reported
+        ("objective_history", _REALS),
+        ("metric_version", _WHOLE),
+        ("status", _TEXT),
+        ("error", _TEXT),
+        ("epochs", _WHOLE),  # that a training to the end has
+        ("epochs_trained", _WHOLE),
+        ("stopped_early", pa.bool_()),
+        ("num_train", _WHOLE),
+        ("num_heldout", _WHOLE),  # normal images that were not trained on; each is judged with a defect, too
+        ("trial_s", _REAL),
+        ("peak_memory_bytes", _WHOLE),
+        ("started_at", _TEXT),
+        ("ended_at", _TEXT),
+        *(ROW_SCHEMA.field(name) for name in ("backbone", "teacher_source", "teacher_sha256", "precision")),
+        *(
+            ROW_SCHEMA.field(name)
+            for name in ("device", "device_name", "driver", "num_threads", "host", "git_commit", "git_dirty")
+        ),
+        *(
+            ROW_SCHEMA.field(f"{name}_version")
+            for name in ("kdbench", "python", "torch", "torchvision", "timm", "ray")
+        ),
+    ]
+)
+TRIAL_STATUSES = ("running", "ok", "failed", "oom")
+
+# One row per category and seed of a trial whose kept detector saw the test images after the sweep had ended.
+AUDIT_SCHEMA = pa.schema(
+    [
+        *(TRIAL_SCHEMA.field(name) for name in ("schema_version", "trial_id", "sweep_id")),
+        *(ROW_SCHEMA.field(name) for name in ("method", "config", "dataset", "setting", "category")),
+        *(ROW_SCHEMA.field(name) for name in ("categories", "dataset_categories", "fingerprint", "seed")),
+        *(ROW_SCHEMA.field(name) for name in ("profile", "selection", "preset", "metric_version")),
+        *((name, _REAL) for name in METRICS),
+        ("mad", _REAL),
+        *(ROW_SCHEMA.field(name) for name in ("num_test", "num_defective", "evaluate_s")),
+        *(ROW_SCHEMA.field(name) for name in ("teacher_sha256", "precision", "device", "device_name")),
+        *(ROW_SCHEMA.field(name) for name in ("num_threads", "host", "git_commit", "git_dirty")),
+        *(
+            ROW_SCHEMA.field(f"{name}_version")
+            for name in ("kdbench", "python", "torch", "torchvision", "timm")
+        ),
+    ]
+)
+
 
 class Results:
-    """A results folder: `cells/` has a file per cell that ended, `scores/`, `detectors/` the rest."""
+    """A results folder: `cells/` has a file per cell that ended, `trials/` one per trial of a sweep."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -206,6 +271,28 @@ class Results:
     def write_probe(self, rows: Sequence[dict[str, Any]]) -> None:
         """Write all rows of one detector's probe at once."""
         _write(self.probe_file(rows[0]["cell_id"]), rows, PROBE_SCHEMA)
+
+    def trial_file(self, trial_id: str) -> Path:
+        """Where a trial's row is, from its first report on."""
+        return self.folder / "trials" / f"{trial_id}.parquet"
+
+    def write_trial(self, row: dict[str, Any]) -> None:
+        """Write a trial's row; one that still trains writes it anew at every report."""
+        _write(self.trial_file(row["trial_id"]), [row], TRIAL_SCHEMA)
+
+    def read_trial(self, trial_id: str) -> dict[str, Any] | None:
+        """A trial's row; None before its first report."""
+        path = self.trial_file(trial_id)
+        return _conform(_read(path), TRIAL_SCHEMA, path).to_pylist()[0] if path.exists() else None
+
+    def audit_file(self, trial_id: str) -> Path:
+        """Where the test scores of a trial's detector are, if they were computed."""
+        return self.folder / "audits" / f"{trial_id}.parquet"
+
+    def write_audit(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Write the test scores of one trial's detector at once."""
+        (trial_id,) = {row["trial_id"] for row in rows}
+        _write(self.audit_file(trial_id), rows, AUDIT_SCHEMA)
 
     def detector_aside(self, cell_id: str) -> AbstractContextManager[Path]:
         """A temporary file that becomes the cell's detector when the block ends without an error."""
@@ -252,6 +339,16 @@ def read_latencies(folder: Path) -> pa.Table:
     return _read_part(folder / "latency", LATENCY_SCHEMA)
 
 
+def read_trials(folder: Path) -> pa.Table:
+    """All trials of all sweeps; an empty table if there are none."""
+    return _read_part(folder / "trials", TRIAL_SCHEMA)
+
+
+def read_audits(folder: Path) -> pa.Table:
+    """The test scores of trials, computed after their sweep; an empty table if there are none."""
+    return _read_part(folder / "audits", AUDIT_SCHEMA)
+
+
 def read_scores(folder: Path) -> pa.Table:
     """All per-image scores; an empty table if there are none."""
     return _read_part(folder / "scores", SCORE_SCHEMA)
@@ -265,7 +362,7 @@ def _read_part(folder: Path, schema: pa.Schema) -> pa.Table:
 
 def _conform(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
     """Rows of an older schema lack columns, which are null then; columns of a newer one are refused."""
-    if not {"cell_id", "category"} & set(schema.names) <= set(table.column_names):
+    if not {"cell_id", "trial_id", "category"} & set(schema.names) <= set(table.column_names):
         raise DataError(f"{path} is damaged (it has no rows of a cell). Delete it: the cell will run again")
     newer = sorted(set(table.column_names) - set(schema.names))
     if newer:

@@ -3,9 +3,10 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -120,41 +121,92 @@ def fit(
 
     Raises TrainingDiverged when a loss or a held-out value is not finite.
     """
-    optimizer, history = method.optimizer(), History()
-    scheduler = method.scheduler(optimizer)
-    best, kept = float("inf"), None
-    # fp16 gradients underflow without scaling; for the other precisions the scaler is transparent.
-    scaler = torch.amp.GradScaler(train.pixels.device.type, enabled=_is_fp16(train.autocast))
-    for number in range(1, method.config.epochs + 1):
+    training = Training(method, train, heldout, generator=generator)
+    for _ in range(method.config.epochs):
+        on_epoch(training.epoch(on_step))
+    return training.finish()
+
+
+class Training:
+    """`fit` in steps of one epoch: several models can be trained abreast, and each can go on after a crash."""
+
+    def __init__(
+        self, method: Method, train: Batches, heldout: Batches | None, *, generator: torch.Generator
+    ) -> None:
+        self.method, self.train, self.heldout, self.generator = method, train, heldout, generator
+        self.optimizer, self.history = method.optimizer(), History()
+        self.scheduler = method.scheduler(self.optimizer)
+        self.best, self.kept = float("inf"), dict[str, Tensor]()
+        # fp16 gradients underflow without scaling; for the other precisions the scaler is transparent.
+        self.scaler = torch.amp.GradScaler(train.pixels.device.type, enabled=_is_fp16(train.autocast))
+
+    def epoch(self, on_step: StepEnd) -> Epoch:
+        """Train for one epoch and look at the held-out images; TrainingDiverged if a value is not finite."""
+        number, train, history = len(self.history.epochs) + 1, self.train, self.history
         started, losses = perf_counter(), []
-        method.train()
-        for index in train.shuffled(generator):
+        self.method.train()
+        for index in train.shuffled(self.generator):
             images = train.images(index)
             taught = train.taught(index, images)
             with train.autocast:
-                loss = method.loss(images, taught)
-            optimizer.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()
-            scaler.step(optimizer)
-            scaler.update()
+                loss = self.method.loss(images, taught)
+            self.optimizer.zero_grad(set_to_none=True)
+            self.scaler.scale(loss).backward()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
             losses.append(loss.detach() * len(index))
             history.num_steps += 1
             on_step(len(index))
-        if scheduler:
-            scheduler.step()
+        if self.scheduler:
+            self.scheduler.step()
         mean_loss = _finite(torch.stack(losses).sum().item() / len(train), "loss", number)
         speed = len(train) / (perf_counter() - started)
-        mean_map = _finite(heldout_mean(method, heldout), "held-out map", number) if heldout else None
-        if mean_map is not None and mean_map < best:
-            best, history.best_epoch = mean_map, number
-            kept = {name: tensor.clone() for name, tensor in method.detector_state().items()}
+        mean_map = None
+        if self.heldout:
+            mean_map = _finite(heldout_mean(self.method, self.heldout), "held-out map", number)
+            if mean_map < self.best:
+                self.best, history.best_epoch = mean_map, number
+                self.kept = {name: tensor.clone() for name, tensor in self.method.detector_state().items()}
         history.epochs.append(Epoch(number=number, loss=mean_loss, heldout=mean_map, images_per_s=speed))
-        on_epoch(history.epochs[-1])
-    if kept is None:
-        history.best_epoch = method.config.epochs
-    else:
-        method.load_detector(kept)
-    return history
+        return history.epochs[-1]
+
+    def finish(self) -> History:
+        """Restore the epoch that is kept: the best on held-out images, or the last."""
+        if self.kept:
+            self.method.load_detector(self.kept)
+        else:
+            self.history.best_epoch = len(self.history.epochs)
+        return self.history
+
+    def state(self) -> dict[str, Any]:
+        """All that `load` needs to go on as if nothing had happened; without the teacher."""
+        trained = {n: t for n, t in self.method.state_dict().items() if not n.startswith("teacher.")}
+        return {
+            "method": trained,
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict() if self.scheduler else {},
+            "scaler": self.scaler.state_dict(),
+            "generator": self.generator.get_state(),
+            "kept": self.kept,
+            "best": self.best,
+            "best_epoch": self.history.best_epoch,
+            "num_steps": self.history.num_steps,
+            "epochs": [asdict(epoch) for epoch in self.history.epochs],
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave, in a Training of the same method, images and seed."""
+        self.method.load_state_dict(state["method"], strict=False)  # the teacher is not in it
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler:
+            self.scheduler.load_state_dict(state["scheduler"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.generator.set_state(state["generator"])
+        self.kept, self.best = state["kept"], state["best"]
+        epochs = [Epoch(**epoch) for epoch in state["epochs"]]
+        self.history = History(
+            epochs=epochs, best_epoch=state["best_epoch"], num_steps=state["num_steps"]
+        )
 
 
 @torch.no_grad()

@@ -13,13 +13,16 @@ from numpy.typing import NDArray
 
 PATCH_AREA = (0.02, 0.15)  # share of the image that CutPaste cuts
 PATCH_RATIO = (0.3, 3.3)  # its height over its width
-SCAR_WIDTH, SCAR_LENGTH = (2 / 256, 16 / 256), (10 / 256, 25 / 256)  # shares of the side; 2-16, 10-25 px of 256
+SCAR_WIDTH, SCAR_LENGTH = (
+    (2 / 256, 16 / 256),
+    (10 / 256, 25 / 256),
+)  # shares of the side; 2-16, 10-25 px of 256
 SCAR_ANGLE = 45.0  # degrees to either side
 JITTER = 0.1  # of the brightness, contrast and saturation of what is pasted
 STAIN_AREA = (0.002, 0.08)  # share of the image above the threshold of the noise
 LOCALITY = 4.0  # by which the noise falls with the squared distance (in sides) from the place of a stain
 OPACITY = (0.1, 1.0)  # of a texture or a colour over the image, DRAEM's beta
-# A patch of plain background on plain background is no defect: so much of a mask must differ by so many levels.
+# Background pasted on background is no defect: so much of a mask must differ by so many levels.
 VISIBLE_SHARE, VISIBLE_LEVELS = 0.5, 8
 DRAWS = 12  # until then; afterwards the image gets a stain of one colour, which can be seen on anything
 
@@ -147,7 +150,7 @@ def _blend(image: Pixels, other: NDArray[np.float64], generator: Generator) -> t
 def _paste(
     image: Pixels, height: float, width: float, angle: float, generator: Generator
 ) -> tuple[Pixels, Mask]:
-    """A rectangle (shares of the side) turned by `angle`, taken from the image upright and pasted anywhere."""
+    """A rectangle (shares of the side), cut upright, turned by `angle` and pasted anywhere."""
     size = image.shape[0]
     height, width = (np.clip(share * size, 1, size) for share in (height, width))
     reach_y = (abs(np.cos(angle)) * height + abs(np.sin(angle)) * width) / 2

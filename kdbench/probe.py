@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 
 from kdbench import provenance, train
 from kdbench.backbone import find_weights, teacher
@@ -24,7 +24,7 @@ from kdbench.images import open_images
 from kdbench.method import Method
 from kdbench.metrics import METRIC_VERSION, image_metrics, label_regions, pixel_metrics
 from kdbench.registry import get_dataset, get_method
-from kdbench.results import Results
+from kdbench.results import Results, detector_name, probe_name
 
 AREA = (0.02, 0.15)  # of the pasted rectangle, as a share of the image
 # What a probe's row takes over from the cell's row.
@@ -83,14 +83,15 @@ def probe(
     cells = {row["cell_id"]: row for row in rows if row["setting"] == "multiclass" and row["status"] == "ok"}
     if not cells:
         raise RequestError(
-            [f"{results.folder} has no multiclass detector; `kdbench run --setting multiclass`"]
+            [f"{results.storage} has no multiclass detector; `kdbench run --setting multiclass`"]
         )
-    todo = [row for cell_id, row in cells.items() if not results.probe_file(cell_id).exists()]
+    todo = [row for cell_id, row in cells.items() if not results.storage.exists(probe_name(cell_id))]
+    kept = {row["cell_id"]: detector_name(row["cell_id"]) for row in todo}
     complaints = [
-        f"{row['method']} seed {row['seed']}: no detector {results.detector_file(row['cell_id'])}; run it "
-        "again without --discard-detectors (--redo all)"
+        f"{row['method']} seed {row['seed']}: no detector {results.storage.path(kept[row['cell_id']])}; "
+        "run it again without --discard-detectors (--redo all)"
         for row in todo
-        if not results.detector_file(row["cell_id"]).exists()
+        if not results.storage.exists(kept[row["cell_id"]])
     ]
     complaints += [
         f"{row['method']}: a probe mixes categories, its detector has one: {row['categories'][0]}"
@@ -128,7 +129,7 @@ def probe_cell(
             [f"{found.source} are not the weights of the teacher of {row['method']} in {row['cell_id']}"]
         )
     method: Method = kind(config, teacher(config.backbone, config.levels, found))
-    method.load_detector(load_file(results.detector_file(row["cell_id"])))
+    method.load_detector(load(results.read_detector(row["cell_id"])))
     train.place_networks(method, device)
     normal = []
     for category, print_ in zip(categories, prints, strict=True):

@@ -39,6 +39,7 @@ def machine_provenance(device: torch.device) -> dict[str, Any]:
         "device": device.type,
         "device_name": device_name(device),
         "driver": _driver() if device.type == "cuda" else None,
+        "device_memory_bytes": device_memory_bytes(device),
         "num_threads": torch.get_num_threads(),
         "host": socket.gethostname(),
     }
@@ -47,6 +48,13 @@ def machine_provenance(device: torch.device) -> dict[str, Any]:
 def device_name(device: torch.device) -> str:
     """The GPU's or the processor's name."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+
+
+def device_memory_bytes(device: torch.device) -> int:
+    """All memory of the GPU, or of the machine."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def start_peak_memory(device: torch.device) -> None:

@@ -1,18 +1,20 @@
 """Rows: the Parquet schema, and writing and reading them so that a file is whole or not there."""
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kdbench.dataset import written_aside
 from kdbench.errors import DataError
 from kdbench.legacy import LEGACY_METRICS
 from kdbench.metrics import METRICS
+from kdbench.storage import Storage
 
 SCHEMA_VERSION = 1
 STATUSES = ("ok", "failed", "timeout", "oom")
@@ -73,11 +75,13 @@ ROW_SCHEMA = pa.schema(
         # what it cost
         ("prepare_s", _REAL),
         ("train_s", _REAL),
+        ("resumed_at_epoch", _WHOLE),  # of the last time that a lost worker's training was taken up again
         ("evaluate_s", _REAL),
         ("num_parameters", _WHOLE),  # teacher and detector, at inference
         ("num_trained_parameters", _WHOLE),
         ("flops", _WHOLE),  # of one image at inference, teacher included; a multiply-add counts 2
         ("peak_memory_bytes", _WHOLE),
+        ("device_memory_bytes", _WHOLE),
         # with what
         ("backbone", _TEXT),
         ("teacher_source", _TEXT),
@@ -165,6 +169,7 @@ LATENCY_SCHEMA = pa.schema(
     ]
 )
 
+
 # One row per trial of a sweep.
 TRIAL_SCHEMA = pa.schema(
     [
@@ -231,136 +236,179 @@ AUDIT_SCHEMA = pa.schema(
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class End:
+    """How a cell ended, and in which run."""
+
+    status: str
+    run_id: str
+
+
 class Results:
-    """A results folder: `cells/` has a file per cell that ended, `trials/` one per trial of a sweep."""
+    """A results folder: `cells/` has a file per cell that ended, `scores/`, `detectors/` the rest."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def cell_file(self, cell_id: str) -> Path:
-        """Where a cell's rows are; the file exists only when the cell has ended and is complete."""
-        return self.folder / "cells" / f"{cell_id}.parquet"
-
-    def write_scores(self, cell_id: str, scores: Sequence[dict[str, Any]]) -> None:
-        """Write the per-image scores; before the rows, so that rows never lack their scores."""
-        _write(self.folder / "scores" / f"{cell_id}.parquet", scores, SCORE_SCHEMA)
+    def __init__(self, where: str | Path | Storage) -> None:
+        self.storage = where if isinstance(where, Storage) else Storage(where)
 
     def write_rows(self, rows: Sequence[dict[str, Any]]) -> None:
         """Write all rows of one cell at once; from now on the cell is finished."""
         (cell_id,) = {row["cell_id"] for row in rows}
-        _write(self.cell_file(cell_id), rows, ROW_SCHEMA)
+        self._write(cell_name(cell_id), rows, ROW_SCHEMA)
 
-    def detector_file(self, cell_id: str) -> Path:
-        """Where a cell's trained detector is (safetensors, without the teacher), if it was kept."""
-        return self.folder / "detectors" / f"{cell_id}.safetensors"
+    def write_scores(self, cell_id: str, scores: Sequence[dict[str, Any]]) -> None:
+        """Write the per-image scores; before the rows, so that rows never lack their scores."""
+        self._write(f"scores/{cell_id}.parquet", scores, SCORE_SCHEMA)
 
-    def probe_file(self, cell_id: str) -> Path:
-        """Where the interference probe of a cell's detector is, if it was probed."""
-        return self.folder / "probes" / f"{cell_id}.parquet"
+    def write_detector(self, cell_id: str, content: bytes) -> None:
+        """Write the trained detector (safetensors, without the teacher); before the rows."""
+        self.storage.write(detector_name(cell_id), content)
 
-    def latency_file(self, cell_id: str, device_name: str) -> Path:
-        """Where the timing of a cell's detector on one kind of device is, if it was timed."""
-        slug = hashlib.sha256(device_name.encode()).hexdigest()[:8]
-        return self.folder / "latency" / f"{cell_id}-{slug}.parquet"
+    def read_detector(self, cell_id: str) -> bytes:
+        """The content of `write_detector`; FileNotFoundError if it was not kept."""
+        return self.storage.read(detector_name(cell_id))
+
+    def write_probe(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Write all rows of one detector's probe at once."""
+        self._write(probe_name(rows[0]["cell_id"]), rows, PROBE_SCHEMA)
 
     def write_latency(self, rows: Sequence[dict[str, Any]]) -> None:
         """Write all timings of one detector on one device at once."""
         ((cell_id, device_name),) = {(row["cell_id"], row["device_name"]) for row in rows}
-        _write(self.latency_file(cell_id, device_name), rows, LATENCY_SCHEMA)
-
-    def write_probe(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Write all rows of one detector's probe at once."""
-        _write(self.probe_file(rows[0]["cell_id"]), rows, PROBE_SCHEMA)
-
-    def trial_file(self, trial_id: str) -> Path:
-        """Where a trial's row is, from its first report on."""
-        return self.folder / "trials" / f"{trial_id}.parquet"
+        self._write(latency_name(cell_id, device_name), rows, LATENCY_SCHEMA)
 
     def write_trial(self, row: dict[str, Any]) -> None:
         """Write a trial's row; one that still trains writes it anew at every report."""
-        _write(self.trial_file(row["trial_id"]), [row], TRIAL_SCHEMA)
+        self._write(trial_name(row["trial_id"]), [row], TRIAL_SCHEMA)
 
     def read_trial(self, trial_id: str) -> dict[str, Any] | None:
         """A trial's row; None before its first report."""
-        path = self.trial_file(trial_id)
-        return _conform(_read(path), TRIAL_SCHEMA, path).to_pylist()[0] if path.exists() else None
-
-    def audit_file(self, trial_id: str) -> Path:
-        """Where the test scores of a trial's detector are, if they were computed."""
-        return self.folder / "audits" / f"{trial_id}.parquet"
+        name = trial_name(trial_id)
+        if not self.storage.exists(name):
+            return None
+        table = _conform(_read(self.storage, name), TRIAL_SCHEMA, self.storage.path(name))
+        row: dict[str, Any] = table.to_pylist()[0]
+        return row
 
     def write_audit(self, rows: Sequence[dict[str, Any]]) -> None:
         """Write the test scores of one trial's detector at once."""
         (trial_id,) = {row["trial_id"] for row in rows}
-        _write(self.audit_file(trial_id), rows, AUDIT_SCHEMA)
-
-    def detector_aside(self, cell_id: str) -> AbstractContextManager[Path]:
-        """A temporary file that becomes the cell's detector when the block ends without an error."""
-        return written_aside(self.detector_file(cell_id))
+        self._write(audit_name(trial_id), rows, AUDIT_SCHEMA)
 
     def statuses(self, cell_ids: Iterable[str]) -> dict[str, str]:
         """Cell id -> status, of those cells that have ended. A damaged file raises DataError naming it."""
-        ended = {}
-        for cell_id in cell_ids:
-            path = self.cell_file(cell_id)
-            if not path.exists():
-                continue
-            ended[cell_id] = _read(path, ["status"])["status"][0].as_py()
-        return ended
+        there = set(self.storage.names("cells"))
+        wanted = [cell_id for cell_id in cell_ids if cell_name(cell_id) in there]
+        with ThreadPoolExecutor(8) as pool:  # an object store answers each question late, but many at once
+            statuses = pool.map(self._status, wanted)
+            return dict(zip(wanted, statuses, strict=True))
+
+    def _status(self, cell_id: str) -> str:
+        return self._end(cell_id).status
+
+    def end_of(self, cell_id: str) -> "End | None":
+        """How and in which run a cell ended, or None; DataError for a damaged file."""
+        return self._end(cell_id) if self.storage.exists(cell_name(cell_id)) else None
+
+    def _end(self, cell_id: str) -> "End":
+        table = _read(self.storage, cell_name(cell_id), ["status", "run_id"])
+        return End(status=table["status"][0].as_py(), run_id=table["run_id"][0].as_py())
 
     def discard(self, cell_id: str) -> None:
         """Remove scores and detector of a cell, which an earlier and better end of it left."""
-        for file in (self.folder / "scores" / f"{cell_id}.parquet", self.detector_file(cell_id)):
-            file.unlink(missing_ok=True)
+        for name in (f"scores/{cell_id}.parquet", detector_name(cell_id)):
+            self.storage.remove(name)
 
     def check_writable(self) -> None:
         """Raise OSError if rows cannot be written here, before anything is trained."""
         for part in ("cells", "scores"):
-            with written_aside(self.folder / part / ".probe") as aside:
-                aside.write_bytes(b"kdbench" * 1024)
-            (self.folder / part / ".probe").unlink(missing_ok=True)  # another run may check at the same time
+            name = f"{part}/.probe.{os.urandom(4).hex()}.tmp"  # another run may check at the same time
+            self.storage.write(name, b"kdbench" * 1024)
+            self.storage.remove(name)
+
+    def _write(self, name: str, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> None:
+        for row in rows:
+            assert set(row) <= set(schema.names), sorted(set(row) - set(schema.names))
+        buffer = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), buffer)
+        self.storage.write(name, memoryview(buffer.getvalue()))
 
 
-def read_rows(folder: Path) -> pa.Table:
+def cell_name(cell_id: str) -> str:
+    """The file of a cell's rows; it exists only when the cell has ended and is complete."""
+    return f"cells/{cell_id}.parquet"
+
+
+def detector_name(cell_id: str) -> str:
+    """The file of a cell's trained detector, if it was kept."""
+    return f"detectors/{cell_id}.safetensors"
+
+
+def probe_name(cell_id: str) -> str:
+    """The file of the interference probe of a cell's detector, if it was probed."""
+    return f"probes/{cell_id}.parquet"
+
+
+def latency_name(cell_id: str, device_name: str) -> str:
+    """The file of the timing of a cell's detector on one kind of device, if it was timed."""
+    return f"latency/{cell_id}-{hashlib.sha256(device_name.encode()).hexdigest()[:8]}.parquet"
+
+
+def trial_name(trial_id: str) -> str:
+    """The file of a trial's row, from its first report on."""
+    return f"trials/{trial_id}.parquet"
+
+
+def audit_name(trial_id: str) -> str:
+    """The file of the test scores of a trial's detector, if they were computed."""
+    return f"audits/{trial_id}.parquet"
+
+
+def read_rows(where: str | Path | Storage) -> pa.Table:
     """All rows of a results folder, also while cells are still being written; FileNotFoundError if none."""
-    files = sorted((folder / "cells").glob("[!.]*.parquet"))
-    if not files:
-        raise FileNotFoundError(f"no results in {folder}: `kdbench run --results {folder}` writes them")
-    return pa.concat_tables([_conform(_read(file), ROW_SCHEMA, file) for file in files])
+    rows = _read_part(where, "cells", ROW_SCHEMA)
+    if not rows.num_rows:
+        raise FileNotFoundError(f"no results in {where}: `kdbench run --results {where}` writes them")
+    return rows
 
 
-def read_probes(folder: Path) -> pa.Table:
+def read_probes(where: str | Path | Storage) -> pa.Table:
     """All rows of interference probes; an empty table if there are none."""
-    return _read_part(folder / "probes", PROBE_SCHEMA)
+    return _read_part(where, "probes", PROBE_SCHEMA)
 
 
-def read_latencies(folder: Path) -> pa.Table:
+def read_latencies(where: str | Path | Storage) -> pa.Table:
     """All timings of detectors; an empty table if there are none."""
-    return _read_part(folder / "latency", LATENCY_SCHEMA)
+    return _read_part(where, "latency", LATENCY_SCHEMA)
 
 
-def read_trials(folder: Path) -> pa.Table:
+def read_trials(where: str | Path | Storage) -> pa.Table:
     """All trials of all sweeps; an empty table if there are none."""
-    return _read_part(folder / "trials", TRIAL_SCHEMA)
+    return _read_part(where, "trials", TRIAL_SCHEMA)
 
 
-def read_audits(folder: Path) -> pa.Table:
+def read_audits(where: str | Path | Storage) -> pa.Table:
     """The test scores of trials, computed after their sweep; an empty table if there are none."""
-    return _read_part(folder / "audits", AUDIT_SCHEMA)
+    return _read_part(where, "audits", AUDIT_SCHEMA)
 
 
-def read_scores(folder: Path) -> pa.Table:
+def read_scores(where: str | Path | Storage) -> pa.Table:
     """All per-image scores; an empty table if there are none."""
-    return _read_part(folder / "scores", SCORE_SCHEMA)
+    return _read_part(where, "scores", SCORE_SCHEMA)
 
 
-def _read_part(folder: Path, schema: pa.Schema) -> pa.Table:
-    files = sorted(folder.glob("[!.]*.parquet"))
-    tables = [_conform(_read(file), schema, file) for file in files]
+def _read_part(where: str | Path | Storage, folder: str, schema: pa.Schema) -> pa.Table:
+    storage = where if isinstance(where, Storage) else Storage(where)
+
+    def read(name: str) -> pa.Table:
+        return _conform(_read(storage, name), schema, storage.path(name))
+
+    names = [name for name in storage.names(folder) if name.endswith(".parquet")]
+    with ThreadPoolExecutor(8) as pool:
+        tables = list(pool.map(read, names))
     return pa.concat_tables(tables) if tables else schema.empty_table()
 
 
-def _conform(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
+def _conform(table: pa.Table, schema: pa.Schema, path: str) -> pa.Table:
     """Rows of an older schema lack columns, which are null then; columns of a newer one are refused."""
     if not {"cell_id", "trial_id", "category"} & set(schema.names) <= set(table.column_names):
         raise DataError(f"{path} is damaged (it has no rows of a cell). Delete it: the cell will run again")
@@ -378,10 +426,11 @@ def _conform(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
         ) from error
 
 
-def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
+def _read(storage: Storage, name: str, columns: list[str] | None = None) -> pa.Table:
     """The table of one file; DataError if it is damaged, has no rows or lacks a column."""
+    path = storage.path(name)
     try:
-        with pq.ParquetFile(path) as file:  # pq.read_table would import pyarrow's datasets, half a second
+        with pq.ParquetFile(pa.BufferReader(storage.read(name))) as file:
             table = file.read(columns)
     except (pa.ArrowException, OSError) as error:
         raise DataError(
@@ -396,10 +445,3 @@ def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _write(path: Path, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> None:
-    for row in rows:
-        assert set(row) <= set(schema.names), sorted(set(row) - set(schema.names))
-    with written_aside(path) as aside:
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), aside)

@@ -13,20 +13,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from kdbench import evaluate, provenance, train
 from kdbench.backbone import Weights, teacher
 from kdbench.cell import Cell
+from kdbench.checkpoint import Checkpoints, remove_checkpoint
 from kdbench.dataset import Category, Dataset, fingerprint, fingerprint_of
 from kdbench.errors import DataError
 from kdbench.images import Images, open_images, open_truth
+from kdbench.lease import Holder, acquire
 from kdbench.method import Method
 from kdbench.metrics import METRIC_VERSION, PRO_LIMIT
 from kdbench.presets import PRESETS
 from kdbench.registry import get_dataset, get_method
 from kdbench.results import SCHEMA_VERSION, Results
+from kdbench.storage import Storage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,10 @@ class Place:
     results: str
     device: str = "cpu"
     num_threads: int | None = None  # of torch on the CPU; None: as many as it takes by itself
+    gpu_share: float = 1.0  # of the GPU's memory, where cells share one
     keep_detectors: bool = True
+    checkpoint_every_s: float = 600.0  # 0: never
+    replaces: str | None = None  # the run whose end of this cell is to be replaced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +66,13 @@ class Outcome:
 
     cell_id: str
     label: str
-    status: str
+    status: str  # of its rows, or `elsewhere`: another process runs it
     error: str  # one line, empty if ok
     seconds: float
     summary: str = ""
 
 
+ELSEWHERE = "elsewhere"
 Notify = Callable[[Progress], None]
 
 
@@ -90,45 +96,87 @@ class Ended:
 def execute_cell(
     cell: Cell, place: Place, run_id: str, notify: Notify, timeout_s: float | None = None
 ) -> Outcome:
-    """Run a cell and write its rows, whatever happens in it; only ResultsError is raised."""
-    started = time.perf_counter()
+    """Run a cell and write its rows, whatever happens in it; only ResultsError is raised.
+
+    The outcome is `elsewhere`, and nothing was done, while another process runs the cell.
+    """
+    started, last = time.perf_counter(), dict[str, Any]()
 
     def watched(progress: Progress) -> None:
+        last.update(asdict(progress))
         if timeout_s is not None and time.perf_counter() - started > timeout_s:
             raise CellTimeout(f"stopped after {timeout_s:g} s (--timeout), in phase {progress.phase!r}")
         notify(progress)
 
-    status, error, results = "ok", "", Results(Path(place.results))
-    begun = datetime.now(UTC).isoformat(timespec="seconds")
+    results = Results(place.results)
+    try:
+        lease = acquire(results.storage, Holder(cell_id=cell.id, run_id=run_id, label=cell.label))
+        if lease is None:
+            return outcome_of(cell, ELSEWHERE, 0.0)
+        with lease.kept(lambda: dict(last)):
+            there = results.end_of(cell.id)
+            if there is not None and there.run_id != place.replaces:
+                return outcome_of(cell, there.status, 0.0)
+            status, error, ended = _attempt(cell, place, watched)
+            if not lease.held():  # this process was stopped for so long that another one took over
+                return outcome_of(cell, ELSEWHERE, time.perf_counter() - started)
+            _write(results, cell, place, run_id, status, ended)
+    except (OSError, DataError) as raised:
+        raise ResultsError(str(raised)) from raised
+    summary = _summary(ended.rows) if status == "ok" else ""
+    return outcome_of(cell, status, time.perf_counter() - started, error=error, summary=summary)
+
+
+def record_end(cell: Cell, place: Place, run_id: str, status: str, error: str) -> Outcome:
+    """Write the rows of a cell whose process is gone: it was killed for its time, or died too often."""
+    # The machine it ran on is gone with it, and this one may have no such device.
+    rows = _failed_rows(cell, place, status, error, {"device": torch.device(place.device).type})
+    try:
+        _write(Results(place.results), cell, place, run_id, status, Ended(rows=rows, scores=[], detector={}))
+    except OSError as raised:
+        raise ResultsError(str(raised)) from raised
+    return outcome_of(cell, status, 0.0, error=error)
+
+
+def outcome_of(cell: Cell, status: str, seconds: float, *, error: str = "", summary: str = "") -> Outcome:
+    """How a cell ended, in the words of its label."""
+    return Outcome(
+        cell_id=cell.id, label=cell.label, status=status, error=error, seconds=seconds, summary=summary
+    )
+
+
+def _attempt(cell: Cell, place: Place, notify: Notify) -> tuple[str, str, Ended]:
+    """Status, error in one line, and what the cell gave, be it the rows of a failure."""
+    status, error, begun = "ok", "", datetime.now(UTC).isoformat(timespec="seconds")
+    if place.device.startswith("cuda") and place.gpu_share < 1:
+        torch.cuda.set_per_process_memory_fraction(place.gpu_share)
     try:
         with threads(place.num_threads):
-            ended = run_cell(cell, place, watched)
+            ended = run_cell(cell, place, notify)
     except Exception as raised:
         status, error = status_of(raised), _text(f"{type(raised).__name__}: {raised}").splitlines()[0][:500]
-        ended = Ended(
-            rows=_failed_rows(cell, place, status, _text(traceback.format_exc())), scores=[], detector={}
-        )
+        machine = provenance.machine_provenance(torch.device(place.device))
+        rows = _failed_rows(cell, place, status, _text(traceback.format_exc()), machine)
+        ended = Ended(rows=rows, scores=[], detector={})
         del raised  # its traceback holds the tensors of the cell
     gc.collect()
     if place.device.startswith("cuda"):
         torch.cuda.empty_cache()
     for row in ended.rows:
-        row |= {"run_id": run_id, "started_at": begun}
-    try:
-        results.discard(cell.id)
-        if status == "ok":
-            results.write_scores(cell.id, ended.scores)
-        if status == "ok" and place.keep_detectors:
-            with results.detector_aside(cell.id) as aside:
-                save_file(ended.detector, aside)
-        results.write_rows(ended.rows)
-    except (OSError, SafetensorError) as raised:  # the latter is how safetensors says that the disk is full
-        raise ResultsError(str(raised)) from raised
-    seconds = time.perf_counter() - started
-    summary = _summary(ended.rows) if status == "ok" else ""
-    return Outcome(
-        cell_id=cell.id, label=cell.label, status=status, error=error, seconds=seconds, summary=summary
-    )
+        row["started_at"] = begun
+    return status, error, ended
+
+
+def _write(results: Results, cell: Cell, place: Place, run_id: str, status: str, ended: Ended) -> None:
+    """Everything that belongs to the rows first, then the rows: from then on the cell has ended."""
+    results.discard(cell.id)
+    if status == "ok":
+        results.write_scores(cell.id, ended.scores)
+    if status == "ok" and place.keep_detectors:
+        results.write_detector(cell.id, save(ended.detector))
+    results.write_rows([row | {"run_id": run_id} for row in ended.rows])
+    if status != "timeout":  # with more time it goes on where it was
+        remove_checkpoint(results.storage, cell.id)
 
 
 def run_cell(cell: Cell, place: Place, notify: Notify) -> Ended:
@@ -139,13 +187,28 @@ def run_cell(cell: Cell, place: Place, notify: Notify) -> Ended:
     fitted, heldout = _training_images(cell, ready)
     prepare_s = time.perf_counter() - clock
 
-    clock = time.perf_counter()
-    tell.phase("train", total=len(fitted) * ready.config.epochs, epochs=ready.config.epochs, epoch=1)
+    checkpoints = Checkpoints(
+        Storage(place.results),
+        cell.id,
+        every_s=place.checkpoint_every_s,
+        made_by=made_by(ready),
+    )
+    state = checkpoints.load()
+    done = len(state["history"]["epochs"]) if state else 0
+    epochs = ready.config.epochs
+    tell.phase("train", total=len(fitted) * epochs, epochs=epochs, epoch=min(done + 1, epochs))
+    tell.step(done * len(fitted))
     generator = torch.Generator().manual_seed(cell.seed)
     history = train.fit(
-        ready.method, fitted, heldout, generator=generator, on_step=tell.step, on_epoch=tell.epoch
+        ready.method,
+        fitted,
+        heldout,
+        generator=generator,
+        on_step=tell.step,
+        on_epoch=tell.epoch,
+        resume=state,
+        checkpoint=checkpoints.after_epoch,
     )
-    train_s = time.perf_counter() - clock
     common = {
         **_identity(cell, place, ready.dataset),
         **provenance.code_provenance(),
@@ -153,7 +216,8 @@ def run_cell(cell: Cell, place: Place, notify: Notify) -> Ended:
         **_trained_how(ready, place, fitted, heldout, history),
         "status": "ok",
         "prepare_s": prepare_s,
-        "train_s": train_s,
+        "train_s": checkpoints.train_s,
+        "resumed_at_epoch": done + 1 if state else None,
     }
     del fitted, heldout  # the cached features are not needed any more, and evaluation needs the room
 
@@ -261,6 +325,13 @@ def _training_images(cell: Cell, ready: Ready) -> tuple[train.Batches, train.Bat
     return ready.batches(normal[kept], cached=True), ready.batches(normal[aside], cached=True)
 
 
+def made_by(ready: Ready) -> dict[str, Any]:
+    """What must be the same for a training to go on as if it had never stopped."""
+    machine = provenance.machine_provenance(ready.device)
+    hardware = {name: machine[name] for name in ("device_name", "num_threads")}
+    return {**provenance.code_provenance(), **hardware, "precision": ready.precision}
+
+
 def _trained_how(
     ready: Ready,
     place: Place,
@@ -355,13 +426,15 @@ def _identity(cell: Cell, place: Place, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _failed_rows(cell: Cell, place: Place, status: str, error: str) -> list[dict[str, Any]]:
+def _failed_rows(
+    cell: Cell, place: Place, status: str, error: str, machine: dict[str, Any]
+) -> list[dict[str, Any]]:
     """A row per category, so that every hole has its place; metrics are null."""
     dataset = get_dataset(cell.dataset)
     common = {
         **_identity(cell, place, dataset),
         **provenance.code_provenance(),
-        **provenance.machine_provenance(torch.device(place.device)),
+        **machine,
         "status": status,
         "error": error,
         "backbone": json.loads(cell.config).get("backbone"),

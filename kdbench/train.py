@@ -20,6 +20,7 @@ CACHE_SHARE = 0.4
 
 EpochEnd = Callable[["Epoch"], None]
 StepEnd = Callable[[int], None]  # told how many images were just trained on
+Checkpoint = Callable[[Callable[[], dict[str, Any]]], None]
 
 
 class TrainingDiverged(RuntimeError):
@@ -108,42 +109,75 @@ class Batches:
         return len(self.pixels) * sum(level.nbytes for level in one)
 
 
-def fit(
-    method: Method,
-    train: Batches,
-    heldout: Batches | None,
-    *,
-    generator: torch.Generator,
-    on_step: StepEnd,
-    on_epoch: EpochEnd,
-) -> History:
-    """Train in place; with `heldout` the epoch with the lowest mean anomaly map on it is restored at the end.
-
-    Raises TrainingDiverged when a loss or a held-out value is not finite.
-    """
-    training = Training(method, train, heldout, generator=generator)
-    for _ in range(method.config.epochs):
-        on_epoch(training.epoch(on_step))
-    return training.finish()
-
-
 class Training:
-    """`fit` in steps of one epoch: several models can be trained abreast, and each can go on after a crash."""
+    """All that changes while a method is trained, so that it can be put down and taken up again."""
 
-    def __init__(
-        self, method: Method, train: Batches, heldout: Batches | None, *, generator: torch.Generator
-    ) -> None:
-        self.method, self.train, self.heldout, self.generator = method, train, heldout, generator
-        self.optimizer, self.history = method.optimizer(), History()
+    def __init__(self, method: Method, precision_is_fp16: bool, generator: torch.Generator) -> None:
+        self.method, self.generator = method, generator
+        self.optimizer = method.optimizer()
         self.scheduler = method.scheduler(self.optimizer)
-        self.best, self.kept = float("inf"), dict[str, Tensor]()
         # fp16 gradients underflow without scaling; for the other precisions the scaler is transparent.
-        self.scaler = torch.amp.GradScaler(train.pixels.device.type, enabled=_is_fp16(train.autocast))
+        self.scaler = torch.amp.GradScaler(_device_of(method).type, enabled=precision_is_fp16)
+        self.history = History()
+        self.best, self.kept = float("inf"), dict[str, Tensor]()
 
-    def epoch(self, on_step: StepEnd) -> Epoch:
-        """Train for one epoch and look at the held-out images; TrainingDiverged if a value is not finite."""
-        number, train, history = len(self.history.epochs) + 1, self.train, self.history
-        started, losses = perf_counter(), []
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain values only, so that it is read without running code (`weights_only`)."""
+        device = _device_of(self.method)
+        return {
+            "networks": {n: t for n, t in self.method.state_dict().items() if not n.startswith("teacher.")},
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict() if self.scheduler else {},
+            "scaler": self.scaler.state_dict(),
+            "shuffling": self.generator.get_state(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            "history": asdict(self.history),
+            "best": self.best,
+            "kept": self.kept,
+        }
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on exactly where `state` was taken."""
+        self.method.load_state_dict(state["networks"], strict=False)
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler:
+            self.scheduler.load_state_dict(state["scheduler"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.generator.set_state(state["shuffling"])
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"] is not None:
+            torch.cuda.set_rng_state(state["random_cuda"], _device_of(self.method))
+        epochs = [Epoch(**epoch) for epoch in state["history"].pop("epochs")]
+        self.history = History(epochs=epochs, **state["history"])
+        self.best, self.kept = state["best"], state["kept"]
+
+    def epoch(self, train: Batches, heldout: Batches | None, on_step: StepEnd) -> Epoch:
+        """Train on every image once and look at the held-out ones; TrainingDiverged if a value is not finite.
+
+        The epoch with the lowest mean anomaly map on held-out images is remembered for `finish`.
+        """
+        number, started = len(self.history.epochs) + 1, perf_counter()
+        loss = _finite(self._train(train, on_step), "loss", number)
+        speed = len(train) / (perf_counter() - started)
+        mean_map = _finite(heldout_mean(self.method, heldout), "held-out map", number) if heldout else None
+        if mean_map is not None and mean_map < self.best:
+            self.best, self.history.best_epoch = mean_map, number
+            self.kept = {name: tensor.clone() for name, tensor in self.method.detector_state().items()}
+        self.history.epochs.append(Epoch(number=number, loss=loss, heldout=mean_map, images_per_s=speed))
+        return self.history.epochs[-1]
+
+    def finish(self) -> History:
+        """Restore the epoch that is kept: the best on held-out images, else the last."""
+        if self.kept:
+            self.method.load_detector(self.kept)
+        else:
+            self.history.best_epoch = len(self.history.epochs)
+        return self.history
+
+    def _train(self, train: Batches, on_step: StepEnd) -> float:
+        """Every image once; returns the mean loss."""
+        losses = []
         self.method.train()
         for index in train.shuffled(self.generator):
             images = train.images(index)
@@ -155,58 +189,37 @@ class Training:
             self.scaler.step(self.optimizer)
             self.scaler.update()
             losses.append(loss.detach() * len(index))
-            history.num_steps += 1
+            self.history.num_steps += 1
             on_step(len(index))
         if self.scheduler:
             self.scheduler.step()
-        mean_loss = _finite(torch.stack(losses).sum().item() / len(train), "loss", number)
-        speed = len(train) / (perf_counter() - started)
-        mean_map = None
-        if self.heldout:
-            mean_map = _finite(heldout_mean(self.method, self.heldout), "held-out map", number)
-            if mean_map < self.best:
-                self.best, history.best_epoch = mean_map, number
-                self.kept = {name: tensor.clone() for name, tensor in self.method.detector_state().items()}
-        history.epochs.append(Epoch(number=number, loss=mean_loss, heldout=mean_map, images_per_s=speed))
-        return history.epochs[-1]
+        return torch.stack(losses).sum().item() / len(train)
 
-    def finish(self) -> History:
-        """Restore the epoch that is kept: the best on held-out images, or the last."""
-        if self.kept:
-            self.method.load_detector(self.kept)
-        else:
-            self.history.best_epoch = len(self.history.epochs)
-        return self.history
 
-    def state(self) -> dict[str, Any]:
-        """All that `load` needs to go on as if nothing had happened; without the teacher."""
-        trained = {n: t for n, t in self.method.state_dict().items() if not n.startswith("teacher.")}
-        return {
-            "method": trained,
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict() if self.scheduler else {},
-            "scaler": self.scaler.state_dict(),
-            "generator": self.generator.get_state(),
-            "kept": self.kept,
-            "best": self.best,
-            "best_epoch": self.history.best_epoch,
-            "num_steps": self.history.num_steps,
-            "epochs": [asdict(epoch) for epoch in self.history.epochs],
-        }
+def fit(
+    method: Method,
+    train: Batches,
+    heldout: Batches | None,
+    *,
+    generator: torch.Generator,
+    on_step: StepEnd,
+    on_epoch: EpochEnd,
+    resume: dict[str, Any] | None = None,
+    checkpoint: Checkpoint = lambda state: None,
+) -> History:
+    """Train in place; with `heldout` the epoch with the lowest mean anomaly map on it is restored at the end.
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave, in a Training of the same method, images and seed."""
-        self.method.load_state_dict(state["method"], strict=False)  # the teacher is not in it
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.scheduler:
-            self.scheduler.load_state_dict(state["scheduler"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.generator.set_state(state["generator"])
-        self.kept, self.best = state["kept"], state["best"]
-        epochs = [Epoch(**epoch) for epoch in state["epochs"]]
-        self.history = History(
-            epochs=epochs, best_epoch=state["best_epoch"], num_steps=state["num_steps"]
-        )
+    `checkpoint` is handed the function that gives the state after every epoch, `resume` is such a state.
+    Raises TrainingDiverged when a loss or a held-out value is not finite.
+    """
+    training = Training(method, is_fp16(train.autocast), generator)
+    if resume is not None:
+        training.resume(resume)
+    while len(training.history.epochs) < method.config.epochs:
+        on_epoch(training.epoch(train, heldout, on_step))
+        if len(training.history.epochs) < method.config.epochs:
+            checkpoint(training.state)
+    return training.finish()
 
 
 @torch.no_grad()
@@ -280,7 +293,12 @@ def _available_ram() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2  # macOS does not say what is free
 
 
-def _is_fp16(context: AbstractContextManager) -> bool:
+def _device_of(method: Method) -> torch.device:
+    return next(method.parameters()).device
+
+
+def is_fp16(context: AbstractContextManager) -> bool:
+    """Whether networks run in fp16 here, whose gradients need scaling."""
     return isinstance(context, torch.autocast) and context.fast_dtype == torch.float16
 
 

@@ -13,8 +13,8 @@ LINKED = ("methods", "datasets", "sweeps", "reports")
 # Who may import whom, lowest first: a module imports only from its own line or from lines above it.
 LAYERS = (
     ("errors", "known_backbones"),
-    ("presets", "metrics", "legacy"),
-    ("cell",),
+    ("presets", "metrics", "legacy", "storage", "defects"),
+    ("cell", "lease", "checkpoint"),
     ("dataset",),
     ("backbone", "results"),
     ("method", "images", "datasets"),

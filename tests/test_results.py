@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kdbench.results import ROW_SCHEMA, SCHEMA_VERSION, SCORE_SCHEMA, STATUSES, Results, read_rows
+from kdbench.results import ROW_SCHEMA, SCHEMA_VERSION, SCORE_SCHEMA, STATUSES, Results, cell_name, read_rows
 
 # A change here is a new SCHEMA_VERSION, and other people's notebooks break.
 FROZEN_ROWS = [
@@ -64,11 +64,13 @@ FROZEN_ROWS = [
     ("epoch_heldout", "list<item: double>"),
     ("prepare_s", "double"),
     ("train_s", "double"),
+    ("resumed_at_epoch", "int64"),
     ("evaluate_s", "double"),
     ("num_parameters", "int64"),
     ("num_trained_parameters", "int64"),
     ("flops", "int64"),
     ("peak_memory_bytes", "int64"),
+    ("device_memory_bytes", "int64"),
     ("backbone", "string"),
     ("teacher_source", "string"),
     ("teacher_sha256", "string"),
@@ -300,6 +302,6 @@ def test_a_damaged_file_is_named(tmp_path: Path, damage: Any, reader: str) -> No
     results = Results(tmp_path)
     results.write_rows([row("abc")])
     results.write_rows([row("def")])
-    damage(results.cell_file("abc"))
+    damage(tmp_path / cell_name("abc"))
     with pytest.raises(ValueError, match=r"abc\.parquet is damaged"):
         results.statuses(["abc", "def"]) if reader == "statuses" else read_rows(tmp_path)

@@ -1,0 +1,144 @@
+"""A folder on a disk or in an object store, in which every file is whole or not there."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdbench.errors import RequestError
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+# Stores in which an object appears only when its writer closes it, and which have no folders to make.
+OBJECT_STORES = ("s3", "gcs", "abfs")
+
+
+class Storage:
+    """Files below one folder: a path, or a URI that pyarrow knows (`s3://`, `gs://`, `abfs://`, `file://`).
+
+    Names are relative and use `/`. A file whose name begins with a dot is being written; nobody reads it.
+    """
+
+    def __init__(self, where: str | Path) -> None:
+        self.where = str(where)
+        self.local = _local_path(self.where)  # None: not a disk of this machine
+        self._opened: tuple[FileSystem, str] | None = None
+
+    def __str__(self) -> str:
+        return self.where
+
+    def path(self, name: str) -> str:
+        """Where a file is, for messages and for readers that take a path or a URI."""
+        return f"{self.where.rstrip('/')}/{name}"
+
+    def names(self, folder: str) -> list[str]:
+        """Names `folder/file` of all finished files in a folder, sorted; none if there is no such folder."""
+        return sorted(name for name in self._all(folder) if not name.rpartition("/")[2].startswith("."))
+
+    def unfinished(self, folder: str) -> list[str]:
+        """Names of files that are being written, or were when their writer died."""
+        return sorted(name for name in self._all(folder) if name.endswith(".tmp"))
+
+    def exists(self, name: str) -> bool:
+        """Whether the file is there, and so is whole."""
+        if self.local:
+            return (self.local / name).exists()
+        files, base = self._remote()
+        return bool(files.get_file_info(f"{base}/{name}").is_file)
+
+    def read(self, name: str) -> bytes:
+        """The content of a file; OSError (FileNotFoundError) if it cannot be read."""
+        if self.local:
+            return (self.local / name).read_bytes()
+        files, base = self._remote()
+        with files.open_input_stream(f"{base}/{name}") as stream:
+            return bytes(stream.read())
+
+    def write(self, name: str, data: bytes | memoryview) -> None:
+        """Write a file at once and for good; OSError leaves what was there before."""
+        if self.local:
+            self._write_local(self.local / name, data)
+            return
+        files, base = self._remote()
+        target = f"{base}/{name}"
+        if files.type_name in OBJECT_STORES:
+            with files.open_output_stream(target) as stream:
+                stream.write(data)
+            return
+        folder, _, last = target.rpartition("/")
+        aside = f"{folder}/.{last}.{os.urandom(4).hex()}.tmp"
+        files.create_dir(folder, recursive=True)
+        with files.open_output_stream(aside) as stream:
+            stream.write(data)
+        files.move(aside, target)
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a file that is not there yet; False if it is. Only on a disk, where this is atomic."""
+        assert self.local
+        target = self.local / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = _aside(target)
+        try:
+            aside.write_bytes(data)
+            os.link(aside, target)  # unlike a rename it fails where the target exists, also over NFS
+        except FileExistsError:
+            return False
+        finally:
+            aside.unlink(missing_ok=True)
+        return True
+
+    def remove(self, name: str) -> None:
+        """Remove a file if it is there."""
+        if self.local:
+            (self.local / name).unlink(missing_ok=True)
+            return
+        files, base = self._remote()
+        if files.get_file_info(f"{base}/{name}").is_file:
+            files.delete_file(f"{base}/{name}")
+
+    def _all(self, folder: str) -> list[str]:
+        if self.local:
+            where = self.local / folder
+            found = [entry.name for entry in os.scandir(where)] if where.is_dir() else []
+            return [f"{folder}/{name}" for name in found]
+        from pyarrow.fs import FileSelector
+
+        files, base = self._remote()
+        infos = files.get_file_info(FileSelector(f"{base}/{folder}", allow_not_found=True))
+        return [f"{folder}/{info.base_name}" for info in infos if info.is_file]
+
+    def _remote(self) -> "tuple[FileSystem, str]":
+        if self._opened is None:
+            import pyarrow as pa
+            from pyarrow.fs import FileSystem
+
+            try:
+                files, base = FileSystem.from_uri(self.where)
+            except (pa.ArrowException, OSError, ValueError) as error:
+                said = str(error).splitlines()[0]
+                raise RequestError([f"cannot open the results folder {self.where}: {said}"]) from error
+            self._opened = files, base.rstrip("/")
+        return self._opened
+
+    def _write_local(self, target: Path, data: bytes | memoryview) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = _aside(target)
+        try:
+            with aside.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(target)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+def _aside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
+
+
+def _local_path(where: str) -> Path | None:
+    scheme, separator, rest = where.partition("://")
+    if not separator:
+        return Path(where)
+    return Path(rest) if scheme == "file" else None

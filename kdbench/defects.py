@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+DEFECTS_VERSION = 1  # part of a sweep's id: other defects are another objective
+
 PATCH_AREA = (0.02, 0.15)  # share of the image that CutPaste cuts
 PATCH_RATIO = (0.3, 3.3)  # its height over its width
 SCAR_WIDTH, SCAR_LENGTH = (

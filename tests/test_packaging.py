@@ -22,7 +22,8 @@ LAYERS = (
     ("evaluate", "provenance"),
     ("run", "probe"),
     ("request", "live", "check", "download"),
-    ("estimate", "doctor", "schedule", "sweeps", "reports", "new_method"),
+    ("reports",),
+    ("estimate", "doctor", "schedule", "sweeps", "new_method"),
     ("cli",),
     ("__main__",),
 )

@@ -10,6 +10,7 @@ import pandas as pd
 from kdbench.dataset import written_aside
 from kdbench.metrics import METRICS
 from kdbench.registry import method_facts, method_names
+from kdbench.reports.sweep import sweep_sections
 from kdbench.results import read_probes, read_rows
 
 COLUMNS = (*METRICS, "mad")
@@ -44,7 +45,8 @@ def write_leaderboard(results: Path, folder: Path) -> tuple[Path, str]:
     path = folder / "leaderboard.md"
     with written_aside(path) as aside:
         text = "\n".join(_section(title, rows) + _interference(rows, probes) for title, rows in sections)
-        aside.write_text(f"# Leaderboard\n\n{LEGEND}\n{text}\n{_fidelity(sections)}", encoding="utf-8")
+        text += f"\n{_fidelity(sections)}\n{sweep_sections(results, folder)}"
+        aside.write_text(f"# Leaderboard\n\n{LEGEND}\n{text}", encoding="utf-8")
     return path, "\n".join(_headline(title, rows) for title, rows in sections)
 
 

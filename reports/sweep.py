@@ -19,7 +19,7 @@ from kdbench.results import read_audits, read_trials
 TOP = 10
 MIN_TRIALS = 10  # below, an importance is noise
 REPEATS = 20  # permutations of each key on each fold
-FOLDS = 5
+FOLDS, TREES = 5, 100
 DPI = 150
 LEGEND = """A trial is one configuration, judged without any test image: by a metric of held-out normal
 images, each once as it is and once with a synthetic defect. These values are not comparable with those of the
@@ -116,10 +116,6 @@ def importance(trials: pd.DataFrame, seed: int = 0) -> Importance | str:
 
     Trials that were stopped early count, too: all are compared at the last epoch that each of them reached.
     """
-    from sklearn.ensemble import RandomForestRegressor
-    from sklearn.inspection import permutation_importance
-    from sklearn.model_selection import KFold
-
     judged = trials[trials["objective_epochs"].map(len) > 0]
     if len(judged) < MIN_TRIALS:
         return f"{len(judged)} trials are too few to say which key matters: {MIN_TRIALS} are needed"
@@ -131,27 +127,34 @@ def importance(trials: pd.DataFrame, seed: int = 0) -> Importance | str:
     keys = _keys(trials)
     searched = pd.DataFrame([json.loads(text) for text in judged["searched"]])[keys]
     codes = np.column_stack([_codes(searched[key]) for key in keys])
-    explained, drops = [], []
-    for fold, (fitted, unseen) in enumerate(KFold(FOLDS, shuffle=True, random_state=seed).split(codes)):
-        forest = RandomForestRegressor(200, min_samples_leaf=2, random_state=seed + fold)
-        forest.fit(codes[fitted], value[fitted])
-        explained.append(forest.predict(codes[unseen]))
-        found = permutation_importance(
-            forest, codes[unseen], value[unseen], n_repeats=REPEATS, random_state=seed,
-            scoring="neg_mean_squared_error",
-        )  # fmt: skip
-        drops.append(found.importances_mean * len(unseen))
-    order = np.concatenate(
-        [unseen for _, unseen in KFold(FOLDS, shuffle=True, random_state=seed).split(codes)]
-    )
+    unexplained, shuffled = _errors(codes, value, seed)
     spread = np.sum((value - value.mean()) ** 2)
-    drop = np.sum(drops, 0) / spread
+    drop = (shuffled - unexplained) / spread
     return Importance(
         epoch=epoch,
         num_trials=len(judged),
-        explained=float(1 - np.sum((np.concatenate(explained) - value[order]) ** 2) / spread),
+        explained=float(1 - unexplained / spread),
         drop={keys[i]: float(drop[i]) for i in np.argsort(-drop, kind="stable")},
     )
+
+
+def _errors(codes: np.ndarray, value: np.ndarray, seed: int) -> tuple[float, np.ndarray]:
+    """Sum of squared errors on unseen folds; and the same with each column [K] shuffled, mean of REPEATS."""
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.model_selection import KFold
+
+    generator, num_keys = np.random.default_rng(seed), codes.shape[1]
+    plain, shuffled = 0.0, np.zeros(num_keys)
+    for fitted, unseen in KFold(FOLDS, shuffle=True, random_state=seed).split(codes):
+        forest = RandomForestRegressor(TREES, min_samples_leaf=2, random_state=seed)
+        forest.fit(codes[fitted], value[fitted])
+        tried = np.tile(codes[unseen], (num_keys, REPEATS, 1, 1))  # [K,REPEATS,N,K], predicted all at once
+        for key in range(num_keys):
+            tried[key, ..., key] = generator.permuted(tried[key, ..., key], axis=1)
+        found = forest.predict(tried.reshape(-1, num_keys)).reshape(tried.shape[:3])
+        plain += float(np.sum((forest.predict(codes[unseen]) - value[unseen]) ** 2))
+        shuffled += np.sum((found - value[unseen]) ** 2, axis=2).mean(1)
+    return plain, shuffled
 
 
 def importance_text(trials: pd.DataFrame) -> str:

@@ -105,7 +105,7 @@ def _tuner(planned: SweepPlan) -> tune.Tuner:
         )
     return tune.Tuner(
         trainable,
-        param_space=_domains(planned.space),
+        param_space={} if request.search == "bohb" else _domains(planned.space),  # BOHB has it already
         tune_config=tune.TuneConfig(
             metric=OBJECTIVE,
             mode="max",
@@ -157,8 +157,10 @@ def _searcher(planned: SweepPlan) -> Any:
     seed = planned.sweep.cells[0].seed
     first = [{key: planned.space[key].encoded(value) for key, value in planned.first.items()}]
     if planned.request.search == "optuna":
+        import optuna
         from ray.tune.search.optuna import OptunaSearch
 
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
         return OptunaSearch(points_to_evaluate=first, seed=seed)
     if planned.request.search == "bohb":
         from ray.tune.search.bohb import TuneBOHB

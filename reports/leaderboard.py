@@ -38,7 +38,7 @@ class Entry:
     holes: tuple[str, ...]  # what is missing, in words; none: the entry is ranked
 
 
-def write_leaderboard(results: Path, folder: Path) -> tuple[Path, str]:
+def write_leaderboard(results: str | Path, folder: Path) -> tuple[Path, str]:
     """Write `leaderboard.md` of all rows in `results`; returns its path and a headline for the terminal."""
     sections = list(_sections(load_rows(results)))
     probes = read_probes(results).to_pandas()
@@ -50,7 +50,7 @@ def write_leaderboard(results: Path, folder: Path) -> tuple[Path, str]:
     return path, "\n".join(_headline(title, rows) for title, rows in sections)
 
 
-def load_rows(results: Path) -> pd.DataFrame:
+def load_rows(results: str | Path) -> pd.DataFrame:
     """All rows, with `entry` (the method and the keys in which its configurations differ) and `oracle`."""
     rows = read_rows(results).to_pandas()
     rows["oracle"] = rows["selection"] == "test"

@@ -27,7 +27,7 @@ leaderboard; only differences between trials mean something. See docs/sweeps.md.
 """
 
 
-def write_sweeps(results: Path, folder: Path) -> Path:
+def write_sweeps(results: str | Path, folder: Path) -> Path:
     """Write `sweep.md` and its figures, of all sweeps of a results folder; returns its path."""
     path = folder / "sweep.md"
     with written_aside(path) as aside:
@@ -35,7 +35,7 @@ def write_sweeps(results: Path, folder: Path) -> Path:
     return path
 
 
-def sweep_sections(results: Path, folder: Path) -> str:
+def sweep_sections(results: str | Path, folder: Path) -> str:
     """Markdown of all sweeps, their figures put into `folder/figures`; empty if there are none."""
     trials, audits = read_trials(results).to_pandas(), read_audits(results).to_pandas()
     sections = [

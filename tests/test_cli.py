@@ -127,7 +127,8 @@ def rows(folder: str = "results") -> list[dict[str, Any]]:
 
 
 def files(folder: str = "results") -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file())
+    found = (path.relative_to(folder) for path in Path(folder).rglob("*") if path.is_file())
+    return sorted(str(path) for path in found if path.parts[0] != "runs")  # one file per run, by its time
 
 
 def files_of(*rows: dict[str, Any]) -> list[str]:
@@ -553,7 +554,7 @@ def test_a_dry_run_shows_the_cells_and_runs_nothing(run: Call) -> None:
     code, text = run("--dry-run", "--seeds", "0,1")
     assert code == 0
     assert text.count("to run ") >= 4
-    assert re.search(r"4 of 4 cells to run, about [\d.]+ s one after another", text)
+    assert re.search(r"4 of 4 cells to run, about [\d.]+ s with local: ", text)
     assert not Path("results").exists()
 
 
@@ -562,7 +563,7 @@ def test_a_dry_run_knows_what_ended_and_estimates_the_rest(run: Call) -> None:
     before = times()
     code, text = run("--dry-run")
     assert code == 0
-    assert re.search(r"1 of 2 cells to run, about [\d.]+ s one after another", text)
+    assert re.search(r"1 of 2 cells to run, about [\d.]+ s with local: ", text)
     assert times() == before
 
 
@@ -659,8 +660,10 @@ def test_the_options_of_run_are_frozen() -> None:
     assert sorted(
         option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
     ) == [
+        "--address",
         "--backbone",
         "--categories",
+        "--checkpoint-every",
         "--config",
         "--cpus-per-cell",
         "--dataset",
@@ -669,8 +672,12 @@ def test_the_options_of_run_are_frozen() -> None:
         "--dry-run",
         "--epochs",
         "--executor",
+        "--gpus-per-cell",
         "--keep-detectors",
+        "--latency",
+        "--memory-per-cell",
         "--methods",
+        "--no-latency",
         "--precision",
         "--preset",
         "--profile",
@@ -683,6 +690,44 @@ def test_the_options_of_run_are_frozen() -> None:
         "--setting",
         "--split",
         "--timeout",
+        "--weights",
+    ]
+
+
+def test_the_options_of_sweep_are_frozen() -> None:
+    command = typer.main.get_command(cli.app).commands["sweep"]  # type: ignore[attr-defined]
+    options = sorted(
+        option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
+    )
+    assert [option for option in options if option.startswith("-")] == [
+        "--audit",
+        "--backbone",
+        "--categories",
+        "--config",
+        "--cpus-per-trial",
+        "--dataset",
+        "--device",
+        "--discard-detectors",
+        "--epochs",
+        "--gpus-per-trial",
+        "--keep-detectors",
+        "--max-concurrent",
+        "--objective",
+        "--precision",
+        "--profile",
+        "--report",
+        "--report-every",
+        "--results",
+        "--root",
+        "--scheduler",
+        "--search",
+        "--seeds",
+        "--selection",
+        "--set",
+        "--setting",
+        "--space",
+        "--split",
+        "--trials",
         "--weights",
     ]
 

@@ -12,18 +12,19 @@ LINKED = ("methods", "datasets", "sweeps", "reports")
 
 # Who may import whom, lowest first: a module imports only from its own line or from lines above it.
 LAYERS = (
-    ("errors", "known_backbones"),
+    ("errors", "known_backbones", "resources"),
     ("presets", "metrics", "legacy", "storage", "defects"),
     ("cell", "lease", "checkpoint"),
     ("dataset",),
     ("backbone", "results"),
     ("method", "images", "datasets"),
     ("methods", "registry", "train"),
-    ("evaluate", "provenance"),
-    ("run", "probe"),
-    ("request", "live", "check", "download"),
+    ("evaluate", "provenance", "detector"),
+    ("run", "probe", "status"),
+    ("request", "live", "check", "download", "latency"),
     ("reports",),
-    ("estimate", "doctor", "schedule", "sweeps", "new_method"),
+    ("estimate", "doctor", "prepare", "sweeps", "new_method"),
+    ("schedule",),
     ("cli",),
     ("__main__",),
 )

@@ -20,6 +20,7 @@ from kdbench.reports.entries import (
 )
 from kdbench.reports.rows import Group, Rows, load, sections
 from kdbench.reports.significance import Evidence
+from kdbench.reports.sweep import sweep_sections
 from kdbench.reports.tables import Table, markdown_line, to_csv, to_html, to_latex, to_markdown
 
 LEGEND = (
@@ -43,7 +44,9 @@ class Section:
 def write_leaderboard(results: str | Path, folder: Path) -> tuple[Path, str]:
     """Write `leaderboard.md`, `.csv`, `.tex` and `.html` of all rows; returns the first and a headline."""
     found = assemble(load(results))
-    for name, said in rendered(found).items():
+    files = rendered(found)
+    files["leaderboard.md"] += sweep_sections(results, folder)
+    for name, said in files.items():
         with written_aside(folder / name) as aside:
             aside.write_text(said, encoding="utf-8")
     return folder / "leaderboard.md", "\n".join(section.headline for section in found if section.headline)

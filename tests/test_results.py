@@ -12,7 +12,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kdbench.results import ROW_SCHEMA, SCHEMA_VERSION, SCORE_SCHEMA, STATUSES, Results, cell_name, read_rows
+from kdbench.results import (
+    AUDIT_SCHEMA,
+    ROW_SCHEMA,
+    SCHEMA_VERSION,
+    SCORE_SCHEMA,
+    STATUSES,
+    TRIAL_SCHEMA,
+    TRIAL_STATUSES,
+    Results,
+    cell_name,
+    read_rows,
+)
 
 # A change here is a new SCHEMA_VERSION, and other people's notebooks break.
 FROZEN_ROWS = [
@@ -100,6 +111,102 @@ FROZEN_SCORES = [
     ("image_score", "double"),
 ]
 
+FROZEN_TRIALS = [
+    ("schema_version", "int64"),
+    ("trial_id", "string"),
+    ("sweep_id", "string"),
+    ("method", "string"),
+    ("config", "string"),
+    ("searched", "string"),
+    ("is_default", "bool"),
+    ("dataset", "string"),
+    ("setting", "string"),
+    ("categories", "list<item: string>"),
+    ("dataset_categories", "list<item: string>"),
+    ("fingerprints", "list<item: string>"),
+    ("seeds", "list<item: int64>"),
+    ("profile", "string"),
+    ("search", "string"),
+    ("scheduler", "string"),
+    ("selection", "string"),
+    ("objective", "string"),
+    ("objective_value", "double"),
+    ("objective_epochs", "list<item: int64>"),
+    ("objective_history", "list<item: double>"),
+    ("metric_version", "int64"),
+    ("status", "string"),
+    ("error", "string"),
+    ("epochs", "int64"),
+    ("epochs_trained", "int64"),
+    ("stopped_early", "bool"),
+    ("num_train", "int64"),
+    ("num_heldout", "int64"),
+    ("trial_s", "double"),
+    ("peak_memory_bytes", "int64"),
+    ("started_at", "string"),
+    ("ended_at", "string"),
+    ("backbone", "string"),
+    ("teacher_source", "string"),
+    ("teacher_sha256", "string"),
+    ("precision", "string"),
+    ("device", "string"),
+    ("device_name", "string"),
+    ("driver", "string"),
+    ("num_threads", "int64"),
+    ("host", "string"),
+    ("git_commit", "string"),
+    ("git_dirty", "bool"),
+    ("kdbench_version", "string"),
+    ("python_version", "string"),
+    ("torch_version", "string"),
+    ("torchvision_version", "string"),
+    ("timm_version", "string"),
+    ("ray_version", "string"),
+]
+FROZEN_AUDITS = [
+    ("schema_version", "int64"),
+    ("trial_id", "string"),
+    ("sweep_id", "string"),
+    ("method", "string"),
+    ("config", "string"),
+    ("dataset", "string"),
+    ("setting", "string"),
+    ("category", "string"),
+    ("categories", "list<item: string>"),
+    ("dataset_categories", "list<item: string>"),
+    ("fingerprint", "string"),
+    ("seed", "int64"),
+    ("profile", "string"),
+    ("selection", "string"),
+    ("preset", "string"),
+    ("metric_version", "int64"),
+    ("image_auroc", "double"),
+    ("image_ap", "double"),
+    ("image_f1_max", "double"),
+    ("pixel_auroc", "double"),
+    ("pixel_ap", "double"),
+    ("pixel_f1_max", "double"),
+    ("aupro", "double"),
+    ("aupro_05", "double"),
+    ("mad", "double"),
+    ("num_test", "int64"),
+    ("num_defective", "int64"),
+    ("evaluate_s", "double"),
+    ("teacher_sha256", "string"),
+    ("precision", "string"),
+    ("device", "string"),
+    ("device_name", "string"),
+    ("num_threads", "int64"),
+    ("host", "string"),
+    ("git_commit", "string"),
+    ("git_dirty", "bool"),
+    ("kdbench_version", "string"),
+    ("python_version", "string"),
+    ("torch_version", "string"),
+    ("torchvision_version", "string"),
+    ("timm_version", "string"),
+]
+
 
 def row(cell_id: str = "abc", **values: Any) -> dict[str, Any]:
     return {"cell_id": cell_id, "category": "bottle", "status": "ok", "image_auroc": 0.5, **values}
@@ -123,6 +230,9 @@ def test_the_schema_is_frozen() -> None:
     assert SCHEMA_VERSION == 1
     assert [(field.name, str(field.type)) for field in ROW_SCHEMA] == FROZEN_ROWS
     assert [(field.name, str(field.type)) for field in SCORE_SCHEMA] == FROZEN_SCORES
+    assert [(field.name, str(field.type)) for field in TRIAL_SCHEMA] == FROZEN_TRIALS
+    assert [(field.name, str(field.type)) for field in AUDIT_SCHEMA] == FROZEN_AUDITS
+    assert TRIAL_STATUSES == ("running", "ok", "failed", "oom")
     assert STATUSES == ("ok", "failed", "timeout", "oom")
 
 

@@ -76,7 +76,8 @@ def _read_marker(planned: SweepPlan) -> SweepEnd | None:
     storage = Storage(planned.sweep.place.results)
     if not storage.exists(_marker_name(planned)):
         return None
-    if any(row["status"] != "ok" for row in read_sweep(planned.sweep)) or not read_sweep(planned.sweep):
+    rows = read_sweep(planned.sweep)
+    if not rows or any(row["status"] != "ok" for row in rows):
         return None
     return SweepEnd(**json.loads(storage.read(_marker_name(planned))))
 
@@ -97,8 +98,11 @@ def _tuner(planned: SweepPlan) -> tune.Tuner:
         tune.with_parameters(_trial, sweep=sweep, space=planned.space),
         {"cpu": request.cpus_per_trial, "gpu": planned.gpus_per_trial},
     )
-    storage = Storage(sweep.place.results).path(planned.folder)
-    if tune.Tuner.can_restore(f"{storage}/ray"):
+    files = Storage(sweep.place.results)
+    storage = files.path(planned.folder)
+    # A sweep that was killed in its first seconds has no state of its trials: Ray would not go on from it.
+    begun = any("experiment_state" in name for name in files.names(f"{planned.folder}/ray"))
+    if begun and tune.Tuner.can_restore(f"{storage}/ray"):
         # The state is Ray's own pickle, which is as safe as the folder that it lies in.
         return tune.Tuner.restore(
             f"{storage}/ray", trainable=trainable, resume_unfinished=True, restart_errored=True

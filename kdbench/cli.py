@@ -118,6 +118,10 @@ def run(
         bool | None,
         typer.Option("--keep-detectors/--discard-detectors", help="Keep trained detectors (default)."),
     ] = None,
+    keep_pictures: Annotated[
+        bool | None,
+        typer.Option("--keep-pictures/--discard-pictures", help="Keep small anomaly maps (default)."),
+    ] = None,
     report_: Annotated[Path, typer.Option("--report", help="Where the report is written.")] = REPORT,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the cells and an estimate, run nothing.")
@@ -153,6 +157,7 @@ def run(
             "timeout": timeout,
             "redo": redo,
             "keep_detectors": keep_detectors,
+            "keep_pictures": keep_pictures,
         },
     )
     if "synthetic" in request.dataset:

@@ -48,6 +48,7 @@ class Request(BaseModel):
     timeout: float | None = Field(None, gt=0)
     redo: Literal["failed", "all"] | None = None
     keep_detectors: bool = True
+    keep_pictures: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +178,7 @@ def plan(request: Request) -> Plan:
                     device=device,
                     num_threads=request.cpus_per_cell,
                     keep_detectors=request.keep_detectors,
+                    keep_pictures=request.keep_pictures,
                 )
                 for category, categories in groups_of(setting, tuple(data.categories)):
                     cell = Cell(

@@ -127,14 +127,17 @@ def rows(folder: str = "results") -> list[dict[str, Any]]:
 
 
 def files(folder: str = "results") -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file())
+    """All files but the pictures of inputs, which belong to the images and not to a cell."""
+    found = [str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file()]
+    return sorted(name for name in found if not name.startswith("inputs/"))
 
 
 def files_of(*rows: dict[str, Any]) -> list[str]:
-    """What a results folder holds after these rows: a detector and scores only of cells that ended well."""
+    """What a results folder holds after these rows: all but the rows only of cells that ended well."""
     ids = {row["cell_id"]: row["status"] for row in rows}
     well = [cell for cell, status in ids.items() if status == "ok"]
-    kept = [f"detectors/{cell}.safetensors" for cell in well] + [f"scores/{cell}.parquet" for cell in well]
+    kept = [f"detectors/{cell}.safetensors" for cell in well]
+    kept += [f"{part}/{cell}.parquet" for part in ("curves", "pictures", "scores") for cell in well]
     return sorted([f"cells/{cell}.parquet" for cell in ids] + kept)
 
 
@@ -195,6 +198,18 @@ def test_per_image_scores_are_kept(run: Call) -> None:
         (a["image_score"] > b["image_score"]) + 0.5 * (a["image_score"] == b["image_score"]) for a, b in pairs
     )
     assert row["image_auroc"] == pytest.approx(wins / 16)
+
+
+def test_pictures_are_kept_unless_they_are_discarded(run: Call) -> None:
+    assert run("--categories", "bottle", "--discard-pictures")[0] == 0
+    assert not Path("results/pictures").exists()
+    assert not Path("results/inputs").exists()
+    assert len(list(Path("results/curves").iterdir())) == 1
+    Path("grid.toml").write_text("keep_pictures = false\n")
+    assert run("--seeds", "1", "--categories", "bottle", "--config", "grid.toml")[0] == 0
+    assert not Path("results/pictures").exists()
+    assert run("--seeds", "2", "--categories", "bottle")[0] == 0
+    assert len(list(Path("results/pictures").iterdir())) == len(list(Path("results/inputs").iterdir())) == 1
 
 
 def test_the_same_command_runs_nothing_again(run: Call) -> None:
@@ -666,10 +681,12 @@ def test_the_options_of_run_are_frozen() -> None:
         "--dataset",
         "--device",
         "--discard-detectors",
+        "--discard-pictures",
         "--dry-run",
         "--epochs",
         "--executor",
         "--keep-detectors",
+        "--keep-pictures",
         "--methods",
         "--precision",
         "--preset",

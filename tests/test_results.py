@@ -12,7 +12,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kdbench.results import ROW_SCHEMA, SCHEMA_VERSION, SCORE_SCHEMA, STATUSES, Results, cell_name, read_rows
+from kdbench.results import (
+    CURVE_SCHEMA,
+    INPUT_SCHEMA,
+    PICTURE_SCHEMA,
+    ROW_SCHEMA,
+    SCHEMA_VERSION,
+    SCORE_SCHEMA,
+    STATUSES,
+    Results,
+    cell_name,
+    read_rows,
+)
 
 # A change here is a new SCHEMA_VERSION, and other people's notebooks break.
 FROZEN_ROWS = [
@@ -101,6 +112,32 @@ FROZEN_SCORES = [
 ]
 
 
+FROZEN_CURVES = [
+    ("cell_id", "string"),
+    ("category", "string"),
+    *((name, "list<item: float>") for name in ("image_fpr", "image_tpr", "pixel_fpr", "pixel_tpr")),
+    *((name, "list<item: float>") for name in ("pro_fpr", "pro")),
+]
+FROZEN_PICTURES = [
+    ("cell_id", "string"),
+    ("category", "string"),
+    ("category_fingerprint", "string"),
+    ("image", "string"),
+    ("anomaly_map", "binary"),
+    ("lowest", "double"),
+    ("highest", "double"),
+]
+FROZEN_INPUTS = [
+    ("category_fingerprint", "string"),
+    ("category", "string"),
+    ("image", "string"),
+    ("width", "int64"),
+    ("height", "int64"),
+    ("input", "binary"),
+    ("mask", "binary"),
+]
+
+
 def row(cell_id: str = "abc", **values: Any) -> dict[str, Any]:
     return {"cell_id": cell_id, "category": "bottle", "status": "ok", "image_auroc": 0.5, **values}
 
@@ -123,6 +160,9 @@ def test_the_schema_is_frozen() -> None:
     assert SCHEMA_VERSION == 1
     assert [(field.name, str(field.type)) for field in ROW_SCHEMA] == FROZEN_ROWS
     assert [(field.name, str(field.type)) for field in SCORE_SCHEMA] == FROZEN_SCORES
+    assert [(field.name, str(field.type)) for field in CURVE_SCHEMA] == FROZEN_CURVES
+    assert [(field.name, str(field.type)) for field in PICTURE_SCHEMA] == FROZEN_PICTURES
+    assert [(field.name, str(field.type)) for field in INPUT_SCHEMA] == FROZEN_INPUTS
     assert STATUSES == ("ok", "failed", "timeout", "oom")
 
 

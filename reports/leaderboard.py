@@ -1,6 +1,5 @@
-"""The leaderboard in Markdown: means over categories, per-category tables, and every hole shown as one."""
+"""The leaderboard: which tables a report has, and the files that they are written to."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,74 +9,100 @@ import pandas as pd
 from kdbench.dataset import written_aside
 from kdbench.metrics import METRICS
 from kdbench.registry import method_facts, method_names
-from kdbench.results import read_probes, read_rows
+from kdbench.reports.rows import Group, Rows, holes, load, load_rows, sections
+from kdbench.reports.tables import (
+    HOLE,
+    Table,
+    Value,
+    hole,
+    percent,
+    text,
+    to_csv,
+    to_html,
+    to_latex,
+    to_markdown,
+)
+
+__all__ = ["Entry", "Section", "assemble", "entries", "load_rows", "write_leaderboard"]
 
 COLUMNS = (*METRICS, "mad")
-TITLES = ("I-AUROC", "I-AP", "I-F1", "P-AUROC", "P-AP", "P-F1", "AUPRO", "AUPRO 5 %", "mAD")
+TITLES = dict(
+    zip(
+        COLUMNS,
+        ("I-AUROC", "I-AP", "I-F1", "P-AUROC", "P-AP", "P-F1", "AUPRO", "AUPRO 5 %", "mAD"),
+        strict=True,
+    )
+)
 PER_CATEGORY = ("image_auroc", "pixel_auroc", "aupro")
-# Rows that differ in one of these never share a table.
-APART = ["dataset", "setting", "profile", "preset", "metric_version", "oracle"]
-HOLE = "-"
+PROBES = {
+    "mixup_image_auroc": "Mixup, I-AUROC",
+    "cutpaste_image_auroc": "CutPaste, I-AUROC",
+    "cutpaste_pixel_auroc": "CutPaste, P-AUROC",
+}
 LEGEND = """Percent. A mean is over all categories of the dataset, then over seeds (± standard deviation).
 I image, P pixel; AUPRO up to a false positive rate of 30 %, and of 5 %; mAD is the mean of the first seven.
 Methods are ranked by mAD, and only where every category of every seed ended well. A - is a hole: no number.
 """
-
 
 Means = dict[str, tuple[float, float] | None]  # metric -> (mean, deviation) over seeds; None is a hole
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One line of a leaderboard: a method with one configuration."""
+    """One line of a leaderboard: a method with one recipe."""
 
     name: str
+    rows: pd.DataFrame
     means: Means  # over all categories of the dataset, or holes
     num_seeds: int
     holes: tuple[str, ...]  # what is missing, in words; none: the entry is ranked
 
 
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """The tables of rows that may be compared with each other, or of the whole report."""
+
+    title: str
+    tables: tuple[Table, ...]
+    headline: str = ""  # what the terminal shows of it
+
+
 def write_leaderboard(results: Path, folder: Path) -> tuple[Path, str]:
-    """Write `leaderboard.md` of all rows in `results`; returns its path and a headline for the terminal."""
-    sections = list(_sections(load_rows(results)))
-    probes = read_probes(results).to_pandas()
-    path = folder / "leaderboard.md"
-    with written_aside(path) as aside:
-        text = "\n".join(_section(title, rows) + _interference(rows, probes) for title, rows in sections)
-        aside.write_text(f"# Leaderboard\n\n{LEGEND}\n{text}\n{_fidelity(sections)}", encoding="utf-8")
-    return path, "\n".join(_headline(title, rows) for title, rows in sections)
+    """Write `leaderboard.md`, `.csv`, `.tex` and `.html` of all rows; returns the first and a headline."""
+    found = assemble(load(results))
+    tables = [table for section in found for table in section.tables]
+    written = {
+        "leaderboard.md": f"# Leaderboard\n\n{LEGEND}\n" + "\n".join(_markdown(section) for section in found),
+        "leaderboard.csv": to_csv(tables),
+        "leaderboard.tex": "\n".join(to_latex(table) for table in tables),
+        "leaderboard.html": "\n".join(to_html(table) for table in tables),
+    }
+    for name, said in written.items():
+        with written_aside(folder / name) as aside:
+            aside.write_text(said, encoding="utf-8")
+    return folder / "leaderboard.md", "\n".join(s.headline for s in found if s.headline)
 
 
-def load_rows(results: Path) -> pd.DataFrame:
-    """All rows, with `entry` (the method and the keys in which its configurations differ) and `oracle`."""
-    rows = read_rows(results).to_pandas()
-    rows["oracle"] = rows["selection"] == "test"
-    rows["recipe"] = rows["config"] + "\n" + rows["teacher_sha256"].str[:8]
-    rows["entry"] = rows["method"]
-    for (*_, method), group in rows.groupby([*APART, "method"], dropna=False):
-        names = _names(method, group["recipe"].unique())
-        rows.loc[group.index, "entry"] = group["recipe"].map(names)
-    return rows
+def assemble(rows: Rows) -> list[Section]:
+    """Every section of the report, in order."""
+    found = [_section(group, cells, rows) for group, cells in sections(rows.cells)]
+    return [
+        *found,
+        Section(title="How near the methods are to their papers", tables=(_fidelity(rows.cells),)),
+    ]
 
 
 def entries(rows: pd.DataFrame) -> list[Entry]:
-    """The lines of one table: ranked ones by falling mAD, then those with holes by name."""
-    found = [_entry(name, group) for name, group in rows.groupby("entry")]
+    """The entries of one section: ranked ones by falling mAD, then those with holes by name."""
+    found = [_entry(str(name), group) for name, group in rows.groupby("entry")]
     return sorted(found, key=lambda e: (bool(e.holes), -(e.means["mad"] or (0.0, 0.0))[0], e.name))
 
 
 def _entry(name: str, rows: pd.DataFrame) -> Entry:
-    expected = list(rows["dataset_categories"].iloc[0])
-    num_seeds, tried = rows["seed"].nunique(), rows["category"].nunique()
-    holes = []
-    if tried < len(expected):
-        holes.append(f"{tried} of {len(expected)} categories")
-    failed = rows.loc[rows["status"] != "ok", "status"].value_counts()
-    holes += [f"{count} {status}" for status, count in failed.items()]
-    if len(rows) < num_seeds * tried:
-        holes.append(f"{num_seeds * tried - len(rows)} not run")
+    missing = holes(rows)
     nothing: Means = dict.fromkeys(COLUMNS)
-    return Entry(name=name, means=nothing if holes else _means(rows), num_seeds=num_seeds, holes=tuple(holes))
+    means = nothing if missing else _means(rows)
+    return Entry(name=name, rows=rows, means=means, num_seeds=rows["seed"].nunique(), holes=missing)
 
 
 def _means(rows: pd.DataFrame) -> Means:
@@ -86,184 +111,172 @@ def _means(rows: pd.DataFrame) -> Means:
     means: Means = {}
     for metric in COLUMNS:
         by_seed = ok.groupby("seed")[metric].mean()
-        means[metric] = (
-            (by_seed.mean(), by_seed.std(ddof=1)) if len(ok) and ok[metric].notna().all() else None
-        )
+        complete = len(ok) and ok[metric].notna().all()
+        means[metric] = (by_seed.mean(), by_seed.std(ddof=1)) if complete else None
     return means
 
 
-def _common(rows: pd.DataFrame) -> list[str]:
-    """The categories that ended well for every seed of every entry."""
-    ended = rows[rows["status"] == "ok"].groupby("category").size()
-    asked = rows.groupby("entry")["seed"].nunique().sum()
-    return [category for category in rows["dataset_categories"].iloc[0] if ended.get(category, 0) == asked]
+def _section(group: Group, cells: pd.DataFrame, rows: Rows) -> Section:
+    found = entries(cells)
+    tables = [_ranking(group, found), *_partial(group, found), *_published(group, found)]
+    tables += [_per_category(group, found, metric) for metric in PER_CATEGORY]
+    tables += _interference(group, cells, rows.probes)
+    return Section(title=group.title, tables=tuple(tables), headline=_headline(group, found))
 
 
-def _names(method: str, recipes: Sequence[str]) -> dict[str, str]:
-    configs = {}
-    for recipe in recipes:
-        config, teacher = recipe.split("\n")
-        configs[recipe] = json.loads(config) | {"teacher": teacher}
-    keys = sorted({key for config in configs.values() for key in config})
-    differing = [k for k in keys if len({json.dumps(config.get(k)) for config in configs.values()}) > 1]
-    names = {}
-    for recipe, config in configs.items():
-        said = ", ".join(f"{key}={_plain(config.get(key))}" for key in differing)
-        names[recipe] = f"{method} ({said})" if said else method
-    return names
-
-
-def _plain(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _sections(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    for (dataset, setting, profile, preset, version, oracle), group in rows.groupby(APART, dropna=False):
-        title = f"{dataset}, {setting}, profile {profile}, preset {preset} (metrics v{version})"
-        yield title + (", selected on test images: never ranked" if oracle else ""), group
-
-
-def _section(title: str, rows: pd.DataFrame) -> str:
-    lines = entries(rows)
-    oracle = bool(rows["oracle"].iloc[0])
+def _ranking(group: Group, found: list[Entry]) -> Table:
     body, rank = [], 0
-    for entry in lines:
-        ranked = not (entry.holes or oracle or entry.means["mad"] is None)
+    for entry in found:
+        ranked = not (entry.holes or group.oracle or entry.means["mad"] is None)
         rank += ranked
-        place = str(rank) if ranked else HOLE
-        body.append([place, entry.name, *_values(entry.means), str(entry.num_seeds), "; ".join(entry.holes)])
-    parts = [f"## {title}\n", _table(["rank", "method", *TITLES, "seeds", "holes"], body)]
-    common = _common(rows)
-    if common and any(entry.holes for entry in lines):
-        parts.append(f"### {_partial_title(rows, common)}\n")
-        partial = [[name, *_values(means)] for name, means in _partial_means(rows, common)]
-        parts.append(_table(["method", *TITLES], partial))
-    parts.append(_published(rows))
-    for metric in PER_CATEGORY:
-        parts.append(f"### {TITLES[COLUMNS.index(metric)]} per category\n")
-        parts.append(_per_category(rows, lines, metric))
-    return "\n".join(parts)
-
-
-def _published(rows: pd.DataFrame) -> str:
-    """Published numbers of these methods beside ours; other epochs, backbones, metrics are in the notes."""
-    said = pd.read_csv(Path(__file__).with_name("published.csv"))
-    first = rows.iloc[0]
-    said = said[(said["dataset"] == first["dataset"]) & (said["setting"] == first["setting"])]
-    body = []
-    for entry in entries(rows):
-        own = rows[rows["entry"] == entry.name]
-        tried = ["mean", *own["category"].unique()]
-        of_method = said[(said["method"] == own["method"].iloc[0]) & said["category"].isin(tried)]
-        for number in of_method.itertuples():
-            ours = HOLE
-            if number.metric in COLUMNS and number.category == "mean":
-                ours = _mean(entry.means[number.metric])
-            elif number.metric in COLUMNS:
-                ours = _category_cell(own[own["category"] == number.category], number.metric)
-            published = _mean((number.value, float("nan")))
-            note = "" if pd.isna(number.note) else number.note
-            body.append([entry.name, number.category, number.metric, published, ours, number.source, note])
-    head = ["method", "category", "metric", "published", "ours", "source", "note"]
-    return f"### Beside published numbers\n\n{_table(head, body)}" if body else ""
-
-
-def _interference(rows: pd.DataFrame, probes: pd.DataFrame) -> str:
-    """AUROC of composites of two categories against normal images; mean over categories, then over seeds."""
-    metrics = {
-        "mixup_image_auroc": "Mixup, I-AUROC",
-        "cutpaste_image_auroc": "CutPaste, I-AUROC",
-        "cutpaste_pixel_auroc": "CutPaste, P-AUROC",
-    }
-    body = []
-    for name, own in rows.groupby("entry"):
-        probed = probes[probes["cell_id"].isin(own["cell_id"])]
-        if len(probed):
-            by_seed = probed.groupby("seed")[list(metrics)].mean()
-            values = [_mean((by_seed[m].mean(), by_seed[m].std(ddof=1))) for m in metrics]
-            tested = f"{probed['category'].nunique()} of {len(own['dataset_categories'].iloc[0])}"
-            body.append([str(name), *values, tested, str(len(by_seed))])
-    if not body:
-        return ""
-    head = ["method", *metrics.values(), "categories", "seeds"]
-    return f"\n### Cross-class interference (normal images only)\n\n{_table(head, body)}"
-
-
-def _partial_title(rows: pd.DataFrame, common: list[str]) -> str:
-    total = len(rows["dataset_categories"].iloc[0])
-    return f"Not the dataset's mean: over {len(common)} of {total} categories ({', '.join(common)})"
-
-
-def _partial_means(rows: pd.DataFrame, common: list[str]) -> list[tuple[str, Means]]:
-    within = rows[rows["category"].isin(common)]
-    return [(str(name), _means(group)) for name, group in within.groupby("entry")]
-
-
-def _per_category(rows: pd.DataFrame, lines: list[Entry], metric: str) -> str:
-    """One column per entry; the mean of a column only where it is the dataset's mean."""
-    expected = list(rows["dataset_categories"].iloc[0])
-    tried = [category for category in expected if category in set(rows["category"])]
-    body = []
-    for category in tried:
-        cells = [rows[(rows["entry"] == entry.name) & (rows["category"] == category)] for entry in lines]
-        body.append([category, *(_category_cell(cell, metric) for cell in cells)])
-    if len(tried) < len(expected):
-        others = ", ".join(category for category in expected if category not in tried)
-        body.append([f"not run: {others}", *(HOLE for _ in lines)])
-    body.append(["**mean**", *(_mean(entry.means[metric]) for entry in lines)])
-    return _table(["category", *(entry.name for entry in lines)], body)
-
-
-def _category_cell(cell: pd.DataFrame, metric: str) -> str:
-    values = cell.loc[cell["status"] == "ok", metric].dropna()
-    bad = sorted(set(cell["status"]) - {"ok"})
-    text = _mean((values.mean(), values.std(ddof=1))) if len(values) else HOLE
-    return text + (f" ({', '.join(bad)})" if bad else "")
-
-
-def _fidelity(sections: list[tuple[str, pd.DataFrame]]) -> str:
-    used = sorted({method for _, rows in sections for method in rows["method"]})
-    known = method_names()
-    body = [
-        [name, fact.paper, fact.fidelity, "; ".join(fact.departures)]
-        for name in used
-        if name in known
-        for fact in [method_facts(name)]
-    ]
-    return "## How near the methods are to their papers\n\n" + _table(
-        ["method", "paper", "fidelity", "departures"], body
+        values = [text(rank if ranked else HOLE), text(entry.name), *_values(entry.means, entry.rows)]
+        body.append((*values, text(entry.num_seeds), text("; ".join(entry.holes))))
+    return Table(
+        title=f"Ranking: {group.title}",
+        head=("rank", "method", *TITLES.values(), "seeds", "holes"),
+        body=tuple(body),
     )
 
 
-def _headline(title: str, rows: pd.DataFrame) -> str:
-    lines, shown = [title], (*PER_CATEGORY, "mad")
-    found = entries(rows)
+def _partial(group: Group, found: list[Entry]) -> Iterator[Table]:
+    """Means over the categories that every entry has, where some entry lacks some."""
+    common = _common(found)
+    if common and any(entry.holes for entry in found):
+        body = []
+        for entry in found:
+            within = entry.rows[entry.rows["category"].isin(common)]
+            body.append((text(entry.name), *_values(_means(within), within)))
+        yield Table(
+            title=f"{_partial_title(found, common)}: {group.title}",
+            head=("method", *TITLES.values()),
+            body=tuple(body),
+        )
+
+
+def _common(found: list[Entry]) -> list[str]:
+    """The categories that ended well for every seed of every entry."""
+    common = []
+    for category in found[0].rows["dataset_categories"].iloc[0]:
+        own = [entry.rows[entry.rows["category"] == category] for entry in found]
+        whole = zip(own, found, strict=True)
+        if all(len(o) == entry.num_seeds and (o["status"] == "ok").all() for o, entry in whole):
+            common.append(category)
+    return common
+
+
+def _partial_title(found: list[Entry], common: list[str]) -> str:
+    total = len(found[0].rows["dataset_categories"].iloc[0])
+    return f"Not the dataset's mean: over {len(common)} of {total} categories ({', '.join(common)})"
+
+
+def _published(group: Group, found: list[Entry]) -> Iterator[Table]:
+    """Published numbers of these methods beside ours; other epochs, backbones, metrics are in the notes."""
+    said = pd.read_csv(Path(__file__).with_name("published.csv"), keep_default_na=False)
+    said = said[(said["dataset"] == group.dataset) & (said["setting"] == group.setting)]
+    body = []
+    for entry in found:
+        of_method = said[said["method"] == entry.rows["method"].iloc[0]]
+        for number in of_method[of_method["category"].isin(["mean", *entry.rows["category"]])].itertuples():
+            own = entry.rows[entry.rows["category"] == number.category]
+            ours = hole()
+            if number.metric in COLUMNS and number.category == "mean":
+                ours = _mean(entry.means[number.metric], entry.rows)
+            elif number.metric in COLUMNS:
+                ours = _of_category(own, number.metric)
+            names = (text(entry.name), text(number.category), text(number.metric))
+            body.append((*names, percent(number.value), ours, text(number.source), text(number.note)))
+    head = ("method", "category", "metric", "published", "ours", "source", "note")
+    if body:
+        yield Table(title=f"Beside published numbers: {group.title}", head=head, body=tuple(body))
+
+
+def _per_category(group: Group, found: list[Entry], metric: str) -> Table:
+    """One column per entry; the mean of a column only where it is the dataset's mean."""
+    expected = list(found[0].rows["dataset_categories"].iloc[0])
+    seen = {category for entry in found for category in entry.rows["category"]}
+    body = []
+    for category in (category for category in expected if category in seen):
+        own = [entry.rows[entry.rows["category"] == category] for entry in found]
+        body.append((text(category), *(_of_category(rows, metric) for rows in own)))
+    if others := ", ".join(category for category in expected if category not in seen):
+        body.append((text(f"not run: {others}"), *(hole() for _ in found)))
+    body.append((text("mean"), *(_mean(entry.means[metric], entry.rows) for entry in found)))
+    return Table(
+        title=f"{TITLES[metric]} per category: {group.title}",
+        head=("category", *(entry.name for entry in found)),
+        body=tuple(body),
+    )
+
+
+def _of_category(rows: pd.DataFrame, metric: str) -> Value:
+    """Mean and deviation over the seeds of one category, with what ended badly."""
+    ok = rows[(rows["status"] == "ok") & rows[metric].notna()]
+    bad = ", ".join(sorted(set(rows["status"]) - {"ok"}))
+    if ok.empty:
+        return hole(bad, [*rows["cell_id"]])
+    return percent(ok[metric].mean(), ok[metric].std(ddof=1), cell_ids=[*ok["cell_id"]], why=bad)
+
+
+def _interference(group: Group, cells: pd.DataFrame, probes: pd.DataFrame) -> Iterator[Table]:
+    """AUROC of composites of two categories against normal images; mean over categories, then over seeds."""
+    total = len(cells["dataset_categories"].iloc[0])
+    body = []
+    for name, own in probes[probes["cell_id"].isin(cells["cell_id"])].groupby("entry"):
+        by_seed = own.groupby("seed")[[*PROBES]].mean()
+        values = [_mean((by_seed[m].mean(), by_seed[m].std(ddof=1)), own) for m in PROBES]
+        tested = text(f"{own['category'].nunique()} of {total}")
+        body.append((text(name), *values, tested, text(len(by_seed))))
+    if body:
+        yield Table(
+            title=f"Cross-class interference (normal images only): {group.title}",
+            head=("method", *PROBES.values(), "categories", "seeds"),
+            body=tuple(body),
+        )
+
+
+def _fidelity(cells: pd.DataFrame) -> Table:
+    known = set(method_names())
+    facts = [method_facts(name) for name in sorted(cells["method"].unique()) if name in known]
+    return Table(
+        title="How near the methods are to their papers",
+        head=("method", "paper", "fidelity", "departures"),
+        body=tuple(
+            (text(f.name), text(f.paper), text(f.fidelity), text("; ".join(f.departures))) for f in facts
+        ),
+    )
+
+
+def _headline(group: Group, found: list[Entry]) -> str:
+    lines, shown = [group.title], (*PER_CATEGORY, "mad")
 
     def say(name: str, means: Means) -> str:
-        return f"  {name}: " + ", ".join(f"{TITLES[COLUMNS.index(m)]} {_mean(means[m])}" for m in shown)
+        return f"  {name}: " + ", ".join(f"{TITLES[m]} {_shown(means[m]).text}" for m in shown)
 
     lines += [say(entry.name, entry.means) for entry in found if not entry.holes]
     lines += [f"  {entry.name}: no mean, {'; '.join(entry.holes)}" for entry in found if entry.holes]
-    common = _common(rows)
+    common = _common(found)
     if common and any(entry.holes for entry in found):
-        lines.append(f"  {_partial_title(rows, common)}")
-        lines += ["  " + say(name, means) for name, means in _partial_means(rows, common)]
+        lines.append(f"  {_partial_title(found, common)}")
+        for entry in found:
+            lines.append("  " + say(entry.name, _means(entry.rows[entry.rows["category"].isin(common)])))
     return "\n".join(lines)
 
 
-def _values(means: Means) -> list[str]:
-    return [_mean(means[metric]) for metric in COLUMNS]
+def _values(means: Means, rows: pd.DataFrame) -> list[Value]:
+    return [_mean(means[metric], rows) for metric in COLUMNS]
 
 
-def _mean(value: tuple[float, float] | None) -> str:
-    if value is None:
-        return HOLE
-    mean, deviation = value
-    return f"{100 * mean:.2f}" + (f" ± {100 * deviation:.2f}" if deviation == deviation else "")
+def _mean(value: tuple[float, float] | None, rows: pd.DataFrame) -> Value:
+    return _shown(value, [*dict.fromkeys(rows["cell_id"])])
 
 
-def _table(head: list[str], body: list[list[str]]) -> str:
-    def line(cells: list[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+def _shown(value: tuple[float, float] | None, cell_ids: Sequence[str] = ()) -> Value:
+    return hole(cell_ids=cell_ids) if value is None else percent(*value, cell_ids=cell_ids)
 
-    return "\n".join([line(head), "|" + "---|" * len(head), *map(line, body)]) + "\n"
+
+def _markdown(section: Section) -> str:
+    parts = [f"## {section.title}\n"]
+    for table in section.tables:
+        title = table.title.removesuffix(f": {section.title}")
+        parts.append(f"### {title}\n\n{to_markdown(table)}" if title != section.title else to_markdown(table))
+    return "\n".join(parts)

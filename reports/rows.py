@@ -1,0 +1,165 @@
+"""All rows of a results folder as pandas: what an entry is called, what is kept apart, what is missing.
+
+An *entry* is a method with one recipe. What must never share a column is in APART (accuracy) and in DEVICE
+(costs, latency); a *section* of a report holds the rows that agree in all of APART.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kdbench.results import read_latencies, read_probes, read_rows, read_scores
+
+APART = ["dataset", "setting", "profile", "preset", "metric_version", "oracle"]
+DEVICE = ["device_name", "num_threads", "precision"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """What a report reads. Frames without rows have their columns."""
+
+    cells: pd.DataFrame  # a row per category of a cell, with `entry` and `oracle`
+    scores: pd.DataFrame  # a row per test image, of cells that have rows
+    latencies: pd.DataFrame  # with `entry`, of cells that have rows
+    probes: pd.DataFrame  # with `entry`, of cells that have rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """What all rows of a section have in common."""
+
+    dataset: str
+    setting: str
+    profile: str
+    preset: str
+    metric_version: int
+    oracle: bool  # selected on test images: shown, never ranked
+
+    @property
+    def conditions(self) -> str:
+        """What holds for all datasets and settings that may stand beside each other."""
+        said = f"profile {self.profile}, preset {self.preset} (metrics v{self.metric_version})"
+        return said + (", selected on test images: never ranked" if self.oracle else "")
+
+    @property
+    def title(self) -> str:
+        """The heading of the section."""
+        return f"{self.dataset}, {self.setting}, {self.conditions}"
+
+
+def load(results: Path) -> Rows:
+    """Everything in a results folder, also while cells are running; FileNotFoundError if it has no rows.
+
+    Scores, timings and probes of cells without rows (they are running, or were deleted) are left out.
+    """
+    cells = load_rows(results)
+    entry = cells.drop_duplicates("cell_id").set_index("cell_id")["entry"]
+
+    def known(table: Any) -> pd.DataFrame:
+        frame = table.to_pandas()
+        return frame[frame["cell_id"].isin(entry.index)].reset_index(drop=True)
+
+    latencies, probes = known(read_latencies(results)), known(read_probes(results))
+    return Rows(
+        cells=cells,
+        scores=known(read_scores(results)),
+        latencies=latencies.assign(entry=latencies["cell_id"].map(entry)),
+        probes=probes.assign(entry=probes["cell_id"].map(entry)),
+    )
+
+
+def load_rows(results: Path) -> pd.DataFrame:
+    """All rows, with `entry` (the method and the keys in which its recipes differ) and `oracle`."""
+    return named(read_rows(results).to_pandas())
+
+
+def named(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with `entry` and `oracle`.
+
+    An entry is named by the keys in which the recipes of its method differ within some section, so that it
+    has the same name in every dataset and setting, and a recipe that only depends on the dataset needs none.
+    """
+    rows = rows.assign(oracle=rows["selection"] == "test", entry=rows["method"], recipe=_recipes(rows))
+    beside = [key for key in APART if key not in ("dataset", "setting")]
+    for (*_, method), group in rows.groupby([*beside, "method"], dropna=False):
+        sections = [part["recipe"].unique() for _, part in group.groupby(["dataset", "setting"])]
+        keys = sorted({key for recipes in sections for key in differing_keys([*recipes])})
+        names = {recipe: _name(str(method), recipe, keys) for recipe in group["recipe"].unique()}
+        rows.loc[group.index, "entry"] = group["recipe"].map(names)
+    return rows
+
+
+def differing_keys(recipes: list[str]) -> list[str]:
+    """The keys in which recipes (JSON objects) differ; a key that one lacks differs."""
+    read = [json.loads(recipe) for recipe in recipes]
+    keys = sorted({key for recipe in read for key in recipe})
+    return [key for key in keys if len({json.dumps(recipe.get(key)) for recipe in read}) > 1]
+
+
+def sections(cells: pd.DataFrame) -> Iterator[tuple[Group, pd.DataFrame]]:
+    """The rows that may be compared with each other, in the order of their names; real selections first."""
+    order = ["oracle", *(key for key in APART if key != "oracle")]
+    for values, group in cells.groupby(order, dropna=False):
+        facts = dict(zip(order, values, strict=True))
+        yield Group(**{key: _python(value) for key, value in facts.items()}), group
+
+
+def holes(rows: pd.DataFrame) -> tuple[str, ...]:
+    """What the rows of one entry lack to be the dataset's mean, in words; none: it can be ranked."""
+    expected = list(rows["dataset_categories"].iloc[0])
+    num_seeds, tried = rows["seed"].nunique(), rows["category"].nunique()
+    found = []
+    if tried < len(expected):
+        found.append(f"{tried} of {len(expected)} categories")
+    failed = rows.loc[rows["status"] != "ok", "status"].value_counts().sort_index()
+    found += [f"{count} {status}" for status, count in failed.items()]
+    pairs = rows[["category", "seed"]].drop_duplicates()
+    if len(pairs) < num_seeds * tried:
+        found.append(f"{num_seeds * tried - len(pairs)} not run")
+    if len(rows) > len(pairs):
+        found.append(f"{len(rows) - len(pairs)} twice, with other images")
+    return tuple(found)
+
+
+def _recipes(rows: pd.DataFrame) -> pd.Series:
+    """What makes two rows of a method different entries, as JSON: configuration, teacher, split, training."""
+
+    def recipe(config: str, teacher: object, split: object, trained_on: str) -> str:
+        said = {"teacher": _short(teacher), "split": _short(split), "categories": trained_on}
+        return json.dumps(json.loads(config) | said, sort_keys=True)
+
+    columns = (rows["config"], rows["teacher_sha256"], rows["split_sha256"], _trained_on(rows))
+    return pd.Series([recipe(*values) for values in zip(*columns, strict=True)], rows.index, dtype="str")
+
+
+def _trained_on(rows: pd.DataFrame) -> list[str]:
+    """Which categories a multiclass detector was trained on; a oneclass one says nothing by it."""
+    said = []
+    for setting, own, of_dataset in zip(
+        rows["setting"], rows["categories"], rows["dataset_categories"], strict=True
+    ):
+        everything = setting != "multiclass" or set(own) == set(of_dataset)
+        said.append("all" if everything else "+".join(sorted(own)))
+    return said
+
+
+def _name(method: str, recipe: str, keys: list[str]) -> str:
+    values = json.loads(recipe)
+    said = ", ".join(f"{key}={_plain(values.get(key))}" for key in keys)
+    return f"{method} ({said})" if said else method
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _short(digest: object) -> str:
+    return digest[:8] if isinstance(digest, str) else ""
+
+
+def _python(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value

@@ -1,12 +1,12 @@
 """All rows of a results folder as pandas: what an entry is called, what is kept apart, what is missing.
 
-An *entry* is a method with one recipe. What must never share a column is in APART (accuracy) and in DEVICE
+An *entry* is a method with one recipe. What must never share a column is in APART (accuracy) or in `place`
 (costs, latency); a *section* of a report holds the rows that agree in all of APART.
 """
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,15 @@ import pandas as pd
 from kdbench.results import read_latencies, read_probes, read_rows, read_scores
 
 APART = ["dataset", "setting", "profile", "preset", "metric_version", "oracle"]
-DEVICE = ["device_name", "num_threads", "precision"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
     """What a report reads. Frames without rows have their columns."""
 
-    cells: pd.DataFrame  # a row per category of a cell, with `entry` and `oracle`
+    cells: pd.DataFrame  # a row per category of a cell, with `entry`, `oracle` and `place`
     scores: pd.DataFrame  # a row per test image, of cells that have rows
-    latencies: pd.DataFrame  # with `entry`, of cells that have rows
+    latencies: pd.DataFrame  # with `entry` and `place`, of cells that have rows
     probes: pd.DataFrame  # with `entry`, of cells that have rows
 
 
@@ -45,6 +44,10 @@ class Group:
         said = f"profile {self.profile}, preset {self.preset} (metrics v{self.metric_version})"
         return said + (", selected on test images: never ranked" if self.oracle else "")
 
+    def beside(self, other: "Group") -> bool:
+        """Whether the two differ in nothing but the setting."""
+        return replace(self, setting=other.setting) == other
+
     @property
     def title(self) -> str:
         """The heading of the section."""
@@ -63,7 +66,7 @@ def load(results: Path) -> Rows:
         frame = table.to_pandas()
         return frame[frame["cell_id"].isin(entry.index)].reset_index(drop=True)
 
-    latencies, probes = known(read_latencies(results)), known(read_probes(results))
+    latencies, probes = with_place(known(read_latencies(results))), known(read_probes(results))
     return Rows(
         cells=cells,
         scores=known(read_scores(results)),
@@ -73,8 +76,25 @@ def load(results: Path) -> Rows:
 
 
 def load_rows(results: Path) -> pd.DataFrame:
-    """All rows, with `entry` (the method and the keys in which its recipes differ) and `oracle`."""
-    return named(read_rows(results).to_pandas())
+    """All rows, with `entry` (the method and the keys in which its recipes differ), `oracle` and `place`."""
+    rows = read_rows(results).to_pandas()
+    # Plain Python strings: a report takes many small parts, for which Arrow's cost ten times as much.
+    texts = [name for name in rows if pd.api.types.is_string_dtype(rows[name].dtype)]
+    return named(with_place(rows.astype(dict.fromkeys(texts, object))))
+
+
+def with_place(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with `place`, what a cost is measured on: the device's name, on a CPU with the threads."""
+
+    def place(device: object, name: object, threads: float) -> str:
+        known = str(name) if isinstance(name, str) and name else "unknown device"
+        if device != "cpu" or threads != threads:
+            return known
+        return f"{known}, {threads:.0f} thread{'s' if threads > 1 else ''}"
+
+    columns = (rows["device"], rows["device_name"], rows["num_threads"])
+    places = [place(*values) for values in zip(*columns, strict=True)]
+    return rows.assign(place=pd.Series(places, rows.index, dtype=object))
 
 
 def named(rows: pd.DataFrame) -> pd.DataFrame:
@@ -133,7 +153,7 @@ def _recipes(rows: pd.DataFrame) -> pd.Series:
         return json.dumps(json.loads(config) | said, sort_keys=True)
 
     columns = (rows["config"], rows["teacher_sha256"], rows["split_sha256"], _trained_on(rows))
-    return pd.Series([recipe(*values) for values in zip(*columns, strict=True)], rows.index, dtype="str")
+    return pd.Series([recipe(*values) for values in zip(*columns, strict=True)], rows.index, dtype=object)
 
 
 def _trained_on(rows: pd.DataFrame) -> list[str]:

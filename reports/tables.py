@@ -6,6 +6,7 @@ A body cell is a Value. Whoever writes a table never looks at rows, whoever fill
 import csv
 import io
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from html import escape
@@ -35,19 +36,31 @@ class Table:
     title: str
     head: tuple[str, ...]
     body: tuple[tuple[Value, ...], ...]
+    keys: tuple[str, ...] = ("method",)  # the columns that name a line
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        assert set(self.keys) <= set(self.head), self.title
         assert all(len(line) == len(self.head) for line in self.body), self.title
 
     def is_numeric(self, column: int) -> bool:
         """Whether the column holds numbers, which are written right-aligned."""
         return any(line[column].mean is not None for line in self.body)
 
+    @property
+    def slug(self) -> str:
+        """The title as a name for anchors and labels: ASCII letters, digits and dashes."""
+        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
+
 
 def text(said: object) -> Value:
-    """A body cell that is no number of a row."""
+    """A body cell that is no number."""
     return Value(text=str(said))
+
+
+def number(count: float, shown: str = "", cell_ids: Sequence[str] = ()) -> Value:
+    """A number shown as it is, or as `shown`."""
+    return Value(text=shown or str(count), mean=count, cell_ids=tuple(cell_ids))
 
 
 def hole(why: str = "", cell_ids: Sequence[str] = ()) -> Value:
@@ -55,17 +68,29 @@ def hole(why: str = "", cell_ids: Sequence[str] = ()) -> Value:
     return Value(text=f"{HOLE} ({why})" if why else HOLE, hole=why or "missing", cell_ids=tuple(cell_ids))
 
 
-def percent(mean: float, std: float | None = None, *, cell_ids: Sequence[str] = (), why: str = "") -> Value:
-    """A fraction shown in percent, with its deviation over seeds; NaN as `std` is none."""
-    deviation = std if std is not None and math.isfinite(std) else None
-    shown = f"{100 * mean:.2f}" + (f" ± {100 * deviation:.2f}" if deviation is not None else "")
+def percent(
+    mean: float,
+    std: float | None = None,
+    *,
+    cell_ids: Sequence[str] = (),
+    why: str = "",
+    bounds: tuple[float | None, float | None] = (None, None),
+) -> Value:
+    """A fraction shown in percent, its deviation over seeds (NaN is none), and why it is not comparable."""
+    deviation = None if std is None or math.isnan(std) else float(std)
+    shown = f"{100 * mean:.2f}" + ("" if deviation is None else f" ± {100 * deviation:.2f}")
     return Value(
-        text=shown + (f" ({why})" if why else ""),
+        text=f"{shown} ({why})" if why else shown,
         mean=float(mean),
-        std=None if deviation is None else float(deviation),
+        std=deviation,
+        low=bounds[0],
+        high=bounds[1],
         hole=why,
         cell_ids=tuple(cell_ids),
     )
+
+
+EMPTY = text("")
 
 
 def as_best(value: Value) -> Value:
@@ -80,31 +105,35 @@ def to_markdown(table: Table) -> str:
         plain = _markdown(value.text)
         return f"**{plain}**" if value.best else plain
 
+    notes = [f"{_markdown(note)}\n" for note in table.notes]
+    if not table.body:
+        return "\n".join(notes)
     lines = ["| " + " | ".join(_markdown(name) for name in table.head) + " |", "|" + "---|" * len(table.head)]
     lines += ["| " + " | ".join(shown(value) for value in line) + " |" for line in table.body]
-    return "\n".join(lines) + "\n" + "".join(f"\n{_markdown(note)}\n" for note in table.notes)
+    return "\n".join(["\n".join(lines) + "\n", *notes])
 
 
 def to_csv(tables: Iterable[Table]) -> str:
-    """All body cells with a number or a hole, one a line: `pandas.read_csv` and a pivot give any table.
+    """Every body cell in a line of its own: `pandas.read_csv` and a pivot give any table.
 
-    `line` joins the cells that are no numbers, such as the method; numbers have full precision.
+    `line` joins what names the line, such as the method; numbers are not rounded.
     """
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")
     writer.writerow(CSV_HEAD)
     for table in tables:
         for line in table.body:
-            name = " / ".join(value.text for value in line if _is_label(value))
-            for column, value in zip(table.head, line, strict=True):
-                if _is_label(value):
-                    continue
-                numbers = (
-                    "" if n is None else repr(n) for n in (value.mean, value.std, value.low, value.high)
-                )
-                row = (table.title, name, column, value.text, *numbers, int(value.best), value.hole)
-                writer.writerow((*row, " ".join(value.cell_ids)))
+            cells = list(zip(table.head, line, strict=True))
+            name = " / ".join(value.text for column, value in cells if column in table.keys)
+            for column, value in cells:
+                if column not in table.keys and value != EMPTY:
+                    writer.writerow((table.title, name, column, *_csv_values(value)))
     return written.getvalue()
+
+
+def _csv_values(value: Value) -> tuple[object, ...]:
+    numbers = ("" if n is None else repr(n) for n in (value.mean, value.std, value.low, value.high))
+    return value.text, *numbers, int(value.best), value.hole, " ".join(value.cell_ids)
 
 
 def to_latex(table: Table) -> str:
@@ -114,8 +143,10 @@ def to_latex(table: Table) -> str:
         plain = _latex(value.text)
         return rf"\textbf{{{plain}}}" if value.best else plain
 
+    if not table.body:
+        return "".join(f"% {_one_line(said)}\n" for said in (table.title, *table.notes))
     columns = "".join("r" if table.is_numeric(i) else "l" for i in range(len(table.head)))
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{_latex(table.title)}}}"]
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{_latex(table.title)}}}\label{{tab:{table.slug}}}"]
     lines += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
     lines += [" & ".join(_latex(name) for name in table.head) + r" \\", r"\midrule"]
     lines += [" & ".join(shown(value) for value in line) + r" \\" for line in table.body]
@@ -125,31 +156,33 @@ def to_latex(table: Table) -> str:
 
 
 def to_html(table: Table) -> str:
-    """A `<table>` fragment in ASCII; a number's cells are in `data-cells`, its interval in `title`."""
+    """A `<table>` in ASCII; a number's cells are in `data-cells`, its interval in `data-low`, `data-high`."""
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in table.head)
     lines = [f"<table>\n<caption>{escape(table.title)}</caption>\n<thead><tr>{head}</tr></thead>\n<tbody>"]
-    lines += ["<tr>" + "".join(_html_cell(value) for value in line) + "</tr>" for line in table.body]
+    for line in table.body:
+        cells = zip(table.head, line, strict=True)
+        lines.append(
+            "<tr>" + "".join(_html_cell(value, column in table.keys) for column, value in cells) + "</tr>"
+        )
     lines.append("</tbody>\n</table>")
     lines += [f"<p>{escape(note)}</p>" for note in table.notes]
     return ("\n".join(lines) + "\n").encode("ascii", "xmlcharrefreplace").decode("ascii")
 
 
-def _html_cell(value: Value) -> str:
+def _html_cell(value: Value, is_key: bool) -> str:
+    shown = f"<strong>{escape(value.text)}</strong>" if value.best else escape(value.text)
+    if is_key:
+        return f'<th scope="row">{shown}</th>'
     attributes = ""
     if value.mean is not None:
         attributes += ' class="number"'
     elif value.hole:
         attributes += ' class="hole"'
     if value.low is not None and value.high is not None:
-        attributes += f' title="95 % interval {100 * value.low:.2f} to {100 * value.high:.2f}"'
+        attributes += f' data-low="{value.low!r}" data-high="{value.high!r}"'
     if value.cell_ids:
         attributes += f' data-cells="{escape(" ".join(value.cell_ids))}"'
-    shown = escape(value.text)
-    return f"<td{attributes}>{f'<strong>{shown}</strong>' if value.best else shown}</td>"
-
-
-def _is_label(value: Value) -> bool:
-    return value.mean is None and not value.hole
+    return f"<td{attributes}>{shown}</td>"
 
 
 def _one_line(said: str) -> str:

@@ -7,7 +7,9 @@ import pytest
 
 from kdbench.cell import canonical_json
 from kdbench.metrics import METRICS
-from kdbench.reports.leaderboard import entries, load_rows, write_leaderboard
+from kdbench.reports.entries import entries
+from kdbench.reports.leaderboard import write_leaderboard
+from kdbench.reports.rows import load_rows
 from kdbench.results import Results
 
 CATEGORIES = ["a", "b"]
@@ -65,7 +67,14 @@ def test_complete_methods_are_ranked_by_their_mean_over_categories_and_seeds(tmp
 def test_a_mean_over_fewer_categories_is_never_the_mean(tmp_path):
     write(tmp_path, "stfpm", {"a": 0.99}, setting="oneclass", categories=["a"])
     text = write_leaderboard(tmp_path, tmp_path / "out")[0].read_text()
-    assert table(text, "## toy, oneclass")[1] == ["-", "stfpm", *["-"] * 9, "1", "1 of 2 categories"]
+    assert table(text, "## toy, oneclass")[1] == [
+        "-",
+        "stfpm",
+        *["-"] * 9,
+        "official recipe",
+        "1",
+        "1 of 2 categories",
+    ]
     assert "Not the dataset's mean: over 1 of 2 categories (a)" in text
     assert table(text, "### Not the dataset's mean")[1] == ["stfpm", *["99.00"] * 9]
     assert table(text, "### I-AUROC per category")[1:] == [
@@ -126,7 +135,7 @@ def test_what_is_not_comparable_never_shares_a_table(tmp_path, change):
     write(tmp_path, "stfpm", {"a": 0.9, "b": 0.8})
     write(tmp_path, "other", {"a": 0.9, "b": 0.8}, **change)
     text = write_leaderboard(tmp_path, tmp_path / "out")[0].read_text()
-    sections = text.split("\n## ")[1:-1]
+    sections = [s for s in text.split("\n## ")[1:-1] if not s.startswith("Datasets and settings")]
     assert len(sections) == 2
     assert not any("stfpm" in s and "other |" in s for s in sections)
 

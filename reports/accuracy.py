@@ -1,0 +1,255 @@
+"""The tables of accuracy: ranking, overview, categories, settings side by side, published numbers, probes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from kdbench.registry import method_facts, method_names
+from kdbench.reports.entries import (
+    COLUMNS,
+    MAIN,
+    TITLES,
+    Entry,
+    Mean,
+    common_categories,
+    means,
+    ranked_by,
+    ranks,
+    shown,
+)
+from kdbench.reports.rows import Group
+from kdbench.reports.significance import Evidence, paired_difference
+from kdbench.reports.tables import HOLE, Table, Value, as_best, hole, number, percent, text
+
+PER_CATEGORY = ("image_auroc", "pixel_auroc", "aupro")
+PROBES = {
+    "mixup_image_auroc": "Mixup, I-AUROC",
+    "cutpaste_image_auroc": "CutPaste, I-AUROC",
+    "cutpaste_pixel_auroc": "CutPaste, P-AUROC",
+}
+Sections = Sequence[tuple[Group, list[Entry]]]
+
+
+def ranking(group: Group, found: Sequence[Entry], evidence: Evidence) -> Table:
+    """Every entry of a section with every metric; only comparable ones have a rank."""
+    places = ranks(found, ranked_by(found))
+    best = {metric: evidence.best(found, metric) for metric in COLUMNS}
+    body = []
+    for entry in found:
+        values = [_mean_cell(entry, metric, best[metric], evidence) for metric in COLUMNS]
+        names, near = (_rank(places, entry), text(entry.name)), text(fidelity(entry.method))
+        body.append((*names, *values, near, number(len(entry.seeds)), text("; ".join(entry.remarks))))
+    by = "" if ranked_by(found) == "mad" else f"Ranked by {TITLES[ranked_by(found)]}: there are no masks."
+    return Table(
+        title=f"Ranking: {group.title}",
+        head=("rank", "method", *TITLES.values(), "fidelity", "seeds", "holes"),
+        body=tuple(body),
+        notes=(by,) if by else (),
+    )
+
+
+def overview(beside: Sections, evidence: Evidence) -> Iterator[Table]:
+    """Methods x (dataset, setting), a table per main metric; sections of one profile, preset and version."""
+    names = dict.fromkeys(entry.name for _, found in beside for entry in found)
+    for metric in MAIN:
+        columns = []
+        for group, found in beside:
+            best, places = evidence.best(found, metric), ranks(found, metric)
+            own = {entry.name: entry for entry in found}
+            title = f"{group.dataset}, {group.setting}"
+            columns.append((title, own, best, places))
+        body = []
+        for name in names:
+            line = [text(name)]
+            for _, own, best, places in columns:
+                entry = own.get(name)
+                line.append(_marked(entry, metric, best, evidence) if entry else hole("not run"))
+                line.append(_rank(places, entry) if entry else text(HOLE))
+            body.append(tuple(line))
+        head = [part for title, *_ in columns for part in (title, f"rank, {title}")]
+        title = f"{TITLES[metric]}: {beside[0][0].conditions}"
+        yield Table(title=title, head=("method", *head), body=tuple(body))
+
+
+def partial(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
+    """Means over the categories that every entry has, where some entry lacks some."""
+    common = common_categories(found)
+    if common and any(entry.holes for entry in found):
+        body = []
+        for entry in found:
+            within = entry.rows[entry.rows["category"].isin(common)]
+            ids, values = [*dict.fromkeys(within["cell_id"])], means(within)
+            body.append((text(entry.name), *(shown(values[metric], ids) for metric in COLUMNS)))
+        title = f"{partial_title(found, common)}: {group.title}"
+        yield Table(title=title, head=("method", *TITLES.values()), body=tuple(body))
+
+
+def partial_title(found: Sequence[Entry], common: Sequence[str]) -> str:
+    """Says that a mean over `common` is not the dataset's."""
+    total = len(found[0].dataset_categories)
+    return f"Not the dataset's mean: over {len(common)} of {total} categories ({', '.join(common)})"
+
+
+def per_category(group: Group, found: Sequence[Entry], metric: str) -> Table:
+    """One column per entry; means of a column only where it has all categories of the dataset."""
+    seen = {category for entry in found for category in entry.ends}
+    expected = found[0].dataset_categories
+    body = []
+    for category in (category for category in expected if category in seen):
+        body.append((text(category), *(entry.of_category(category, metric) for entry in found)))
+    if others := ", ".join(category for category in expected if category not in seen):
+        body.append((text(f"not run: {others}"), *(replace(hole(), hole="not run") for _ in found)))
+    body += _kinds(found, metric)
+    body.append((text("mean"), *(shown(entry.means[metric], entry.cell_ids) for entry in found)))
+    return Table(
+        title=f"{TITLES[metric]} per category: {group.title}",
+        head=("category", *(entry.name for entry in found)),
+        body=tuple(body),
+        keys=("category",),
+    )
+
+
+def settings(found: Sections) -> Iterator[Table]:
+    """Oneclass against multiclass of one dataset: what a method loses when one model has all categories."""
+    by_group = {group: {entry.name: entry for entry in entries_} for group, entries_ in found}
+    for group, oneclass in by_group.items():
+        other = next((g for g in by_group if g.beside(group) and g.setting == "multiclass"), None)
+        if group.setting != "oneclass" or group.oracle or other is None:
+            continue
+        both = [name for name in oneclass if name in by_group[other]]
+        body = [
+            line
+            for name in both
+            for metric in MAIN
+            for line in _drop(oneclass[name], by_group[other][name], metric)
+        ]
+        if body:
+            yield Table(
+                title=f"Oneclass against multiclass: {group.dataset}, {group.conditions}",
+                head=(
+                    *("method", "metric", "oneclass", "multiclass"),
+                    *("drop", "95 % interval", "p", "categories"),
+                ),
+                body=tuple(body),
+                keys=("method", "metric"),
+                notes=(
+                    "Means over the categories that both settings have. The drop is oneclass minus "
+                    "multiclass, paired over them: bootstrap interval, Wilcoxon's signed-rank test.",
+                ),
+            )
+
+
+def published(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
+    """Published numbers of these methods beside ours; other epochs, backbones, metrics are in the notes."""
+    said = pd.read_csv(Path(__file__).with_name("published.csv"), keep_default_na=False)
+    said = said[(said["dataset"] == group.dataset) & (said["setting"] == group.setting)]
+    body = []
+    for entry in found:
+        of_method = said[said["method"] == entry.method]
+        for one in of_method[of_method["category"].isin(["mean", *entry.ends])].itertuples():
+            ours = hole()
+            if one.metric in COLUMNS and one.category == "mean":
+                ours = shown(entry.means[one.metric], entry.cell_ids)
+            elif one.metric in COLUMNS:
+                ours = entry.of_category(one.category, one.metric)
+            names = (text(entry.name), text(one.category), text(one.metric))
+            body.append((*names, percent(one.value), ours, text(one.source), text(one.note)))
+    if body:
+        yield Table(
+            title=f"Beside published numbers: {group.title}",
+            head=("method", "category", "metric", "published", "ours", "source", "note"),
+            body=tuple(body),
+            keys=("method", "category", "metric", "source"),
+        )
+
+
+def interference(group: Group, found: Sequence[Entry], probes: pd.DataFrame) -> Iterator[Table]:
+    """AUROC of composites of two categories against normal images; mean over categories, then over seeds."""
+    body = []
+    for entry in sorted(found, key=lambda entry: entry.name):
+        own = probes[probes["cell_id"].isin(entry.cell_ids)]
+        if own.empty:
+            continue
+        by_seed = own.groupby("seed")[[*PROBES]].mean()
+        ids = [*dict.fromkeys(own["cell_id"])]
+        values = [shown(Mean(by_seed[m].mean(), by_seed[m].std(ddof=1)), ids) for m in PROBES]
+        tested = text(f"{own['category'].nunique()} of {len(entry.dataset_categories)}")
+        body.append((text(entry.name), *values, tested, number(len(by_seed))))
+    if body:
+        yield Table(
+            title=f"Cross-class interference (normal images only): {group.title}",
+            head=("method", *PROBES.values(), "categories", "seeds"),
+            body=tuple(body),
+        )
+
+
+def papers(methods: Sequence[str]) -> Table:
+    """How near the methods are to their papers; those that are not installed here are left out."""
+    facts = [method_facts(name) for name in sorted(set(methods) & set(method_names()))]
+    return Table(
+        title="How near the methods are to their papers",
+        head=("method", "paper", "fidelity", "departures"),
+        body=tuple(
+            (text(f.name), text(f.paper), text(f.fidelity), text("; ".join(f.departures))) for f in facts
+        ),
+    )
+
+
+def fidelity(method: str) -> str:
+    """What the method's file says of its nearness to the paper; "unknown" if it is not installed here."""
+    return method_facts(method).fidelity if method in method_names() else "unknown"
+
+
+def _mean_cell(entry: Entry, metric: str, best: str, evidence: Evidence) -> Value:
+    mean = entry.means[metric]
+    if mean is None:
+        return hole(cell_ids=entry.cell_ids)
+    within = evidence.over_categories(entry, metric)
+    bounds = (within.low, within.high) if within else (None, None)
+    value = percent(mean.mean, mean.std, cell_ids=entry.cell_ids, bounds=bounds)
+    return as_best(value) if entry.name == best else value
+
+
+def _marked(entry: Entry, metric: str, best: str, evidence: Evidence) -> Value:
+    """The same with what it lacks, for a table that has no column for that."""
+    value, why = _mean_cell(entry, metric, best, evidence), "; ".join(entry.remarks)
+    return replace(value, text=f"{value.text} ({why})", hole=why) if why else value
+
+
+def _rank(places: dict[str, int], entry: Entry) -> Value:
+    return number(places[entry.name]) if entry.name in places else text(HOLE)
+
+
+def _kinds(found: Sequence[Entry], metric: str) -> Iterator[tuple[Value, ...]]:
+    """Means over the textures and over the objects, where the dataset has both."""
+    texture = {
+        category: bool(kind)
+        for entry in found
+        for category, kind in zip(entry.rows["category"], entry.rows["texture"], strict=True)
+        if kind is not None
+    }
+    if set(texture.values()) != {True, False}:
+        return
+    for kind, said in ((True, "textures"), (False, "objects")):
+        line = [text(f"mean of {said}")]
+        for entry in found:
+            within = entry.ok[entry.ok["category"].map(texture) == kind]
+            by_seed = within.groupby("seed")[metric].mean()
+            complete = not entry.holes and within[metric].notna().all()
+            mean = Mean(by_seed.mean(), by_seed.std(ddof=1)) if complete else None
+            line.append(shown(mean, [*dict.fromkeys(within["cell_id"])]))
+        yield tuple(line)
+
+
+def _drop(oneclass: Entry, multiclass: Entry, metric: str) -> Iterator[tuple[Value, ...]]:
+    pair = pd.concat([e.by_category[metric] for e in (oneclass, multiclass)], axis=1).dropna()
+    if pair.empty:
+        return
+    total = len(oneclass.dataset_categories)
+    one, multi = pair.iloc[:, 0], pair.iloc[:, 1]
+    values = [percent(s.mean(), cell_ids=e.cell_ids) for s, e in ((one, oneclass), (multi, multiclass))]
+    drop = paired_difference(one, multi, (*oneclass.cell_ids, *multiclass.cell_ids))
+    over = text(f"{len(pair)} of {total}")
+    yield (text(oneclass.name), text(TITLES[metric]), *values, *drop, over)

@@ -1,0 +1,125 @@
+"""The tables of costs: what a detector is, how fast it is, what training it took; a table per device."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+
+from kdbench.reports.entries import Entry
+from kdbench.reports.rows import Group
+from kdbench.reports.tables import HOLE, Table, Value, hole, number, text
+
+MIB = 2**20
+
+
+def sizes(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
+    """Parameters and FLOPs of the detectors, which depend on no device."""
+    body = []
+    for entry in found:
+        cells = _ended(entry)
+        if len(cells):
+            names = ("num_parameters", "num_trained_parameters", "flops")
+            body.append((text(entry.name), *(_one(cells, name) for name in names)))
+    if body:
+        yield Table(
+            title=f"Size: {group.title}",
+            head=("method", "parameters", "trained parameters", "FLOPs per image"),
+            body=tuple(body),
+            notes=("Parameters and FLOPs at inference, teacher included; a multiply-add counts 2.",),
+        )
+
+
+def latencies(group: Group, found: Sequence[Entry], rows: pd.DataFrame) -> Iterator[Table]:
+    """Timings, a table per device; ranked by the median within one precision and batch size."""
+    own = rows[rows["cell_id"].isin([cell_id for entry in found for cell_id in entry.cell_ids])]
+    for place, timed in own.groupby("place"):
+        body = []
+        for (precision, batch), block in timed.groupby(["precision", "batch_size"]):
+            body += _timed(block, str(precision), int(batch))
+        yield Table(
+            title=f"Latency on {place}: {group.title}",
+            head=(
+                *("rank", "method", "precision", "batch", "p50 ms", "p99 ms", "images/s"),
+                *("peak memory MiB", "detectors", "remark"),
+            ),
+            body=tuple(body),
+            keys=("method", "precision", "batch"),
+            notes=(
+                "Mean ± standard deviation over the detectors timed; of a batch, images on the device to "
+                "maps and scores on it. Only timings during which nothing else used the device are ranked.",
+            ),
+        )
+
+
+def training(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
+    """Seconds and memory of training a detector, a table per device."""
+    ended = [(entry, _ended(entry)) for entry in found]
+    for place in sorted({place for _, cells in ended for place in cells["place"]}):
+        body = []
+        for entry, cells in ended:
+            here = cells[cells["place"] == place]
+            if len(here):
+                values = (_mean(here["train_s"], here), _mean(here["peak_memory_bytes"] / MIB, here))
+                body.append((text(entry.name), *values, number(len(here))))
+        yield Table(
+            title=f"Training on {place}: {group.title}",
+            head=("method", "train s", "peak memory MiB", "detectors"),
+            body=tuple(body),
+            notes=("Mean ± standard deviation over the detectors trained, one per cell.",),
+        )
+
+
+def _timed(rows: pd.DataFrame, precision: str, batch: int) -> list[tuple[Value, ...]]:
+    """The lines of one precision and batch size: ranked ones by their median, then those timed while busy."""
+    lines, quiet = [], rows[~rows["busy"].fillna(True).astype(bool)]
+    alone = {str(name): own for name, own in quiet.groupby("entry")}
+    medians = {name: float(own["p50_ms"].mean()) for name, own in alone.items()}
+    for name, own in rows.groupby("entry"):
+        used = alone.get(str(name), own)
+        busy = str(name) not in alone
+        faster = sum(other < medians[str(name)] for other in medians.values()) if not busy else 0
+        values = [_mean(used[column], used) for column in ("p50_ms", "p99_ms", "images_per_s")]
+        values.append(_mean(used["peak_memory_bytes"] / MIB, used))
+        names = (text(name), text(precision), text(batch))
+        rank = text(HOLE) if busy else number(1 + faster)
+        remark = text("busy: " + _neighbours(used)) if busy else text("")
+        merit = (busy, medians.get(str(name), 0.0), str(name))
+        lines.append((merit, (rank, *names, *values, number(used["cell_id"].nunique()), remark)))
+    return [line for _, line in sorted(lines, key=lambda pair: pair[0])]
+
+
+def _neighbours(rows: pd.DataFrame) -> str:
+    said = dict.fromkeys(str(one) for one in rows["neighbours"].dropna() if one)
+    return "; ".join(said) or "by what is unknown"
+
+
+def _ended(entry: Entry) -> pd.DataFrame:
+    """One row per cell that ended well: a multiclass cell repeats its costs in each category's row."""
+    return entry.rows[entry.rows["status"] == "ok"].drop_duplicates("cell_id")
+
+
+def _one(cells: pd.DataFrame, column: str) -> Value:
+    """A count that all cells should share; the range where they do not."""
+    known = cells[column].dropna()
+    if known.empty:
+        return hole(cell_ids=[*cells["cell_id"]])
+    low, high = float(known.min()), float(known.max())
+    said = _count(low) if low == high else f"{_count(low)} to {_count(high)}"
+    return Value(text=said, mean=float(known.mean()), low=low, high=high, cell_ids=tuple(cells["cell_id"]))
+
+
+def _count(value: float) -> str:
+    for scale, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= scale:
+            return f"{value / scale:.3g}{unit}"
+    return f"{value:.0f}"
+
+
+def _mean(values: pd.Series, rows: pd.DataFrame) -> Value:
+    known, ids = values.dropna(), tuple(dict.fromkeys(rows["cell_id"]))
+    if known.empty:
+        return hole(cell_ids=ids)
+    mean, std = float(known.mean()), float(known.std(ddof=1))
+    digits = max(0, 2 - math.floor(math.log10(abs(mean)))) if mean else 0  # three significant ones
+    said = f"{mean:.{digits}f}" + ("" if math.isnan(std) else f" ± {std:.{digits}f}")
+    return Value(text=said, mean=mean, std=None if math.isnan(std) else std, cell_ids=ids)

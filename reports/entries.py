@@ -1,0 +1,176 @@
+"""Entries: the lines of a section, their means over categories and seeds, and whether they can be ranked."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import pandas as pd
+
+from kdbench.metrics import METRICS
+from kdbench.reports.rows import holes
+from kdbench.reports.tables import Value, hole, percent
+
+COLUMNS = (*METRICS, "mad")
+TITLES = dict(
+    zip(
+        COLUMNS,
+        ("I-AUROC", "I-AP", "I-F1", "P-AUROC", "P-AP", "P-F1", "AUPRO", "AUPRO 5 %", "mAD"),
+        strict=True,
+    )
+)
+MAIN = ("image_auroc", "pixel_auroc", "aupro", "mad")  # what is shown where there is no room for all
+
+
+class Mean(NamedTuple):
+    """A mean over categories and seeds, with its deviation over the seeds (NaN for one seed)."""
+
+    mean: float
+    std: float
+
+
+# What the tables look at, of eighty columns: taking a part of the rows costs by the column.
+KEPT = [
+    *("cell_id", "dataset", "category", "dataset_categories", "texture", "seed", "status", "error"),
+    *COLUMNS,
+    *("num_parameters", "num_trained_parameters", "flops", "train_s", "peak_memory_bytes", "place"),
+]
+
+Means = dict[str, Mean | None]  # by metric; None is a hole
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Entry:
+    """One line of a section: a method with one recipe."""
+
+    name: str
+    method: str
+    rows: pd.DataFrame
+    means: Means  # over all categories of the dataset, or holes
+    seeds: tuple[int, ...]
+    holes: tuple[str, ...]  # what the dataset's mean lacks, in words
+    fewer_seeds: str  # "1 of 3 seeds" where others of the section have more; not comparable with theirs
+    oracle: bool  # selected on test images
+
+    @property
+    def comparable(self) -> bool:
+        """Whether its means are over the same categories and seeds as those of others; if not, no rank."""
+        return not (self.holes or self.fewer_seeds or self.oracle)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader has to know before using the means."""
+        return (*self.holes, self.fewer_seeds) if self.fewer_seeds else self.holes
+
+    @property
+    def dataset_categories(self) -> list[str]:
+        """All categories that the dataset has, run or not."""
+        return list(self.rows["dataset_categories"].iloc[0])
+
+    @cached_property
+    def cell_ids(self) -> tuple[str, ...]:
+        """The cells behind its rows, each once."""
+        return tuple(dict.fromkeys(self.rows["cell_id"]))
+
+    @cached_property
+    def ok(self) -> pd.DataFrame:
+        """The rows that ended well."""
+        return self.rows[self.rows["status"] == "ok"]
+
+    @cached_property
+    def by_category(self) -> pd.DataFrame:
+        """Means over the seeds that ended well: a line per category, a column per metric."""
+        return self.ok.groupby("category")[[*COLUMNS]].mean()
+
+    @cached_property
+    def by_seed(self) -> pd.DataFrame:
+        """Means over the categories that ended well: a line per seed, a column per metric."""
+        return self.ok.groupby("seed")[[*COLUMNS]].mean()
+
+    @cached_property
+    def by_category_std(self) -> pd.DataFrame:
+        """Deviations over the seeds that ended well, as `by_category`."""
+        return self.ok.groupby("category")[[*COLUMNS]].std(ddof=1)
+
+    @cached_property
+    def ends(self) -> dict[str, list[tuple[str, str]]]:
+        """Category -> (cell id, status) of its rows."""
+        found: dict[str, list[tuple[str, str]]] = {}
+        columns = (self.rows["category"], self.rows["cell_id"], self.rows["status"])
+        for category, cell_id, status in zip(*columns, strict=True):
+            found.setdefault(category, []).append((cell_id, status))
+        return found
+
+    def of_category(self, category: str, metric: str) -> Value:
+        """Mean and deviation over the seeds of one category, with what ended badly; a hole if not run."""
+        ends = self.ends.get(category, [])
+        bad = ", ".join(sorted({status for _, status in ends} - {"ok"}))
+        mean = self.by_category[metric].get(category, math.nan)
+        if math.isnan(mean):
+            return hole(bad, [cell_id for cell_id, _ in ends])
+        ids = [cell_id for cell_id, status in ends if status == "ok"]
+        return percent(mean, self.by_category_std[metric][category], cell_ids=ids, why=bad)
+
+
+def entries(rows: pd.DataFrame) -> list[Entry]:
+    """The entries of one section: comparable ones by falling mAD, then the others by name."""
+    most = int(rows.groupby("entry")["seed"].nunique().max())
+    found = [_entry(str(name), group, most) for name, group in rows.groupby("entry")]
+    metric = ranked_by(found)
+    merit = {entry.name: mean.mean if (mean := entry.means[metric]) else float("-inf") for entry in found}
+    return sorted(found, key=lambda e: (not e.comparable, -merit[e.name] if e.comparable else 0.0, e.name))
+
+
+def ranked_by(found: Sequence[Entry]) -> str:
+    """mAD; image AUROC where no entry has pixel metrics, since the dataset has no masks."""
+    masks = any(entry.rows["mad"].notna().any() for entry in found)
+    return "mad" if masks or not any(entry.means["image_auroc"] for entry in found) else "image_auroc"
+
+
+def ranks(found: Sequence[Entry], metric: str) -> dict[str, int]:
+    """Entry name -> rank among the comparable ones; equal means share the better rank."""
+    merits = {entry.name: mean.mean for entry in found if entry.comparable and (mean := entry.means[metric])}
+    return {name: 1 + sum(other > merit for other in merits.values()) for name, merit in merits.items()}
+
+
+def means(rows: pd.DataFrame) -> Means:
+    """Mean over the categories, then mean and deviation over the seeds; a hole where one value is missing."""
+    ok = rows[rows["status"] == "ok"]
+    by_seed = ok.groupby("seed")[[*COLUMNS]].mean()
+    complete = ok[[*COLUMNS]].notna().all()
+    return {
+        metric: Mean(float(by_seed[metric].mean()), float(by_seed[metric].std(ddof=1)))
+        if len(ok) and complete[metric]
+        else None
+        for metric in COLUMNS
+    }
+
+
+def common_categories(found: Sequence[Entry]) -> list[str]:
+    """The categories that ended well for every seed of every entry."""
+    common: list[str] = []
+    for category in found[0].dataset_categories:
+        ends = [[status for _, status in entry.ends.get(category, [])] for entry in found]
+        if all(own == ["ok"] * len(entry.seeds) for own, entry in zip(ends, found, strict=True)):
+            common.append(category)
+    return common
+
+
+def shown(mean: Mean | None, cell_ids: Sequence[str] = ()) -> Value:
+    """A mean as a body cell, or the hole that it is."""
+    return hole(cell_ids=cell_ids) if mean is None else percent(mean.mean, mean.std, cell_ids=cell_ids)
+
+
+def _entry(name: str, rows: pd.DataFrame, num_seeds: int) -> Entry:
+    missing, own = holes(rows), sorted(int(seed) for seed in rows["seed"].unique())
+    return Entry(
+        name=name,
+        method=str(rows["method"].iloc[0]),
+        rows=rows[KEPT],
+        means=dict.fromkeys(COLUMNS) if missing else means(rows),
+        seeds=tuple(own),
+        holes=missing,
+        fewer_seeds=f"{len(own)} of {num_seeds} seeds" if len(own) < num_seeds else "",
+        oracle=bool(rows["oracle"].iloc[0]),
+    )

@@ -1,0 +1,288 @@
+"""What the numbers of a section can carry: intervals, which best is really best, and which methods differ."""
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from kdbench.metrics import IMAGE_METRICS
+from kdbench.reports import statistics
+from kdbench.reports.entries import MAIN, TITLES, Entry
+from kdbench.reports.statistics import Interval, Ranks
+from kdbench.reports.tables import Table, Value, hole, number, text
+
+LEGEND = (
+    "Bold is the best where it is significantly better than the next (5 %, not corrected for choosing the "
+    f"best): by Wilcoxon's signed-rank test over the categories where there are {statistics.MIN_PAIRS} or "
+    f"more, else over the seeds where there are {statistics.MIN_PAIRS} or more, else for image metrics by a "
+    "paired bootstrap over the test images; otherwise nothing is bold."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Whether a difference is significant, and over what it was tested; "" if nothing could test it."""
+
+    significant: bool
+    over: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageDraws:
+    """Bootstrap draws [B] of image metrics over test images; pairs with draws over the same images."""
+
+    metrics: dict[str, NDArray[np.float64]]
+    images: int  # checksum of their names and labels
+
+
+class Evidence:
+    """Intervals and tests of entries; the draws over images are computed once and kept."""
+
+    def __init__(self, scores: pd.DataFrame) -> None:
+        self._scores = _by_row(scores)
+        self._rows: dict[tuple[str, str], ImageDraws | None] = {}
+        self._entries: dict[Entry, ImageDraws | None] = {}
+        self._best: dict[tuple[tuple[Entry, ...], str], str] = {}
+        self._counts = cache(_counts)
+
+    def over_categories(self, entry: Entry, metric: str) -> Interval | None:
+        """Interval of the dataset's mean over drawn categories; None for a hole or too few categories."""
+        values = entry.by_category[metric].to_numpy()
+        if entry.means[metric] is None or len(values) < statistics.MIN_CATEGORIES:
+            return None
+        return statistics.interval(statistics.category_draws(values))
+
+    def over_images(self, entry: Entry, metric: str) -> Interval | None:
+        """Interval of the dataset's mean over drawn test images; None where scores are missing."""
+        draws = self._of_entry(entry) if entry.means.get(metric) is not None else None
+        return statistics.interval(draws.metrics[metric]) if draws else None
+
+    def verdict(self, better: Entry, other: Entry, metric: str) -> Verdict:
+        """Whether the better of two comparable entries is significantly better; LEGEND says by what test."""
+        for over, values in (("categories", "by_category"), ("seeds", "by_seed")):
+            pair = [getattr(entry, values)[metric] for entry in (better, other)]
+            differences = (pair[0] - pair[1]).dropna().to_numpy()
+            if len(differences) >= statistics.MIN_PAIRS:
+                p = statistics.signed_rank(differences)
+                return Verdict(significant=p < statistics.ALPHA, over=over)
+        if metric in IMAGE_METRICS:
+            ours, theirs = self._of_entry(better), self._of_entry(other)
+            if ours and theirs and ours.images == theirs.images:
+                difference = statistics.interval(ours.metrics[metric] - theirs.metrics[metric])
+                return Verdict(significant=difference.excludes_zero, over="images")
+        return Verdict(significant=False, over="")
+
+    def best(self, found: Sequence[Entry], metric: str) -> str:
+        """The name of the comparable entry that is significantly better than the next; "" if none is."""
+        key = (tuple(found), metric)
+        if key not in self._best:
+            means = {
+                entry: mean.mean for entry in found if entry.comparable and (mean := entry.means[metric])
+            }
+            first, second, *_ = (*sorted(means, key=lambda entry: -means[entry]), None, None)
+            ahead = first and second and means[first] > means[second]
+            sure = ahead and self.verdict(first, second, metric).significant
+            self._best[key] = first.name if sure else ""
+        return self._best[key]
+
+    def category_draws(self, rows: pd.DataFrame) -> ImageDraws | None:
+        """Draws of the rows of one category, mean over them; None where a score is missing."""
+        names = zip(rows["cell_id"], rows["category"], rows["dataset"], strict=True)
+        drawn = [self._of_row(*name) for name in names]
+        return _mean([one for one in drawn if one], len(rows))
+
+    def _of_entry(self, entry: Entry) -> ImageDraws | None:
+        if entry not in self._entries:
+            by_category = [self.category_draws(rows) for _, rows in entry.ok.groupby("category")]
+            known = [one for one in by_category if one]
+            self._entries[entry] = _mean(known, len(by_category), same_images=False)
+        return self._entries[entry]
+
+    def _of_row(self, cell_id: str, category: str, dataset: str) -> ImageDraws | None:
+        key = (cell_id, category)
+        if key not in self._rows:
+            self._rows[key] = self._draw(self._scores.get(key), f"{dataset}/{category}")
+        return self._rows[key]
+
+    def _draw(self, scores: "Scores | None", name: str) -> ImageDraws | None:
+        if scores is None or np.isnan(scores.score).any() or scores.label.all() or not scores.label.any():
+            return None
+        counts = self._counts(scores.label.tobytes(), name)
+        metrics = statistics.image_metric_draws(scores.score, scores.label, counts)
+        return ImageDraws(metrics=metrics, images=scores.images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """The test images of one row, in the order of their names."""
+
+    score: NDArray[np.float64]  # [n]
+    label: NDArray[np.bool_]  # [n]
+    images: int  # checksum of their names and labels
+
+
+def _by_row(scores: pd.DataFrame) -> dict[tuple[str, str], Scores]:
+    """Scores by (cell id, category), taken apart at once: a part of a frame costs more than its draws."""
+    if scores.empty:
+        return {}
+    ordered = scores.sort_values(["cell_id", "category", "image"], kind="stable", ignore_index=True)
+    keys = ordered[["cell_id", "category"]]
+    first = np.flatnonzero((keys != keys.shift()).any(axis=1).to_numpy())
+    checksums = pd.util.hash_pandas_object(ordered[["image", "label"]], index=False).to_numpy()
+    columns = (ordered["image_score"].to_numpy(float), ordered["label"].to_numpy(bool), checksums)
+    parts = zip(*(np.split(column, first[1:]) for column in columns), strict=True)
+    names = keys.iloc[first].itertuples(index=False, name=None)
+    return {
+        name: Scores(score=score, label=label, images=zlib.crc32(checksum.tobytes()))
+        for name, (score, label, checksum) in zip(names, parts, strict=True)
+    }
+
+
+def _counts(label: bytes, name: str) -> NDArray[np.float32]:
+    return statistics.image_counts(np.frombuffer(label, bool), name)
+
+
+def _mean(drawn: Sequence[ImageDraws], expected: int, *, same_images: bool = True) -> ImageDraws | None:
+    """Mean of draws; None where some are missing, or are over other images although they should not be."""
+    images = [one.images for one in drawn]
+    if not drawn or len(drawn) < expected or (same_images and len(set(images)) > 1):
+        return None
+    metrics = {name: np.mean([one.metrics[name] for one in drawn], axis=0) for name in IMAGE_METRICS}
+    return ImageDraws(metrics=metrics, images=images[0] if same_images else zlib.crc32(repr(images).encode()))
+
+
+def intervals(evidence: Evidence, found: Sequence[Entry], title: str) -> Iterator[Table]:
+    """95 % intervals of the means of complete entries."""
+    columns = [(metric, "categories") for metric in MAIN] + [(metric, "images") for metric in IMAGE_METRICS]
+    body = []
+    for entry in (entry for entry in found if not entry.holes):
+        line = [text(entry.name)]
+        for metric, over in columns:
+            within = getattr(evidence, f"over_{over}")(entry, metric)
+            line.append(_interval(entry, metric, within))
+        body.append(tuple(line))
+    if body and any(value.low is not None for line in body for value in line):
+        yield Table(
+            title=f"95 % intervals: {title}",
+            head=("method", *(f"{TITLES[metric]} over {over}" for metric, over in columns)),
+            body=tuple(body),
+            notes=(
+                f"Percentile bootstrap, {statistics.NUM_DRAWS} draws: categories with replacement (how the "
+                "mean would move with other categories), or within each category normal and defective test "
+                "images with replacement (with other images). Neither has the variation between seeds.",
+            ),
+        )
+
+
+def comparisons(found: Sequence[Entry], title: str) -> Iterator[Table]:
+    """Every pair of comparable entries: paired over the categories, with Holm's correction per metric."""
+    complete = [entry for entry in found if entry.comparable]
+    body: list[tuple[Value, ...]] = []
+    for metric in MAIN:
+        usable = [entry for entry in complete if entry.means[metric] is not None]
+        pairs = list(combinations(usable, 2))
+        if not pairs or len(usable[0].dataset_categories) < statistics.MIN_PAIRS:
+            continue
+        p_values = [statistics.signed_rank(_differences(a, b, metric)) for a, b in pairs]
+        for (a, b), p, corrected in zip(pairs, p_values, statistics.holm(p_values), strict=True):
+            body.append(_comparison(a, b, metric, p=p, corrected=corrected))
+    if body:
+        yield Table(
+            title=f"Pairs of methods: {title}",
+            head=(
+                "metric",
+                "method",
+                "against",
+                "difference",
+                "95 % interval",
+                "p",
+                "p (Holm)",
+                "categories",
+            ),
+            body=tuple(body),
+            keys=("metric", "method", "against"),
+            notes=(
+                "Points of percent, paired over the categories: bootstrap interval and Wilcoxon's "
+                "signed-rank test, corrected after Holm over all pairs of one metric.",
+            ),
+        )
+
+
+def rank_groups(found: Sequence[Entry], metric: str) -> Ranks | str:
+    """Friedman and Nemenyi over the comparable entries, or why there are none."""
+    complete = [entry for entry in found if entry.comparable and entry.means[metric] is not None]
+    num_categories = len(complete[0].dataset_categories) if complete else 0
+    if why := statistics.why_no_ranks(num_categories, len(complete)):
+        return why
+    values = pd.concat([entry.by_category[metric] for entry in complete], axis=1).to_numpy()
+    return statistics.friedman_nemenyi(values, [entry.name for entry in complete])
+
+
+def average_ranks(found: Sequence[Entry], metric: str, title: str) -> Table:
+    """Average ranks over the categories with what they differ from; a note says so where it is not tested."""
+    heading = f"Average ranks by {TITLES[metric]}: {title}"
+    head = ("method", "average rank", "not different from")
+    ranks = rank_groups(found, metric)
+    if isinstance(ranks, str):
+        return Table(title=heading, head=head, body=(), notes=(f"No Friedman test: {ranks}.",))
+    ids = {entry.name: entry.cell_ids for entry in found}
+    body = []
+    for i, (name, average) in enumerate(zip(ranks.names, ranks.average, strict=True)):
+        same = [o for j, o in enumerate(ranks.names) if j != i and ranks.p_nemenyi[i, j] >= statistics.ALPHA]
+        rank = number(average, f"{average:.2f}", ids[name])
+        body.append((text(name), rank, text(", ".join(same) or "any")))
+    notes = (
+        f"Friedman over {ranks.num_categories} categories: p = {ranks.p_friedman:.3g}. Average ranks differ "
+        f"at 5 % (Nemenyi) where they are more than {ranks.critical_difference:.2f} apart.",
+    )
+    return Table(title=heading, head=head, body=tuple(body), notes=notes)
+
+
+def paired_difference(a: pd.Series, b: pd.Series, cell_ids: Sequence[str]) -> tuple[Value, Value, Value]:
+    """Mean of a - b by category with its interval and the p of Wilcoxon's signed-rank test, as body cells."""
+    differences = (a - b).dropna().to_numpy()
+    mean = float(differences.mean())
+    enough = len(differences) >= statistics.MIN_CATEGORIES
+    within = statistics.interval(statistics.category_draws(differences)) if enough else None
+    value = Value(
+        text=f"{100 * mean:+.2f}",
+        mean=mean,
+        low=within.low if within else None,
+        high=within.high if within else None,
+        cell_ids=tuple(cell_ids),
+    )
+    if len(differences) < statistics.MIN_PAIRS:
+        return value, _range(within, "+"), hole(f"fewer than {statistics.MIN_PAIRS} categories")
+    p = statistics.signed_rank(differences)
+    return value, _range(within, "+"), number(p, f"{p:.3g}")
+
+
+def _comparison(a: Entry, b: Entry, metric: str, *, p: float, corrected: float) -> tuple[Value, ...]:
+    ids = (*a.cell_ids, *b.cell_ids)
+    value, within, _ = paired_difference(a.by_category[metric], b.by_category[metric], ids)
+    numbers = (number(n, f"{n:.3g}") for n in (p, corrected))
+    names = (text(TITLES[metric]), text(a.name), text(b.name))
+    return (*names, value, within, *numbers, number(len(_differences(a, b, metric))))
+
+
+def _differences(a: Entry, b: Entry, metric: str) -> NDArray[np.float64]:
+    return (a.by_category[metric] - b.by_category[metric]).dropna().to_numpy()
+
+
+def _interval(entry: Entry, metric: str, within: Interval | None) -> Value:
+    mean = entry.means[metric]
+    if mean is None or within is None:
+        return hole(cell_ids=entry.cell_ids)
+    return replace(_range(within), mean=mean.mean, cell_ids=entry.cell_ids)
+
+
+def _range(within: Interval | None, sign: str = "") -> Value:
+    if within is None:
+        return hole()
+    said = f"{100 * within.low:{sign}.2f} to {100 * within.high:{sign}.2f}"
+    return Value(text=said, low=within.low, high=within.high)

@@ -1,0 +1,186 @@
+"""Intervals and tests on plain arrays; every draw is fixed: a report written again does not change.
+
+Intervals are percentile bootstraps (Efron and Tibshirani, 1993). Methods are compared as Demsar proposes
+("Statistical Comparisons of Classifiers over Multiple Data Sets", JMLR 7, 2006), with categories for data
+sets: two by Wilcoxon's signed-rank test, several pairs with Holm's correction, all at once by Friedman and
+Nemenyi.
+"""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+ALPHA = 0.05
+NUM_DRAWS = 1000
+SEED = 0
+# With fewer pairs the two-sided signed-rank test cannot fall below ALPHA: 2 / 2**5 is 0.0625.
+MIN_PAIRS = 6
+# Below this a bootstrap over categories repeats a handful of means, and the chi-square distribution of
+# Friedman's statistic is no good approximation.
+MIN_CATEGORIES, MIN_METHODS = 5, 3
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A 95 % interval."""
+
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether a difference with this interval is significant."""
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """Average ranks of M methods over categories, and which of them differ: a critical-difference diagram."""
+
+    names: tuple[str, ...]  # by falling merit
+    average: tuple[float, ...]  # 1 is best
+    num_categories: int
+    p_friedman: float
+    critical_difference: float  # average ranks further apart than this differ at 5 % (Nemenyi)
+    p_nemenyi: Array  # [M,M], in the order of the names
+    cliques: tuple[tuple[str, ...], ...]  # largest groups within which nothing differs, of two and more
+
+
+def interval(draws: Array) -> Interval:
+    """The middle 95 % of draws [B]."""
+    low, high = np.quantile(draws, [ALPHA / 2, 1 - ALPHA / 2])
+    return Interval(low=float(low), high=float(high))
+
+
+def category_draws(values: Array) -> Array:
+    """Means [B] or [B,...] over categories drawn with replacement from values [C] or [C,...]."""
+    return np.tensordot(_category_counts(len(values)) / len(values), values, axes=1)
+
+
+@lru_cache
+def _category_counts(num_categories: int) -> NDArray[np.int64]:
+    """How often each category is drawn [B,C]: a matrix product costs less than a copy of [B,C,...]."""
+    generator = np.random.default_rng([SEED, num_categories])
+    return generator.multinomial(num_categories, np.full(num_categories, 1 / num_categories), size=NUM_DRAWS)
+
+
+def image_counts(label: NDArray[np.bool_], name: str) -> NDArray[np.float32]:
+    """How often each of n images is drawn [n,B]: normals and defects each with replacement among themselves.
+
+    The same name and labels [n] draw the same images, so that two methods are compared on the same ones.
+    """
+    generator = np.random.default_rng([SEED, zlib.crc32(name.encode())])
+    counts = np.empty((len(label), NUM_DRAWS), np.float32)
+    for kind in (False, True):
+        of_kind = np.flatnonzero(label == kind)
+        counts[of_kind] = generator.multinomial(
+            len(of_kind), np.full(len(of_kind), 1 / len(of_kind)), size=NUM_DRAWS
+        ).T
+    return counts
+
+
+def image_metric_draws(
+    score: Array, label: NDArray[np.bool_], counts: NDArray[np.float32]
+) -> dict[str, Array]:
+    """Image AUROC, AP and F1-max [B] of scores [n] in which image i counts `counts[i]` times ([n,B])."""
+    # As in kdbench.metrics: only the scores of defects are thresholds. Counts are whole and below 2**24,
+    # which float32 holds exactly.
+    defects, normals = np.flatnonzero(label), np.flatnonzero(~label)
+    defects, normals = (part[np.argsort(-score[part], kind="stable")] for part in (defects, normals))
+    falling = score[defects]
+    ends = np.append(np.flatnonzero(np.diff(falling)), len(falling) - 1)  # the last image of each tie
+    hits = np.cumsum(counts[defects], axis=0)[ends]
+    alarms = np.zeros((len(normals) + 1, counts.shape[1]), np.float32)
+    np.cumsum(counts[normals], axis=0, out=alarms[1:])
+    above = alarms[np.searchsorted(-score[normals], -falling[ends], "left")]
+    at_or_above = alarms[np.searchsorted(-score[normals], -falling[ends], "right")]
+    steps = hits.copy()
+    steps[1:] -= hits[:-1]
+    misranked = np.einsum("kb,kb->b", steps, above + at_or_above)
+    # Before the first drawn image there is neither hit nor alarm, and no step to weigh.
+    found = hits + at_or_above
+    ap = np.einsum("kb,kb->b", steps, hits / np.maximum(found, 1))
+    f1 = np.max(hits / (found + len(defects)), axis=0)
+    return {
+        "image_auroc": 1 - misranked.astype(np.float64) / (2 * len(defects) * len(normals)),
+        "image_ap": ap.astype(np.float64) / len(defects),
+        "image_f1_max": 2 * f1.astype(np.float64),
+    }
+
+
+def signed_rank(differences: Array) -> float:
+    """Two-sided p of Wilcoxon's signed-rank test; zeros are left out, and nothing but zeros gives 1."""
+    from scipy.stats import wilcoxon
+
+    # 0.9 - 0.8 and 0.3 - 0.2 are a tie, which float64 does not know.
+    rounded = np.round(differences, 12)
+    moved = rounded[rounded != 0]
+    return float(wilcoxon(moved).pvalue) if len(moved) else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values after the step-down correction of Holm (1979), in their order."""
+    order = np.argsort(p_values, kind="stable")
+    left = len(p_values) - np.arange(len(p_values))  # hypotheses not rejected before this one
+    stepped = np.maximum.accumulate(np.asarray(p_values, float)[order] * left)
+    corrected = np.empty(len(p_values))
+    corrected[order] = np.minimum(stepped, 1)
+    return [float(p) for p in corrected]
+
+
+def why_no_ranks(num_categories: int, num_methods: int) -> str:
+    """Why Friedman's test is not made; empty if it is."""
+    if num_methods < MIN_METHODS:
+        return f"it needs {MIN_METHODS} complete methods, there are {num_methods}"
+    if num_categories < MIN_CATEGORIES:
+        return f"it needs {MIN_CATEGORIES} categories, there are {num_categories}"
+    return ""
+
+
+def friedman_nemenyi(values: Array, names: Sequence[str]) -> Ranks:
+    """Rank M methods over C categories by values [C,M], larger is better; ValueError where it is too few."""
+    from scipy.stats import friedmanchisquare, rankdata, studentized_range
+
+    num_categories, num_methods = values.shape
+    if why := why_no_ranks(num_categories, num_methods):
+        raise ValueError(why)
+    values = np.round(values, 12)
+    average = rankdata(-values, axis=1).mean(axis=0)
+    order = np.lexsort((np.array(names), average))
+    # All categories tie: the statistic is 0 / 0, and nothing differs.
+    tied = bool((values == values[:, :1]).all())
+    p_friedman = 1.0 if tied else float(friedmanchisquare(*values.T).pvalue)
+    # Nemenyi: differences of average ranks, in units of their error, follow the studentized range.
+    error = np.sqrt(num_methods * (num_methods + 1) / (12 * num_categories))
+    critical = float(studentized_range.ppf(1 - ALPHA, num_methods, np.inf) * error)
+    apart = np.abs(average[:, None] - average)
+    p_nemenyi = studentized_range.sf(apart / error, num_methods, np.inf)
+    ranked = tuple(str(names[i]) for i in order)
+    sorted_average = tuple(float(average[i]) for i in order)
+    return Ranks(
+        names=ranked,
+        average=sorted_average,
+        num_categories=num_categories,
+        p_friedman=p_friedman,
+        critical_difference=critical,
+        p_nemenyi=p_nemenyi[np.ix_(order, order)],
+        cliques=_cliques(ranked, sorted_average, critical),
+    )
+
+
+def _cliques(
+    names: tuple[str, ...], average: tuple[float, ...], critical: float
+) -> tuple[tuple[str, ...], ...]:
+    """Runs of neighbouring average ranks within the critical difference that lie in no longer run."""
+    found: list[tuple[int, int]] = []
+    for first in range(len(names)):
+        last = max(i for i in range(first, len(names)) if average[i] - average[first] <= critical)
+        if last > first and not (found and found[-1][1] >= last):
+            found.append((first, last))
+    return tuple(names[first : last + 1] for first, last in found)

@@ -2,4 +2,5 @@
 
 from kdbench.cli import main
 
-main()
+if __name__ == "__main__":  # a timing starts a new process, which imports this module again
+    main()

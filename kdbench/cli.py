@@ -4,6 +4,8 @@ import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
@@ -107,11 +109,31 @@ def run(
     preset: Annotated[str | None, typer.Option(help="Evaluation preset; exact if not given.")] = None,
     device: Annotated[str | None, typer.Option(help="auto (default), cpu, cuda, cuda:N.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto (default), fp32, bf16, fp16.")] = None,
-    executor: Annotated[str | None, typer.Option(help="local (default) or ray.")] = None,
-    cpus_per_cell: Annotated[
-        int | None, typer.Option(help="CPU cores of a cell; all with local, 1 with ray if not given.")
+    executor: Annotated[
+        str | None, typer.Option(help="local or ray; ray if cells can run side by side.")
     ] = None,
-    results: Annotated[Path | None, typer.Option(help="Where rows are kept; results if not given.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster to join (auto, HOST:PORT); else RAY_ADDRESS.")
+    ] = None,
+    cpus_per_cell: Annotated[
+        int | None, typer.Option(help="CPU cores of a cell; a fair share of all if not given.")
+    ] = None,
+    gpus_per_cell: Annotated[
+        float | None, typer.Option(help="GPUs of a cell, 0.5 for half of one; as measured if not given.")
+    ] = None,
+    memory_per_cell: Annotated[
+        float | None, typer.Option(help="GiB of RAM of a cell; as measured if not given.")
+    ] = None,
+    checkpoint_every: Annotated[
+        float | None, typer.Option(help="Minutes between checkpoints of a training (10); 0: none.")
+    ] = None,
+    latency: Annotated[
+        bool | None,
+        typer.Option("--latency/--no-latency", help="Time each kind of detector afterwards (default)."),
+    ] = None,
+    results: Annotated[
+        str | None, typer.Option(help="Folder or URI (s3://...) of the rows; results if not given.")
+    ] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds that a cell may take.")] = None,
     redo: Annotated[str | None, typer.Option(help="failed or all: run ended cells again.")] = None,
     keep_detectors: Annotated[
@@ -131,7 +153,7 @@ def run(
     ] = None,
 ) -> None:
     """Train and evaluate every cell of methods x datasets x settings x seeds that has not ended yet."""
-    from kdbench.request import enough_disk, parse_sets, plan, read_request
+    from kdbench.request import parse_sets, read_request
 
     request = read_request(
         config,
@@ -152,7 +174,12 @@ def run(
             "device": device,
             "precision": precision,
             "executor": executor,
+            "address": address or os.environ.get("RAY_ADDRESS"),
             "cpus_per_cell": cpus_per_cell,
+            "gpus_per_cell": gpus_per_cell,
+            "memory_per_cell": memory_per_cell,
+            "checkpoint_every": checkpoint_every,
+            "latency": latency,
             "results": results,
             "timeout": timeout,
             "redo": redo,
@@ -160,33 +187,58 @@ def run(
             "keep_pictures": keep_pictures,
         },
     )
-    if "synthetic" in request.dataset:
-        _announce_drawing()
-    planned = plan(request)
-    for notice in planned.notices:
-        say(f"note: {notice}", style="yellow")
+    from kdbench import schedule
+
+    try:
+        _run(request, dry_run, report_)
+    finally:
+        schedule.stop()
+
+
+def _run(request: Any, dry_run: bool, report_: Path) -> None:
+    from kdbench import schedule
+    from kdbench.estimate import known_costs, longest_first, with_needs
+    from kdbench.request import enough_disk, plan
+    from kdbench.resources import this_machine
     from kdbench.results import Results
 
-    store = Results(request.results)
-    ended = store.statuses(job.cell.id for job in planned.jobs)
+    if "synthetic" in request.dataset:
+        _announce_drawing()
+    cluster = schedule.connect(request.executor, request.address)
+    planned = plan(request, cluster)
+    for notice in planned.notices:
+        say(f"note: {notice}", style="yellow")
+    cluster, store = cluster or this_machine(), Results(request.results)
+    try:
+        costs = known_costs(store.storage)
+        ended = store.statuses(job.cell.id for job in planned.jobs)
+    except OSError as error:  # an object store that does not answer, a folder that may not be read
+        raise RequestError([f"cannot read results in {request.results}: {error}"]) from error
+    planned.jobs = with_needs(planned.jobs, request, cluster, costs)
     again = {"all": tuple(ended), "failed": tuple(i for i, s in ended.items() if s != "ok")}.get(
         request.redo or "", ()
     )
-    todo = [job for job in planned.jobs if job.cell.id not in ended or job.cell.id in again]
+    todo = [_again(job, store) for job in planned.jobs if job.cell.id not in ended or job.cell.id in again]
+    todo = longest_first(todo, planned.data, costs)
+    asked = "ray" if request.executor is None and request.address else request.executor
+    executor = schedule.choose_executor(asked, todo, cluster)
     if dry_run:
-        _show_plan(planned, todo, ended, request.results)
+        _show_plan(planned, todo, ended, costs, cluster, executor)
         return
     say(f"{len(planned.jobs)} cells: {len(planned.jobs) - len(todo)} ended before, {len(todo)} to run")
+    run_id = time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + uuid4().hex[:6]
     if todo:
         try:
             store.check_writable()
         except OSError as error:
-            raise RequestError([f"cannot write results in {request.results}: {error.strerror}"]) from error
+            said = error.strerror or error
+            raise RequestError([f"cannot write results in {request.results}: {said}"]) from error
         full = enough_disk(request.results)
         if full:
             raise RequestError([full])
         _prepare(planned, todo)
-        ended |= _execute(todo, request)
+        ended |= _execute(todo, planned, costs, request, executor, run_id)
+    untimed = _measure(planned, ended, request, executor, run_id) if request.latency else 0
     if not any(status == "ok" for status in ended.values()):
         say("no cell ended well: nothing to report")
     else:
@@ -197,23 +249,44 @@ def run(
         if len(ended) > counts["ok"]:
             say("run the same command with --redo failed to try those again")
         raise typer.Exit(SOME_FAILED)
+    if untimed:
+        raise typer.Exit(SOME_FAILED)
 
 
-def _execute(todo: list[Any], request: Any) -> dict[str, str]:
+def _again(job: Any, store: Any) -> Any:
+    """The job, knowing which end of its cell it replaces, if any."""
+    from dataclasses import replace
+
+    before = store.end_of(job.cell.id)
+    return replace(job, place=replace(job.place, replaces=before.run_id if before else None))
+
+
+def _execute(
+    todo: list[Any], planned: Any, costs: Any, request: Any, executor: str, run_id: str
+) -> dict[str, str]:
+    from kdbench import schedule
+    from kdbench.estimate import expected_seconds
     from kdbench.live import View
+    from kdbench.results import Results
     from kdbench.run import ResultsError
-    from kdbench.schedule import execute
+    from kdbench.status import RunFile, write_run
 
     ended: dict[str, str] = {}
-    run_id = time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + uuid4().hex[:6]
-    view = View(out, len(todo))
+    expected = expected_seconds(todo, planned.data, costs)
+    labels = {job.cell.id: job.cell.label for job in todo}
+    view = View(out, expected)
     try:
+        run = RunFile(run_id=run_id, started=time.time(), cells=expected, labels=labels)
+        write_run(Results(request.results), run)
         with view:
-            for outcome in execute(
+            for outcome in schedule.execute(
                 todo,
-                executor=request.executor,
+                planned.data,
+                executor=executor,
+                address=request.address,
                 run_id=run_id,
                 notify=view.notify,
+                watch=lambda now: view.watch(now.holders, now.num_waiting, now.elsewhere),
                 timeout_s=request.timeout,
             ):
                 ended[outcome.cell_id] = outcome.status
@@ -232,59 +305,41 @@ def _execute(todo: list[Any], request: Any) -> dict[str, str]:
     return ended
 
 
+def _measure(planned: Any, ended: dict[str, str], request: Any, executor: str, run_id: str) -> int:
+    """Time one detector of each kind that has no timing yet; returns how many could not be timed."""
+    from kdbench import schedule
+    from kdbench.estimate import to_time
+    from kdbench.results import Results
+
+    jobs = to_time([job for job in planned.jobs if ended.get(job.cell.id) == "ok"], Results(request.results))
+    if jobs:
+        say(f"timing {len(jobs)} detectors, each alone on the device (--no-latency: not)")
+    num_wrong = 0
+    for job, error in schedule.measure(jobs, executor=executor, address=request.address, run_id=run_id):
+        if error:
+            complain(f"{job.cell.label} could not be timed: {error}")
+            num_wrong += 1
+    return num_wrong
+
+
 def _prepare(planned: Any, todo: list[Any]) -> None:
     """Build each teacher and decode images before the first cell: what is wrong with them is found here."""
-    import json
+    from kdbench.prepare import prepare
 
-    from kdbench.backbone import teacher
-
-    complaints: list[str] = []
-    teachers: dict[tuple[Any, ...], Any] = {}
-    needed: dict[tuple[Any, ...], None] = {}
-    for job in todo:
-        config = json.loads(job.cell.config)
-        teachers[config["backbone"], tuple(config["levels"])] = job.place.weights
-        for category in job.cell.categories:
-            needed[job.cell.dataset, category, config["image_size"], job.cell.preset] = None
-    for (name, levels), weights in teachers.items():
-        try:
-            teacher(name, levels, weights)
-        except RequestError as error:
-            complaints += error.complaints
-    complaints += _decode([(planned.data[name], *rest) for name, *rest in needed])
+    with _decoding_bar() as tick:
+        complaints = prepare(todo, planned.data, tick)
     if complaints:
         raise RequestError(complaints)
 
 
-def _decode(needed: list[Any]) -> list[str]:
-    """Decode images and masks of (found dataset, category, image size, preset) once; returns complaints."""
+@contextmanager
+def _decoding_bar() -> Iterator[Any]:
+    """A progress bar on a terminal, as a function that takes how many images are done, of how many."""
     from rich.progress import Progress
 
-    from kdbench.dataset import cache_folder
-    from kdbench.images import images_ready, open_images, open_truth
-    from kdbench.presets import PRESETS
-
-    def to_decode(data: Any, category: str, size: int) -> int:
-        found, fingerprint = data.categories[category], data.fingerprints[category]
-        ready = images_ready(data.dataset, found, fingerprint, size)
-        return 0 if ready else len(found.train) + len(found.test)
-
-    complaints = []
     with Progress(console=out, transient=True, disable=not out.is_terminal) as bars:
-        cold = sum(to_decode(data, category, size) for data, category, size, _ in needed)
-        bar = bars.add_task("decoding images", total=cold or 1)
-        for data, category, size, preset in needed:
-            found, fingerprint = data.categories[category], data.fingerprints[category]
-            try:
-                open_images(data.dataset, found, fingerprint, size, lambda n: bars.advance(bar, n))
-                open_truth(data.dataset, found, fingerprint, PRESETS[preset])
-            except DataError as error:
-                complaints.append(str(error))
-            except OSError as error:
-                complaints.append(
-                    f"cannot write decoded images in {cache_folder()}: {error.strerror or error}"
-                )
-    return complaints
+        bar = bars.add_task("decoding images", total=1)
+        yield lambda done, total: bars.update(bar, completed=done, total=total)
 
 
 def _announce_drawing() -> None:
@@ -295,42 +350,92 @@ def _announce_drawing() -> None:
         say(f"drawing the synthetic dataset in {cache_folder()} (once, under half a minute)")
 
 
-def _show_plan(planned: Any, todo: list[Any], ended: dict[str, str], results: Path) -> None:
+def _show_plan(
+    planned: Any, todo: list[Any], ended: dict[str, str], costs: Any, cluster: Any, executor: str
+) -> None:
+    """The cells in the order in which they start, then those that ended before."""
     from kdbench.estimate import estimate_seconds
     from kdbench.live import duration
+    from kdbench.resources import makespan_s
 
-    pending = {job.cell.id for job in todo}
-    jobs, seconds = planned.jobs, estimate_seconds(todo, planned.data, results)
+    seconds = estimate_seconds(todo, planned.data, costs)
     table = _table("cell", "method", "dataset", "setting", "category", "seed", "profile", "state", "estimate")
-    for job in jobs:
+    pending = {job.cell.id for job in todo}
+    for job in [*todo, *(job for job in planned.jobs if job.cell.id not in pending)]:
         cell = job.cell
-        state = "to run" if cell.id in pending else ended[cell.id]
-        table.add_row(
-            cell.id[:8],
-            cell.method,
-            cell.dataset,
-            cell.setting,
-            cell.category,
-            str(cell.seed),
-            cell.profile,
-            state,
-            duration(seconds[cell.id]) if cell.id in pending else "",
-        )
+        words = (cell.id[:8], cell.method, cell.dataset, cell.setting, cell.category, str(cell.seed))
+        to_run = cell.id in pending
+        state = f"to run ({job.need})" if to_run else ended[cell.id]
+        table.add_row(*words, cell.profile, state, duration(seconds[cell.id]) if to_run else "")
     out.print(table)
-    total = duration(sum(seconds.values()))
-    say(f"{len(todo)} of {len(jobs)} cells to run, about {total} one after another on this machine")
+    total = sum(seconds.values())
+    planned_s = makespan_s([(seconds[job.cell.id], job.need) for job in todo], cluster)
+    where = f"{executor}: {cluster}"
+    took = planned_s if executor == "ray" else total
+    say(f"{len(todo)} of {len(planned.jobs)} cells to run, about {duration(took)} with {where}")
+    if executor == "ray":
+        say(f"about {duration(total)} one after another")
+
+
+@app.command()
+def status(
+    results: Annotated[str, typer.Option(help="The results folder or URI.")] = "results",
+) -> None:
+    """How far the runs on a results folder are: queue, running cells, failures, time left."""
+    from kdbench.live import duration
+    from kdbench.results import Results
+    from kdbench.status import states
+
+    found = states(Results(results))
+    if not found:
+        raise RequestError([f"no run has begun in {results}: `kdbench run --results {results}` begins one"])
+    going = [state for state in found if state.running] or found[:1]
+    for state in going:
+        counted = ", ".join(f"{count} {name}" for name, count in state.counts.items() if count)
+        left = f", about {duration(state.left_s)} left" if state.left_s and state.running else ""
+        say(f"run {state.run.run_id}: {len(state.run.cells)} cells, {counted}{left}")
+        for holder in state.running:
+            said = holder.progress
+            where = f"{said.get('phase', 'start')} {said.get('done', 0)}/{said.get('total', 0)} images"
+            epochs = f", epoch {said['epoch']}/{said['epochs']}" if said.get("epochs") else ""
+            took = duration(time.time() - holder.since)
+            say(f"  {holder.host} (process {holder.pid}): {holder.label} · {where}{epochs}, for {took}")
+        if not state.running and state.counts["waiting"]:
+            say("  nobody is running it: the same `kdbench run` command resumes it")
 
 
 @app.command()
 def report(
-    results: Annotated[Path, typer.Option(help="The results folder.")] = Path("results"),
+    results: Annotated[str, typer.Option(help="The results folder or URI.")] = "results",
     out_: Annotated[Path, typer.Option("--out", help="Where the report is written.")] = REPORT,
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option(metavar="REPO", help="Also upload rows and report to this dataset repository."),
+    ] = None,
+    mlflow: Annotated[str | None, typer.Option(metavar="URI", help="Also log to this MLflow server.")] = None,
+    wandb: Annotated[
+        str | None, typer.Option(metavar="PROJECT", help="Also log to this Weights & Biases project.")
+    ] = None,
 ) -> None:
-    """Write the leaderboard of all rows of a results folder; works while cells are still running."""
+    """Write the report of all rows of a results folder; works while cells are still running."""
+    from kdbench.reports import publish
+
+    chosen = {"huggingface_hub": push_to_hub, "mlflow": mlflow, "wandb": wandb}
+    for module in (name for name, value in chosen.items() if value):
+        publish.check_extra(module)  # before the report is written, not after
     _report(results, out_)
+    from kdbench.reports.leaderboard import report_files
+
+    files = report_files(out_)
+    if push_to_hub:
+        say(f"pushed: {publish.push_to_hub(results, files, push_to_hub)}")
+    if mlflow:
+        say(f"logged {publish.log_to_mlflow(results, files, mlflow)} runs to MLflow at {mlflow}")
+    if wandb:
+        say(f"logged {publish.log_to_wandb(results, files, wandb)} runs to the wandb project {wandb}")
 
 
-def _report(results: Path, folder: Path) -> None:
+def _report(results: str, folder: Path) -> None:
     from kdbench.reports.leaderboard import write_leaderboard
 
     try:
@@ -344,8 +449,40 @@ def _report(results: Path, folder: Path) -> None:
 
 
 @app.command()
+def compare(
+    results_a: Annotated[str, typer.Argument(help="The results folder or URI before.")],
+    results_b: Annotated[str, typer.Argument(help="The results folder or URI after.")],
+    tolerance: Annotated[
+        float, typer.Option(help="How much worse a metric may be, as a fraction; 0.01 is one point.")
+    ] = 0.01,
+    out_: Annotated[
+        Path | None, typer.Option("--out", help="Also write compare.md and compare.csv here.")
+    ] = None,
+) -> None:
+    """Show what changed between two results folders; exit code 1 if something became worse, for CI."""
+    from kdbench.reports.compare import compare as compare_folders
+    from kdbench.reports.compare import write_comparison
+
+    found = compare_folders(results_a, results_b, tolerance)
+    for table in (found.origins, found.ends, found.means, found.beyond):
+        if table.body:
+            shown = _table(*map(escape, table.head), title=table.title)
+            for line in table.body:
+                shown.add_row(*(escape(value.text) for value in line))
+            out.print(shown)
+    if out_:
+        try:
+            say(f"all differences: {write_comparison(found, out_)}")
+        except OSError as error:
+            raise RequestError([f"cannot write the comparison in {out_}: {error.strerror}"]) from error
+    say(found.headline)
+    if found.num_regressions:
+        raise typer.Exit(SOME_FAILED)
+
+
+@app.command()
 def probe(
-    results: Annotated[Path, typer.Option(help="The results folder, with detectors kept.")] = Path("results"),
+    results: Annotated[str, typer.Option(help="The results folder or URI, with detectors kept.")] = "results",
     root: Annotated[
         Path | None, typer.Option(help="Folder of the dataset; else KDBENCH_DATA/DATASET.")
     ] = None,
@@ -506,6 +643,7 @@ def prepare_dataset(
     """Decode all images once, so that no run has to; `kdbench run` does the same where it is needed."""
     from kdbench.dataset import cache_folder
     from kdbench.errors import unknown
+    from kdbench.prepare import decode
     from kdbench.presets import PRESETS
     from kdbench.registry import get_dataset
     from kdbench.request import find_data
@@ -513,7 +651,9 @@ def prepare_dataset(
     if preset not in PRESETS:
         raise RequestError([unknown("preset", preset, PRESETS)])
     data = find_data(get_dataset(name), root, _split("categories", categories))
-    complaints = _decode([(data, category, image_size, preset) for category in data.categories])
+    needed = [(name, category, image_size, preset) for category in data.categories]
+    with _decoding_bar() as tick:
+        complaints = decode(needed, {name: data}, tick)
     if complaints:
         raise RequestError(complaints)
     num_images = sum(len(c.train) + len(c.test) for c in data.categories.values())

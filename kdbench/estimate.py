@@ -1,57 +1,227 @@
-"""How long cells will take: learnt from the rows of earlier ones, else from a few measured training steps."""
+"""What cells will cost: learnt from the rows of earlier ones, else from a few measured training steps."""
 
 import json
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
 import torch
 
-from kdbench import provenance, train
+from kdbench import train
 from kdbench.backbone import teacher
+from kdbench.cell import Cell
 from kdbench.registry import get_method
-from kdbench.request import Found, Job
-from kdbench.results import read_rows
+from kdbench.request import Found, Job, Request
+from kdbench.resources import Cluster, Need
+from kdbench.results import Results, detector_name, read_rows
+from kdbench.storage import Storage
 
 STEP_IMAGES = 4  # of a measured step; enough to keep two cores busy
+MEMORY_MARGIN = 1.25  # on what cells of the kind were seen to take
+CUDA_CONTEXT_BYTES = 1 << 30  # of a process on a GPU, beside what its tensors take
+GPU_STEP = 0.1  # shares of a GPU are rounded up to it
 
 
-def estimate_seconds(jobs: Sequence[Job], data: Mapping[str, Found], results: Path) -> dict[str, float]:
-    """Cell id -> seconds, from rows of the same kind on this device, else from steps measured on noise."""
-    speeds = _seconds_per_image(results)
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What one cell took: seconds once, per trained image, per test image; bytes at the peak, and in all."""
+
+    prepare_s: float
+    train_s: float
+    evaluate_s: float
+    peak_bytes: float
+    device_bytes: float
+    pixels: int  # of an input image
+
+
+class Costs:
+    """What the rows of a results folder say of cells still to come."""
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        cells: dict[str, list[Mapping[str, Any]]] = {}
+        for row in rows:
+            if row["status"] == "ok":
+                cells.setdefault(row["cell_id"], []).append(row)
+        found: dict[Hashable, list[Cost]] = {}
+        for of_cell in cells.values():
+            first, cost = of_cell[0], _cost(of_cell)
+            config = json.loads(first["config"])
+            for kind in _kinds(first["method"], config, first["device"], first["num_threads"]):
+                found.setdefault(kind, []).append(cost)
+        self.known = {kind: _median(costs) for kind, costs in found.items()}
+
+    def of(self, job: Job) -> Cost | None:
+        """What cells of the nearest known kind took; None where none of the method ended on such a device."""
+        config = json.loads(job.cell.config)
+        device = torch.device(job.place.device).type
+        for kind in _kinds(job.cell.method, config, device, job.place.num_threads):
+            if kind in self.known:
+                cost = self.known[kind]
+                scale = config["image_size"] ** 2 / cost.pixels
+                return replace(cost, train_s=cost.train_s * scale, evaluate_s=cost.evaluate_s * scale)
+        return None
+
+
+def known_costs(results: Storage) -> Costs:
+    """What the rows in `results` say; nothing if there are none yet."""
+    try:
+        return Costs(read_rows(results).to_pylist())
+    except FileNotFoundError:
+        return Costs([])
+
+
+def with_needs(jobs: Sequence[Job], request: Request, cluster: Cluster, costs: Costs) -> list[Job]:
+    """Each job with what it occupies: as asked for, else as measured, else a fair share of the CPUs.
+
+    The share depends on the whole grid and not on what is left of it: with other threads the last digits of
+    the same cell would differ. Cells of an explicit local executor run alone and have all cores.
+    """
+    alone, largest = request.executor == "local", max(cluster.nodes, key=lambda node: node.cpus)
+    share = int(largest.cpus if alone else min(largest.cpus, max(1, cluster.cpus // max(1, len(jobs)))))
+    share_beside_gpu = min(4, max(1, cluster.cpus // max(1, cluster.gpus)))
+    needing = []
+    for job in jobs:
+        on_gpu, cost = job.place.device.startswith("cuda"), costs.of(job)
+        need = Need(
+            cpus=request.cpus_per_cell or (share_beside_gpu if on_gpu and not alone else share),
+            gpus=(request.gpus_per_cell or _gpu_share(cost)) if on_gpu else 0.0,
+            memory_bytes=_memory(request, cost, on_gpu, cluster),
+        )
+        whole = request.cpus_per_cell is None and need.cpus == largest.cpus
+        threads = None if whole else need.cpus  # torch knows better than we how many suit a whole machine
+        place = replace(job.place, num_threads=threads, gpu_share=min(1.0, need.gpus) if on_gpu else 1.0)
+        needing.append(replace(job, need=need, place=place))
+    return needing
+
+
+def longest_first(jobs: Sequence[Job], data: Mapping[str, Found], costs: Costs) -> list[Job]:
+    """Jobs by falling time, so that no long one is left for the end."""
+    expected = expected_seconds(jobs, data, costs)
+    # stable: equal ones stay in the order of the request
+    return sorted(jobs, key=lambda job: expected[job.cell.id], reverse=True)
+
+
+def expected_seconds(jobs: Sequence[Job], data: Mapping[str, Found], costs: Costs) -> dict[str, float]:
+    """Cell id -> seconds by the rows there are; in proportion to images and pixels where they say nothing."""
+    known = {job.cell.id: known_seconds(job, data, costs) for job in jobs}
+    works = {job.cell.id: _work(job.cell, data) for job in jobs}
+    speeds = [seconds / works[cell_id] for cell_id, seconds in known.items() if seconds is not None]
+    speed = median(speeds) if speeds else 1e-6  # seconds per pixel and epoch: only the proportions matter
+    return {i: speed * works[i] if seconds is None else seconds for i, seconds in known.items()}
+
+
+def to_time(jobs: Sequence[Job], results: Results) -> list[Job]:
+    """One job of each kind of detector that was kept and not timed: seed and category change no latency."""
+    kept, timed = set(results.storage.names("detectors")), results.storage.names("latency")
+    kinds: dict[Hashable, list[Job]] = {}
+    for job in jobs:
+        cell = job.cell
+        network = (cell.method, _without_epochs(json.loads(cell.config)), cell.teacher_sha256)
+        kinds.setdefault((*network, job.place.device), []).append(job)
+    done = {name.removeprefix("latency/").partition("-")[0] for name in timed}
+    found = []
+    for alike in kinds.values():
+        able = [job for job in alike if detector_name(job.cell.id) in kept]
+        if able and not any(job.cell.id in done for job in alike):
+            found.append(able[0])
+    return found
+
+
+def known_seconds(job: Job, data: Mapping[str, Found], costs: Costs) -> float | None:
+    """How long a cell will take by the rows there are, or None."""
+    cost = costs.of(job)
+    if cost is None:
+        return None
+    num_train, num_test = _num_images(job.cell, data)
+    epochs = json.loads(job.cell.config)["epochs"]
+    return cost.prepare_s + cost.train_s * num_train * epochs + cost.evaluate_s * num_test
+
+
+def estimate_seconds(jobs: Sequence[Job], data: Mapping[str, Found], costs: Costs) -> dict[str, float]:
+    """Cell id -> seconds: from rows of the kind, else from training steps measured here on noise."""
+    measured: dict[Hashable, float] = {}
     estimates = {}
     for job in jobs:
-        config = json.loads(job.cell.config)
-        device = provenance.device_name(torch.device(job.place.device))
-        kind = (job.cell.method, _without_epochs(config), device)
-        if kind not in speeds:
-            speeds[kind] = _measured(job, config)
-        found = data[job.cell.dataset].categories
-        num_images = sum(len(found[name].train) for name in job.cell.categories)
-        estimates[job.cell.id] = speeds[kind] * num_images * config["epochs"]
+        known = known_seconds(job, data, costs)
+        if known is None:
+            config = json.loads(job.cell.config)
+            kind = (job.cell.method, _without_epochs(config), job.place.num_threads)
+            if kind not in measured:
+                measured[kind] = _measured(job, config)
+            known = measured[kind] * _num_images(job.cell, data)[0] * config["epochs"]
+        estimates[job.cell.id] = known
     return estimates
 
 
-def _without_epochs(config: dict[str, Any]) -> str:
+def _cost(of_cell: Sequence[Mapping[str, Any]]) -> Cost:
+    first = of_cell[0]
+    config = json.loads(first["config"])
+    trained = (first["num_train"] + first["num_heldout"]) * config["epochs"]
+    return Cost(
+        prepare_s=first["prepare_s"],
+        train_s=first["train_s"] / trained,
+        evaluate_s=sum(row["evaluate_s"] for row in of_cell) / sum(row["num_test"] for row in of_cell),
+        peak_bytes=first["peak_memory_bytes"] or 0,
+        device_bytes=first["device_memory_bytes"] or 0,
+        pixels=config["image_size"] ** 2,
+    )
+
+
+def _median(costs: Sequence[Cost]) -> Cost:
+    """Field by field; of the memory the most that was seen."""
+    return Cost(
+        **{name: median(getattr(c, name) for c in costs) for name in ("prepare_s", "train_s", "evaluate_s")},
+        peak_bytes=max(cost.peak_bytes for cost in costs),
+        device_bytes=max(cost.device_bytes for cost in costs),
+        pixels=costs[0].pixels,
+    )
+
+
+def _kinds(method: str, config: Mapping[str, Any], device: str, threads: int | None) -> list[Hashable]:
+    """What makes cells alike, from alike in everything to alike in the method and the device only."""
+    exact = (method, _without_epochs(config))
+    network = (method, config["backbone"], config["image_size"])
+    return [
+        (*exact, device, threads),
+        (*exact, device),
+        (*network, device, threads),
+        (*network, device),
+        (method, config["backbone"], device),
+        (method, device),
+    ]
+
+
+def _without_epochs(config: Mapping[str, Any]) -> str:
     return json.dumps({key: value for key, value in config.items() if key != "epochs"}, sort_keys=True)
 
 
-def _seconds_per_image(results: Path) -> dict[tuple[str, str, str], float]:
-    """Seconds per image and epoch of cells that ended well: (method, configuration, device) -> median."""
-    try:
-        rows = read_rows(results).to_pylist()
-    except FileNotFoundError:
-        return {}
-    found: dict[tuple[str, str, str], list[float]] = {}
-    for row in {row["cell_id"]: row for row in rows if row["status"] == "ok"}.values():
-        config = json.loads(row["config"])
-        kind = (row["method"], _without_epochs(config), row["device_name"])
-        num_images = (row["num_train"] + row["num_heldout"]) * config["epochs"]
-        seconds = row["prepare_s"] + row["train_s"] + row["evaluate_s"]
-        found.setdefault(kind, []).append(seconds / num_images)
-    return {kind: median(values) for kind, values in found.items()}
+def _num_images(cell: Cell, data: Mapping[str, Found]) -> tuple[int, int]:
+    found = data[cell.dataset].categories
+    categories = [found[name] for name in cell.categories]
+    return sum(len(c.train) for c in categories), sum(len(c.test) for c in categories)
+
+
+def _work(cell: Cell, data: Mapping[str, Found]) -> float:
+    config = json.loads(cell.config)
+    return float(sum(_num_images(cell, data)) * config["epochs"] * config["image_size"] ** 2)
+
+
+def _gpu_share(cost: Cost | None) -> float:
+    """Of one GPU, by the peak memory of cells of the kind; the whole of it while nothing is known."""
+    if cost is None or not cost.device_bytes:
+        return 1.0
+    share = (MEMORY_MARGIN * cost.peak_bytes + CUDA_CONTEXT_BYTES) / cost.device_bytes
+    return min(1.0, round(GPU_STEP * -(-share // GPU_STEP), 6))
+
+
+def _memory(request: Request, cost: Cost | None, on_gpu: bool, cluster: Cluster) -> int:
+    """Bytes of RAM, by what was measured no more than a machine has; the rows of GPU cells do not know it."""
+    if request.memory_per_cell is not None:
+        return int(request.memory_per_cell * 2**30)
+    most = max(node.memory_bytes for node in cluster.nodes)
+    return 0 if cost is None or on_gpu else int(min(MEMORY_MARGIN * cost.peak_bytes, most))
 
 
 def _measured(job: Job, config: dict[str, Any]) -> float:

@@ -13,15 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load
 
 from kdbench import provenance, train
-from kdbench.backbone import find_weights, teacher
+from kdbench.backbone import find_weights
 from kdbench.dataset import fingerprint, fingerprint_of
+from kdbench.detector import load_detector
 from kdbench.errors import DataError, RequestError
 from kdbench.evaluate import score
 from kdbench.images import open_images
-from kdbench.method import Method
 from kdbench.metrics import METRIC_VERSION, image_metrics, label_regions, pixel_metrics
 from kdbench.registry import get_dataset, get_method
 from kdbench.results import Results, detector_name, probe_name
@@ -128,9 +127,9 @@ def probe_cell(
         raise RequestError(
             [f"{found.source} are not the weights of the teacher of {row['method']} in {row['cell_id']}"]
         )
-    method: Method = kind(config, teacher(config.backbone, config.levels, found))
-    method.load_detector(load(results.read_detector(row["cell_id"])))
-    train.place_networks(method, device)
+    method = load_detector(
+        results, row["cell_id"], method=row["method"], config=row["config"], weights=found, device=device
+    )
     normal = []
     for category, print_ in zip(categories, prints, strict=True):
         images = open_images(dataset, category, print_, config.image_size)

@@ -10,16 +10,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from kdbench.cell import PROFILES, SETTINGS, Cell, canonical_json, groups_of
 from kdbench.dataset import Category, Contents, Dataset, check_apart, contents, fingerprint_of
 from kdbench.errors import DataError, RequestError, unknown
 from kdbench.presets import PRESETS
 from kdbench.registry import dataset_names, get_dataset, get_method, method_names
+from kdbench.resources import Cluster, Need
 from kdbench.run import Place
+from kdbench.storage import Storage
 
 EVERY = "all"  # `all.batch_size=8` sets a key of every method
+
+
+def _path_as_text(value: object) -> object:
+    return str(value) if isinstance(value, Path) else value
 
 
 class Request(BaseModel):
@@ -42,9 +48,14 @@ class Request(BaseModel):
     preset: str = "exact"
     device: str = "auto"
     precision: str | None = None
-    executor: Literal["local", "ray"] = "local"
+    executor: Literal["local", "ray"] | None = None  # None: ray if cells can run side by side
+    address: str | None = None  # of a running Ray cluster
     cpus_per_cell: int | None = Field(None, gt=0)
-    results: Path = Path("results")
+    gpus_per_cell: float | None = Field(None, gt=0)
+    memory_per_cell: float | None = Field(None, gt=0)  # GiB
+    checkpoint_every: float = Field(10.0, ge=0)  # minutes; 0: never
+    latency: bool = True
+    results: Annotated[str, BeforeValidator(_path_as_text)] = "results"  # or a URI that pyarrow knows
     timeout: float | None = Field(None, gt=0)
     redo: Literal["failed", "all"] | None = None
     keep_detectors: bool = True
@@ -57,6 +68,7 @@ class Job:
 
     cell: Cell
     place: Place
+    need: Need = field(default_factory=Need)
 
 
 @dataclass(kw_only=True)
@@ -121,8 +133,11 @@ def parse_sets(assignments: Iterable[str]) -> dict[str, Any]:
     return found
 
 
-def plan(request: Request) -> Plan:
-    """All jobs of a request; RequestError with every complaint at once if any of it cannot be run."""
+def plan(request: Request, cluster: Cluster | None = None) -> Plan:
+    """All jobs of a request, to run on `cluster` (None: this machine).
+
+    Raises RequestError with every complaint at once if any of it cannot be run.
+    """
     complaints: list[str] = []
     methods = request.methods or method_names()
     complaints += [unknown("method", m, method_names()) for m in methods if m not in method_names()]
@@ -136,7 +151,7 @@ def plan(request: Request) -> Plan:
         complaints.append(unknown("profile", request.profile, PROFILES))
     if request.root is not None and len(request.dataset) > 1:
         complaints.append("--root is the folder of one dataset; for several set KDBENCH_DATA to their parent")
-    device, wrong_device = choose_device(request.device)
+    device, wrong_device = choose_device(request.device, cluster)
     complaints += wrong_device
     complaints += _wrong_set_names(request.set, methods)
     complaints += [
@@ -174,11 +189,12 @@ def plan(request: Request) -> Plan:
                 place = Place(
                     root=str(data.root),
                     weights=teacher,
-                    results=str(request.results.resolve()),
+                    results=resolved(request.results),
                     device=device,
                     num_threads=request.cpus_per_cell,
                     keep_detectors=request.keep_detectors,
                     keep_pictures=request.keep_pictures,
+                    checkpoint_every_s=60 * request.checkpoint_every,
                 )
                 for category, categories in groups_of(setting, tuple(data.categories)):
                     cell = Cell(
@@ -313,10 +329,25 @@ def _weights(request: Request, configs: Configs, complaints: list[str]) -> dict[
     return found
 
 
-def choose_device(asked: str) -> tuple[str, list[str]]:
-    """The device that `auto` means here, or the one asked for; and complaints if there is no such device."""
+def resolved(results: str) -> str:
+    """A results folder as every process finds it: an absolute path, or the URI as it is."""
+    local = Storage(results).local
+    return str(local.resolve()) if local else results
+
+
+def choose_device(asked: str, cluster: Cluster | None = None) -> tuple[str, list[str]]:
+    """The device that `auto` means here, or the one asked for; and complaints if there is no such device.
+
+    On a `cluster` the scheduler hands out GPUs, so there is no cuda:N to choose.
+    """
     import torch
 
+    if cluster and asked in ("auto", "cuda"):
+        if asked == "cuda" and not cluster.gpus:
+            return asked, [f"no device 'cuda' on any node. The cluster has {cluster}"]
+        return ("cuda" if cluster.gpus else "cpu"), []
+    if cluster and asked.startswith("cuda"):
+        return asked, [f"device {asked!r}: on a cluster Ray chooses the GPU. Devices: auto, cpu, cuda"]
     if asked == "auto":
         return ("cuda" if torch.cuda.is_available() else "cpu"), []
     try:
@@ -390,8 +421,11 @@ def _literal(text: str) -> Any:
         return text
 
 
-def enough_disk(folder: Path, needed: int = 64 << 20) -> str | None:
-    """A complaint if `folder` has less free space than results and caches need at the least."""
+def enough_disk(results: str, needed: int = 64 << 20) -> str | None:
+    """A complaint if a results folder on a disk has less free space than results need at the least."""
+    folder = Storage(results).local
+    if folder is None:
+        return None
     existing = next(p for p in (folder.resolve(), *folder.resolve().parents) if p.exists())
     stats = os.statvfs(existing)
     free = stats.f_bavail * stats.f_frsize

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,8 @@ from kdbench.metrics import METRICS
 from kdbench.storage import Storage
 
 SCHEMA_VERSION = 1
+# Folders whose files carry the id of a cell.
+PARTS = ("cells", "scores", "detectors", "checkpoints", "probes", "latency", "leases", "runs")
 STATUSES = ("ok", "failed", "timeout", "oom")
 
 _TEXT, _WHOLE, _REAL, _TEXTS, _REALS = (
@@ -270,6 +272,11 @@ class Results:
         """How and in which run a cell ended, or None; DataError for a damaged file."""
         return self._end(cell_id) if self.storage.exists(cell_name(cell_id)) else None
 
+    def rows_of(self, cell_id: str) -> list[dict[str, Any]]:
+        """The rows of one cell; DataError if they are damaged or not there."""
+        rows: list[dict[str, Any]] = _read(self.storage, cell_name(cell_id)).to_pylist()
+        return rows
+
     def _end(self, cell_id: str) -> "End":
         table = _read(self.storage, cell_name(cell_id), ["status", "run_id"])
         return End(status=table["status"][0].as_py(), run_id=table["run_id"][0].as_py())
@@ -279,6 +286,13 @@ class Results:
         kept = (f"scores/{cell_id}.parquet", curve_name(cell_id), picture_name(cell_id))
         for name in (*kept, detector_name(cell_id)):
             self.storage.remove(name)
+
+    def remove_unfinished(self, busy: Set[str]) -> None:
+        """Remove what killed writers left, but for the cells in `busy`, whose writers are alive."""
+        for part in PARTS:
+            for name in self.storage.unfinished(part):
+                if not any(cell_id in name for cell_id in busy):
+                    self.storage.remove(name)
 
     def check_writable(self) -> None:
         """Raise OSError if rows cannot be written here, before anything is trained."""

@@ -1,56 +1,418 @@
 """One function that executes cells, in this process or by Ray; only sweeps/tune.py knows Ray beside it."""
 
+import os
+import sys
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, Any
 
-from kdbench.request import Job
-from kdbench.run import Notify, Outcome, execute_cell
+from kdbench.errors import RequestError
+from kdbench.latency import time_detector
+from kdbench.lease import Holder, holders, remove_void, revoke
+from kdbench.prepare import prepare
+from kdbench.request import Found, Job
+from kdbench.resources import Cluster, Node, this_machine
+from kdbench.results import Results
+from kdbench.run import ELSEWHERE, Notify, Outcome, execute_cell, outcome_of, record_end
+from kdbench.storage import Storage
 
-Started = Callable[[Job], None]
+if TYPE_CHECKING:
+    import ray
+
+RETRIES = 2  # of a cell whose worker or node was lost; an exception of a method is never tried again
+TICK_S = 1.0  # between two looks at what is running
+REMOTE_TICK_S = 10.0  # the same where each look costs requests to an object store
+GRACE_S = 30.0  # a cell that does not stop by itself when its time is over is killed after so long
+# A cell on a GPU has a fresh process, so that no GPU memory leaks from one to the next. On a CPU nothing is
+# kept, and starting one costs seconds. It must be given in the decorator: `.options` does not take it.
+CALLS_ON_CPU = 50
+MORE_WAITING = 8  # tasks submitted beyond what fits: the next worker starts early, an autoscaler sees demand
+
+Work = Callable[[Any, Any, str, Notify, float | None], Outcome]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """What is going on, for a person who looks: leases of this run's cells, and how many cells wait."""
+
+    holders: list[Holder]
+    num_waiting: int
+    elsewhere: list[Holder]  # cells of this run that another run is working on
+
+
+Watch = Callable[[Running], None]
+
+
+def connect(executor: str | None, address: str | None) -> Cluster | None:
+    """The running Ray cluster at an address, or None where there is none yet.
+
+    Raises RequestError where no cluster answers.
+    """
+    if executor == "local" or not address:
+        return None
+    return _start_ray(address, this_machine())
+
+
+def choose_executor(asked: str | None, jobs: Sequence[Job], cluster: Cluster) -> str:
+    """`ray` where more than one cell is to run and more than one can run at once, unless asked otherwise."""
+    if asked is not None:
+        return asked
+    together = min((cluster.fits(job.need) for job in jobs), default=0)
+    return "ray" if len(jobs) > 1 and together > 1 else "local"
 
 
 def execute(
-    jobs: Sequence[Job], *, executor: str, run_id: str, notify: Notify, timeout_s: float | None = None
+    jobs: Sequence[Job],
+    data: dict[str, Found],
+    *,
+    executor: str,
+    address: str | None = None,
+    run_id: str,
+    notify: Notify,
+    watch: Watch,
+    timeout_s: float | None = None,
+    work: Work = execute_cell,
 ) -> Iterator[Outcome]:
-    """Run every job, yield each outcome as it ends; its rows are on disk by then. OSError if not."""
+    """Run every job, yield each outcome as it ends; its rows are on disk by then.
+
+    Raises ResultsError where rows cannot be written, RequestError for what no node can run.
+    """
+    storage = Storage(jobs[0].place.results)
+    run_all = _with_ray if executor == "ray" else _in_process
+    grid = _Grid(jobs, data, storage, run_id, address, notify, watch, timeout_s, work)
+    try:
+        yield from run_all(grid)
+    finally:
+        remove_void(storage)
+        Results(storage).remove_unfinished(busy={holder.cell_id for holder in holders(storage)})
+
+
+def measure(
+    jobs: Sequence[Job], *, executor: str, address: str | None = None, run_id: str
+) -> Iterator[tuple[Job, str]]:
+    """Time the detectors of these jobs, one after another, each in a process that owns a whole machine.
+
+    Yields each job with what went wrong, "" if nothing did; the rows are on disk by then.
+    """
     if executor == "ray":
-        yield from _with_ray(jobs, run_id, timeout_s)
-    else:
+        yield from _measure_with_ray(jobs, address, run_id)
+        return
+    # Not forked: CUDA would not work in it, and it would carry what this process has trained.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
         for job in jobs:
-            yield execute_cell(job.cell, job.place, run_id, notify, timeout_s)
+            try:
+                pool.submit(time_detector, job.cell, job.place, run_id).result()
+            except Exception as error:  # a detector that cannot be timed does not end the others' timing
+                yield job, f"{type(error).__name__}: {error}"
+            else:
+                yield job, ""
 
 
-def _with_ray(jobs: Sequence[Job], run_id: str, timeout_s: float | None) -> Iterator[Outcome]:
+def _measure_with_ray(jobs: Sequence[Job], address: str | None, run_id: str) -> Iterator[tuple[Job, str]]:
+    import ray
+    from ray.exceptions import RayError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    _start_ray(address, this_machine())
+
+    @ray.remote(max_calls=1, max_retries=RETRIES)
+    def time_one(job: Job) -> None:
+        if not job.need.gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        time_detector(job.cell, job.place, run_id)
+
+    for job in jobs:
+        gpus = 1 if job.need.gpus else 0
+        fitting = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("GPU", 0) >= gpus]
+        if not fitting:
+            yield job, "no node is left that it could be timed on"
+            continue
+        # All on one machine, which the task has for itself: every task of ours takes at least one CPU.
+        node = min(fitting, key=lambda node: str(node["NodeManagerHostname"]))
+        there = NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
+        owning = {"num_cpus": node["Resources"].get("CPU", 1), "num_gpus": gpus}
+        try:
+            ray.get(time_one.options(scheduling_strategy=there, **owning).remote(job))
+        except RayError as error:  # also what was raised in the task
+            yield job, str(error).strip().splitlines()[-1]
+        else:
+            yield job, ""
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """What `execute` was asked for."""
+
+    jobs: Sequence[Job]
+    data: dict[str, Found]
+    storage: Storage
+    run_id: str
+    address: str | None
+    notify: Notify
+    watch: Watch
+    timeout_s: float | None
+    work: Work
+
+    def others(self, ids: set[str]) -> list[Holder]:
+        """Who of another run has the lease of one of these cells."""
+        return [h for h in holders(self.storage) if h.cell_id in ids and h.run_id != self.run_id]
+
+
+def _in_process(grid: _Grid) -> Iterator[Outcome]:
+    waiting = deque(grid.jobs)
+    while waiting:
+        elsewhere = deque[Job]()
+        for job in waiting:
+            outcome = grid.work(job.cell, job.place, grid.run_id, grid.notify, grid.timeout_s)
+            if outcome.status == ELSEWHERE:
+                elsewhere.append(job)
+            else:
+                yield outcome
+        waiting = elsewhere
+        if waiting:
+            others = grid.others({job.cell.id for job in waiting})
+            grid.watch(Running(holders=[], num_waiting=len(waiting), elsewhere=others))
+            time.sleep(TICK_S)
+
+
+@dataclass(kw_only=True)
+class _Attempt:
+    """A cell that was handed to Ray."""
+
+    job: Job
+    number: int
+    running_since: float | None = None  # this process's clock when its lease was first seen
+    killed: bool = False
+
+
+def _with_ray(grid: _Grid) -> Iterator[Outcome]:
+    cluster = _start_ray(grid.address, this_machine())
+    _refuse_impossible(grid.jobs, cluster)
+    try:
+        _prepare_nodes(grid)
+        yield from _run_all(grid)
+    finally:
+        for holder in holders(grid.storage):
+            if holder.run_id == grid.run_id:
+                revoke(grid.storage, holder.cell_id, grid.run_id)
+
+
+def _run_all(grid: _Grid) -> Iterator[Outcome]:
+    """Keep as many cells going as fit, longest first, until each has ended."""
     import ray
 
-    # max_calls=1: a fresh process for each cell, so that no GPU memory leaks from one to the next; it must
-    # be given here, in the decorator. One retry is for a lost worker: exceptions end as rows in the task.
-    @ray.remote(max_calls=1, max_retries=1)
-    def run_one(job: Job) -> Outcome:
-        return execute_cell(job.cell, job.place, run_id, lambda progress: None, timeout_s)
+    run_one = _remote(grid)
+    waiting = deque(_Attempt(job=job, number=1) for job in grid.jobs)
+    elsewhere: list[_Attempt] = []
+    running: dict[Any, _Attempt] = {}
+    tick_s = TICK_S if grid.storage.local else REMOTE_TICK_S
+    smallest = min((job.need for job in grid.jobs), key=lambda need: (need.gpus, need.cpus))
+    looked, window = 0.0, 1
+    while waiting or running or elsewhere:
+        while waiting and len(running) < window:
+            attempt = waiting.popleft()
+            need = attempt.job.need
+            task = run_one.options(num_cpus=need.cpus, num_gpus=need.gpus, memory=need.memory_bytes or None)
+            running[task.remote(attempt.job)] = attempt
+        ready, _ = ray.wait(list(running), num_returns=1, timeout=TICK_S) if running else ([], [])
+        for reference in ready:
+            attempt = running.pop(reference)
+            outcome = _outcome(grid, reference, attempt)
+            if outcome is None:
+                waiting.appendleft(_Attempt(job=attempt.job, number=attempt.number + 1))
+            elif outcome.status == ELSEWHERE:
+                elsewhere.append(_Attempt(job=attempt.job, number=attempt.number))
+            else:
+                yield outcome
+        if time.monotonic() - looked >= tick_s:
+            looked, window = time.monotonic(), _cluster().fits(smallest) + MORE_WAITING
+            now = holders(grid.storage)
+            _kill_overdue(grid, running, now)
+            free = _released(grid, elsewhere, now)
+            elsewhere = [attempt for attempt in elsewhere if attempt not in free]
+            waiting.extend(free)
+            num_waiting = len(waiting) + len(elsewhere)
+            grid.watch(_seen(grid, running, now, num_waiting, elsewhere))
+        if not running and not waiting and elsewhere:
+            time.sleep(TICK_S)
 
-    ray.init(ignore_reinit_error=True, log_to_driver=False, include_dashboard=False, configure_logging=False)
+
+def _remote(grid: _Grid) -> Any:
+    import ray
+
+    run_id, timeout_s, work = grid.run_id, grid.timeout_s, grid.work
+
+    def run_one(job: Job) -> Outcome:
+        if not job.need.gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves a CPU task all GPUs in sight
+        return work(job.cell, job.place, run_id, lambda progress: None, timeout_s)
+
+    # Retries are ours: Ray would also retry what ran out of memory.
+    calls = 1 if any(job.need.gpus for job in grid.jobs) else CALLS_ON_CPU
+    return ray.remote(max_calls=calls, max_retries=0)(run_one)
+
+
+def _outcome(grid: _Grid, reference: "ray.ObjectRef[Outcome]", attempt: _Attempt) -> Outcome | None:
+    """How an attempt ended; None if its worker or node was lost and it is to be tried again."""
+    import ray
+    from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
+
+    cell, place = attempt.job.cell, attempt.job.place
     try:
-        resources = _resources(jobs, ray.cluster_resources())
-        waiting, running = list(jobs), dict[Any, Job]()
-        # More tasks in flight than the cluster can hold would only lie in its queue.
-        window = max(1, int(ray.cluster_resources().get("CPU", 1)))
-        while waiting or running:
-            while waiting and len(running) < window:
-                job = waiting.pop(0)
-                running[run_one.options(**resources).remote(job)] = job
-            (ready, *_), _ = ray.wait(list(running), num_returns=1)
-            job = running.pop(ready)
-            yield ray.get(ready)
+        outcome: Outcome = ray.get(reference)
+        return outcome
+    except RayTaskError as error:
+        if isinstance(error, OSError):  # ResultsError: no later cell could be kept either
+            raise
+        status, said = "failed", str(error)
+    except OutOfMemoryError as error:
+        status, said = "oom", f"the machine ran out of memory: {error}"
+    except RayError as error:
+        status, said = "failed", f"lost {attempt.number} workers or nodes: {type(error).__name__}: {error}"
+        if attempt.killed:
+            status = "timeout"
+            said = (
+                f"killed {GRACE_S:g} s after its {grid.timeout_s:g} s (--timeout): it did not stop by itself"
+            )
+    revoke(grid.storage, cell.id, grid.run_id)
+    ended = Results(grid.storage).end_of(cell.id)
+    if ended is not None and ended.run_id == grid.run_id:  # it was lost after its rows were written
+        return outcome_of(cell, ended.status, 0.0)
+    if said.startswith("lost") and attempt.number <= RETRIES:
+        return None
+    return record_end(cell, place, grid.run_id, status, said)
+
+
+def _kill_overdue(grid: _Grid, running: dict[Any, _Attempt], now: Sequence[Holder]) -> None:
+    """Kill what runs on long after its time; cells stop by themselves between two batches, if they can."""
+    import ray
+
+    leased = {holder.cell_id for holder in now if holder.run_id == grid.run_id}
+    for reference, attempt in running.items():
+        if attempt.running_since is None and attempt.job.cell.id in leased:
+            attempt.running_since = time.monotonic()
+        if grid.timeout_s is None or attempt.running_since is None or attempt.killed:
+            continue
+        if time.monotonic() - attempt.running_since > grid.timeout_s + GRACE_S:
+            attempt.killed = True
+            ray.cancel(reference, force=True)
+
+
+def _released(grid: _Grid, elsewhere: Sequence[_Attempt], now: Sequence[Holder]) -> list[_Attempt]:
+    """Those that nobody else is running any more."""
+    leased = {holder.cell_id for holder in now}
+    return [attempt for attempt in elsewhere if attempt.job.cell.id not in leased]
+
+
+def _seen(
+    grid: _Grid,
+    running: dict[Any, _Attempt],
+    now: Sequence[Holder],
+    num_waiting: int,
+    elsewhere: Sequence[_Attempt],
+) -> Running:
+    others = {attempt.job.cell.id for attempt in elsewhere}
+    own = [holder for holder in now if holder.run_id == grid.run_id]
+    return Running(
+        holders=own,
+        num_waiting=num_waiting + max(0, len(running) - len(own)),
+        elsewhere=[holder for holder in now if holder.cell_id in others],
+    )
+
+
+def _refuse_impossible(jobs: Sequence[Job], cluster: Cluster) -> None:
+    """Ray would let what no node can run wait for ever."""
+    needs = dict.fromkeys(job.need for job in jobs)
+    complaints = [f"no node has {need} for a cell" for need in needs if not cluster.fits(need)]
+    if complaints:
+        raise RequestError([*complaints, f"the cluster has {cluster}"])
+
+
+def _prepare_nodes(grid: _Grid) -> None:
+    """Find out on every node whether it sees the results, the data and the weights; decode images there.
+
+    Raises RequestError with the complaints of all nodes.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) < 2:
+        return  # this machine, which was prepared before
+    marker = f"cells/.seen.{os.urandom(4).hex()}.tmp"
+    grid.storage.write(marker, b"kdbench")
+
+    @ray.remote(num_cpus=0, max_retries=1)
+    def prepare_node(jobs: Sequence[Job], data: dict[str, Found]) -> list[str]:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        if not Storage(jobs[0].place.results).exists(marker):
+            return [f"does not see the results folder {jobs[0].place.results}; it must be on shared storage"]
+        return prepare(jobs, data)
+
+    jobs, data = ray.put(grid.jobs), ray.put(grid.data)
+    tasks = {}
+    for node in nodes:
+        there = NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
+        tasks[node["NodeManagerHostname"]] = prepare_node.options(scheduling_strategy=there).remote(
+            jobs, data
+        )
+    try:
+        found = {name: ray.get(task) for name, task in tasks.items()}
     finally:
+        grid.storage.remove(marker)
+    complaints = [f"node {name}: {text}" for name, texts in found.items() for text in texts]
+    if complaints:
+        raise RequestError(complaints)
+
+
+def _start_ray(address: str | None, here: Cluster) -> Cluster:
+    """Join the cluster at an address, or start one of this machine; returns what it has."""
+    import ray
+
+    if not ray.is_initialized():
+        quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+        own: dict[str, Any] = {
+            "num_cpus": here.cpus,
+            "object_store_memory": 128 << 20,  # results are files; nothing large goes through it
+            "include_dashboard": False,
+        }
+        try:
+            if address:
+                ray.init(address=address, **quiet)
+            else:
+                ray.init(address="local", **quiet, **own)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            where = f"at {address}" if address else "here"
+            said = str(error).splitlines()[0]
+            raise RequestError([f"no Ray cluster {where}: {said}. --executor local needs none"]) from error
+    return _cluster()
+
+
+def stop() -> None:
+    """Leave the cluster, or end the one that was started here, and all its workers."""
+    if "ray" in sys.modules:
+        import ray
+
         ray.shutdown()
 
 
-def _resources(jobs: Sequence[Job], cluster: dict[str, Any]) -> dict[str, float]:
-    on_gpu = any(job.place.device.startswith("cuda") for job in jobs)
-    if on_gpu and cluster.get("GPU", 0) < 1:
-        raise ValueError(f"cells on a GPU were asked for, the Ray cluster has {cluster}")
-    cpus = max(job.place.num_threads or 1 for job in jobs)
-    if cluster.get("CPU", 0) < cpus:
-        raise ValueError(f"cells on {cpus} CPUs were asked for, the Ray cluster has {cluster}")
-    return {"num_cpus": cpus, "num_gpus": 1 if on_gpu else 0}
+def _cluster() -> Cluster:
+    import ray
+
+    nodes = []
+    for node in ray.nodes():
+        if node["Alive"]:
+            has = node["Resources"]
+            nodes.append(
+                Node(
+                    name=node["NodeManagerHostname"],
+                    cpus=has.get("CPU", 0.0),
+                    gpus=has.get("GPU", 0.0),
+                    memory_bytes=has.get("memory", 0.0),
+                )
+            )
+    return Cluster(nodes=tuple(nodes))

@@ -29,7 +29,8 @@ class Storage:
 
     def path(self, name: str) -> str:
         """Where a file is, for messages and for readers that take a path or a URI."""
-        return f"{self.where.rstrip('/')}/{name}"
+        where, query, options = self.where.partition("?") if self.local is None else (self.where, "", "")
+        return f"{where.rstrip('/')}/{name}{query}{options}"
 
     def names(self, folder: str) -> list[str]:
         """Names `folder/file` of all finished files in a folder, sorted; none if there is no such folder."""
@@ -117,6 +118,8 @@ class Storage:
             except (pa.ArrowException, OSError, ValueError) as error:
                 said = str(error).splitlines()[0]
                 raise RequestError([f"cannot open the results folder {self.where}: {said}"]) from error
+            if not base.strip("/"):
+                raise RequestError([f"the results folder {self.where} names no bucket or folder"])
             self._opened = files, base.rstrip("/")
         return self._opened
 

@@ -50,7 +50,7 @@ def ranking(group: Group, found: Sequence[Entry], evidence: Evidence) -> Table:
     )
 
 
-def overview(beside: Sections, evidence: Evidence) -> Iterator[Table]:
+def overview(beside: Sections, title: str, evidence: Evidence) -> Iterator[Table]:
     """Methods x (dataset, setting), a table per main metric; sections of one profile, preset and version."""
     names = dict.fromkeys(entry.name for _, found in beside for entry in found)
     for metric in MAIN:
@@ -58,8 +58,7 @@ def overview(beside: Sections, evidence: Evidence) -> Iterator[Table]:
         for group, found in beside:
             best, places = evidence.best(found, metric), ranks(found, metric)
             own = {entry.name: entry for entry in found}
-            title = f"{group.dataset}, {group.setting}"
-            columns.append((title, own, best, places))
+            columns.append((f"{group.dataset}, {group.setting}", own, best, places))
         body = []
         for name in names:
             line = [text(name)]
@@ -68,9 +67,8 @@ def overview(beside: Sections, evidence: Evidence) -> Iterator[Table]:
                 line.append(_marked(entry, metric, best, evidence) if entry else hole("not run"))
                 line.append(_rank(places, entry) if entry else text(HOLE))
             body.append(tuple(line))
-        head = [part for title, *_ in columns for part in (title, f"rank, {title}")]
-        title = f"{TITLES[metric]}: {beside[0][0].conditions}"
-        yield Table(title=title, head=("method", *head), body=tuple(body))
+        head = [part for column, *_ in columns for part in (column, f"rank, {column}")]
+        yield Table(title=f"{TITLES[metric]}: {title}", head=("method", *head), body=tuple(body))
 
 
 def partial(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
@@ -81,9 +79,10 @@ def partial(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
         for entry in found:
             within = entry.rows[entry.rows["category"].isin(common)]
             ids, values = [*dict.fromkeys(within["cell_id"])], means(within)
-            body.append((text(entry.name), *(shown(values[metric], ids) for metric in COLUMNS)))
+            cells = (shown(values[metric], ids) for metric in COLUMNS)
+            body.append((text(entry.name), *cells, number(len(entry.seeds))))
         title = f"{partial_title(found, common)}: {group.title}"
-        yield Table(title=title, head=("method", *TITLES.values()), body=tuple(body))
+        yield Table(title=title, head=("method", *TITLES.values(), "seeds"), body=tuple(body))
 
 
 def partial_title(found: Sequence[Entry], common: Sequence[str]) -> str:
@@ -102,7 +101,9 @@ def per_category(group: Group, found: Sequence[Entry], metric: str) -> Table:
     if others := ", ".join(category for category in expected if category not in seen):
         body.append((text(f"not run: {others}"), *(replace(hole(), hole="not run") for _ in found)))
     body += _kinds(found, metric)
-    body.append((text("mean"), *(shown(entry.means[metric], entry.cell_ids) for entry in found)))
+    means_ = (shown(entry.means[metric], entry.cell_ids) for entry in found)
+    why = ("" if entry.holes else entry.fewer_seeds for entry in found)
+    body.append((text("mean"), *(_remarked(*pair) for pair in zip(means_, why, strict=True))))
     return Table(
         title=f"{TITLES[metric]} per category: {group.title}",
         head=("category", *(entry.name for entry in found)),
@@ -185,16 +186,16 @@ def interference(group: Group, found: Sequence[Entry], probes: pd.DataFrame) -> 
         )
 
 
-def papers(methods: Sequence[str]) -> Table:
+def papers(methods: Sequence[str]) -> Iterator[Table]:
     """How near the methods are to their papers; those that are not installed here are left out."""
     facts = [method_facts(name) for name in sorted(set(methods) & set(method_names()))]
-    return Table(
-        title="How near the methods are to their papers",
-        head=("method", "paper", "fidelity", "departures"),
-        body=tuple(
-            (text(f.name), text(f.paper), text(f.fidelity), text("; ".join(f.departures))) for f in facts
-        ),
-    )
+    body = [(text(f.name), text(f.paper), text(f.fidelity), text("; ".join(f.departures))) for f in facts]
+    if body:
+        yield Table(
+            title="How near the methods are to their papers",
+            head=("method", "paper", "fidelity", "departures"),
+            body=tuple(body),
+        )
 
 
 def fidelity(method: str) -> str:
@@ -214,7 +215,10 @@ def _mean_cell(entry: Entry, metric: str, best: str, evidence: Evidence) -> Valu
 
 def _marked(entry: Entry, metric: str, best: str, evidence: Evidence) -> Value:
     """The same with what it lacks, for a table that has no column for that."""
-    value, why = _mean_cell(entry, metric, best, evidence), "; ".join(entry.remarks)
+    return _remarked(_mean_cell(entry, metric, best, evidence), "; ".join(entry.remarks))
+
+
+def _remarked(value: Value, why: str) -> Value:
     return replace(value, text=f"{value.text} ({why})", hole=why) if why else value
 
 

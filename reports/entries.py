@@ -130,7 +130,12 @@ def ranked_by(found: Sequence[Entry]) -> str:
 
 def ranks(found: Sequence[Entry], metric: str) -> dict[str, int]:
     """Entry name -> rank among the comparable ones; equal means share the better rank."""
-    merits = {entry.name: mean.mean for entry in found if entry.comparable and (mean := entry.means[metric])}
+    # Rounded: the same seeds in another order are a tie, which float64 does not know.
+    merits = {
+        entry.name: round(mean.mean, 12)
+        for entry in found
+        if entry.comparable and (mean := entry.means[metric])
+    }
     return {name: 1 + sum(other > merit for other in merits.values()) for name, merit in merits.items()}
 
 

@@ -20,7 +20,7 @@ from kdbench.reports.entries import (
 )
 from kdbench.reports.rows import Group, Rows, load, sections
 from kdbench.reports.significance import Evidence
-from kdbench.reports.tables import Table, to_csv, to_html, to_latex, to_markdown
+from kdbench.reports.tables import Table, markdown_line, to_csv, to_html, to_latex, to_markdown
 
 LEGEND = (
     "Percent. A mean is over all categories of the dataset, then over seeds (± standard deviation). I image, "
@@ -40,13 +40,18 @@ class Section:
     headline: str = ""  # what the terminal shows of it
 
 
-def write_leaderboard(results: Path, folder: Path) -> tuple[Path, str]:
+def write_leaderboard(results: str | Path, folder: Path) -> tuple[Path, str]:
     """Write `leaderboard.md`, `.csv`, `.tex` and `.html` of all rows; returns the first and a headline."""
     found = assemble(load(results))
     for name, said in rendered(found).items():
         with written_aside(folder / name) as aside:
             aside.write_text(said, encoding="utf-8")
     return folder / "leaderboard.md", "\n".join(section.headline for section in found if section.headline)
+
+
+def report_files(folder: Path) -> list[Path]:
+    """The files of a report in `folder`, and nothing else that lies there."""
+    return [folder / f"leaderboard.{kind}" for kind in ("md", "csv", "tex", "html")]
 
 
 def rendered(found: Sequence[Section]) -> dict[str, str]:
@@ -70,7 +75,7 @@ def assemble(rows: Rows) -> list[Section]:
     others = {
         "Oneclass against multiclass": accuracy.settings(found),
         "Holes": (*gaps.counts(found), *gaps.failures(found)),
-        "Methods": (accuracy.papers([entry.method for _, lines in found for entry in lines]),),
+        "Methods": accuracy.papers([entry.method for _, lines in found for entry in lines]),
     }
     whole = [Section(title=title, tables=tuple(tables)) for title, tables in others.items()]
     return report + [section for section in whole if section.tables]
@@ -82,8 +87,8 @@ def _overviews(found: Sequence[tuple[Group, list[Entry]]], evidence: Evidence) -
     for conditions, of_conditions in groupby(ordered, key=lambda pair: pair[0].conditions):
         beside = list(of_conditions)
         if len(beside) > 1:
-            tables = accuracy.overview(beside, evidence)
-            yield Section(title=f"Datasets and settings, {conditions}", tables=tuple(tables))
+            title = f"Datasets and settings, {conditions}"
+            yield Section(title=title, tables=tuple(accuracy.overview(beside, title, evidence)))
 
 
 def _section(group: Group, found: list[Entry], rows: Rows, evidence: Evidence) -> Section:
@@ -124,8 +129,8 @@ def _headline(group: Group, found: list[Entry]) -> str:
 
 
 def _markdown(section: Section) -> str:
-    parts = [f"## {section.title}\n"]
+    parts = [f"## {markdown_line(section.title)}\n"]
     for table in section.tables:
         title = table.title.removesuffix(f": {section.title}")
-        parts.append(f"### {title}\n\n{to_markdown(table)}")
+        parts.append(f"### {markdown_line(title)}\n\n{to_markdown(table)}")
     return "\n".join(parts)

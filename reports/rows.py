@@ -54,7 +54,7 @@ class Group:
         return f"{self.dataset}, {self.setting}, {self.conditions}"
 
 
-def load(results: Path) -> Rows:
+def load(results: str | Path) -> Rows:
     """Everything in a results folder, also while cells are running; FileNotFoundError if it has no rows.
 
     Scores, timings and probes of cells without rows (they are running, or were deleted) are left out.
@@ -75,7 +75,7 @@ def load(results: Path) -> Rows:
     )
 
 
-def load_rows(results: Path) -> pd.DataFrame:
+def load_rows(results: str | Path) -> pd.DataFrame:
     """All rows, with `entry` (the method and the keys in which its recipes differ), `oracle` and `place`."""
     rows = read_rows(results).to_pandas()
     # Plain Python strings: a report takes many small parts, for which Arrow's cost ten times as much.

@@ -102,13 +102,16 @@ def to_markdown(table: Table) -> str:
     """A GitHub table without its title; best values are bold."""
 
     def shown(value: Value) -> str:
-        plain = _markdown(value.text)
+        plain = markdown_line(value.text)
         return f"**{plain}**" if value.best else plain
 
-    notes = [f"{_markdown(note)}\n" for note in table.notes]
+    notes = [f"{markdown_line(note)}\n" for note in table.notes]
     if not table.body:
         return "\n".join(notes)
-    lines = ["| " + " | ".join(_markdown(name) for name in table.head) + " |", "|" + "---|" * len(table.head)]
+    lines = [
+        "| " + " | ".join(markdown_line(name) for name in table.head) + " |",
+        "|" + "---|" * len(table.head),
+    ]
     lines += ["| " + " | ".join(shown(value) for value in line) + " |" for line in table.body]
     return "\n".join(["\n".join(lines) + "\n", *notes])
 
@@ -189,9 +192,10 @@ def _one_line(said: str) -> str:
     return " ".join(said.split())
 
 
-def _markdown(said: str) -> str:
-    """Escaped for a body cell: no column, tag, emphasis, formula or link can begin in it."""
-    return "".join(_MARKDOWN.get(character, character) for character in _one_line(said))
+def markdown_line(said: str) -> str:
+    """Escaped for a heading or a body cell: no column, tag, emphasis, formula or link can begin in it."""
+    escaped = "".join(_MARKDOWN.get(character, character) for character in _one_line(said))
+    return _EMPHASIS.sub(r"\\_", escaped)
 
 
 _MARKDOWN = {
@@ -200,11 +204,13 @@ _MARKDOWN = {
     ">": "&gt;",
     **{character: f"\\{character}" for character in "\\|`*[]~$"},
 }
+_EMPHASIS = re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")  # those inside a word are plain text
 _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "±": r"$\pm$",
+    "|": r"\textbar{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     **{character: f"\\{character}" for character in "&%$#_{}"},

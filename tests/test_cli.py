@@ -127,9 +127,9 @@ def rows(folder: str = "results") -> list[dict[str, Any]]:
 
 
 def files(folder: str = "results") -> list[str]:
-    """All files but the pictures of inputs, which belong to the images and not to a cell."""
-    found = [str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file()]
-    return sorted(name for name in found if not name.startswith("inputs/"))
+    """All files but those that belong to no cell: pictures of inputs, and one file per run, named by its time."""
+    found = (path.relative_to(folder) for path in Path(folder).rglob("*") if path.is_file())
+    return sorted(str(path) for path in found if path.parts[0] not in ("inputs", "runs"))
 
 
 def files_of(*rows: dict[str, Any]) -> list[str]:
@@ -568,7 +568,7 @@ def test_a_dry_run_shows_the_cells_and_runs_nothing(run: Call) -> None:
     code, text = run("--dry-run", "--seeds", "0,1")
     assert code == 0
     assert text.count("to run ") >= 4
-    assert re.search(r"4 of 4 cells to run, about [\d.]+ s one after another", text)
+    assert re.search(r"4 of 4 cells to run, about [\d.]+ s with local: ", text)
     assert not Path("results").exists()
 
 
@@ -577,7 +577,7 @@ def test_a_dry_run_knows_what_ended_and_estimates_the_rest(run: Call) -> None:
     before = times()
     code, text = run("--dry-run")
     assert code == 0
-    assert re.search(r"1 of 2 cells to run, about [\d.]+ s one after another", text)
+    assert re.search(r"1 of 2 cells to run, about [\d.]+ s with local: ", text)
     assert times() == before
 
 
@@ -674,8 +674,10 @@ def test_the_options_of_run_are_frozen() -> None:
     assert sorted(
         option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
     ) == [
+        "--address",
         "--backbone",
         "--categories",
+        "--checkpoint-every",
         "--config",
         "--cpus-per-cell",
         "--dataset",
@@ -685,9 +687,13 @@ def test_the_options_of_run_are_frozen() -> None:
         "--dry-run",
         "--epochs",
         "--executor",
+        "--gpus-per-cell",
         "--keep-detectors",
         "--keep-pictures",
+        "--latency",
+        "--memory-per-cell",
         "--methods",
+        "--no-latency",
         "--precision",
         "--preset",
         "--profile",

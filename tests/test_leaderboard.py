@@ -76,7 +76,7 @@ def test_a_mean_over_fewer_categories_is_never_the_mean(tmp_path):
         "1 of 2 categories",
     ]
     assert "Not the dataset's mean: over 1 of 2 categories (a)" in text
-    assert table(text, "### Not the dataset's mean")[1] == ["stfpm", *["99.00"] * 9]
+    assert table(text, "### Not the dataset's mean")[1] == ["stfpm", *["99.00"] * 9, "1"]
     assert table(text, "### I-AUROC per category")[1:] == [
         ["a", "99.00"],
         ["not run: b", "-"],

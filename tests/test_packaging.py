@@ -12,17 +12,18 @@ LINKED = ("methods", "datasets", "sweeps", "reports")
 
 # Who may import whom, lowest first: a module imports only from its own line or from lines above it.
 LAYERS = (
-    ("errors", "known_backbones"),
+    ("errors", "known_backbones", "resources"),
     ("presets", "metrics", "legacy", "storage"),
     ("cell", "curves", "lease", "checkpoint"),
     ("dataset",),
     ("backbone", "results"),
     ("method", "images", "datasets"),
     ("methods", "registry", "train"),
-    ("evaluate", "pictures", "provenance"),
-    ("run", "probe"),
-    ("request", "live", "check", "download"),
-    ("estimate", "doctor", "schedule", "sweeps", "reports", "new_method"),
+    ("evaluate", "pictures", "provenance", "detector"),
+    ("run", "probe", "status"),
+    ("request", "live", "check", "download", "latency"),
+    ("estimate", "doctor", "prepare", "sweeps", "reports", "new_method"),
+    ("schedule",),
     ("cli",),
     ("__main__",),
 )

@@ -147,7 +147,10 @@ def test_nothing_asked_for_is_every_method_on_the_embedded_dataset() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("epohcs = 3", ["epohcs: no key 'epohcs'. Did you mean 'epochs'? Keys: backbone, categories, "]),
+        (
+            "epohcs = 3",
+            ["epohcs: no key 'epohcs'. Did you mean 'epochs'? Keys: address, backbone, categories, "],
+        ),
         ('epochs = "many"', ["epochs='many': input should be a valid integer"]),
         ("seeds = [0, 1.5]", ["seeds.1=1.5: input should be a valid integer"]),
         ('seeds = "x"', ["seeds.0='x': input should be a valid integer"]),

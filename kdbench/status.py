@@ -1,0 +1,67 @@
+"""How far the runs on a results folder are, told from its files only: from any terminal, on any machine."""
+
+import json
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from kdbench.lease import Holder, holders
+from kdbench.results import Results
+
+MAX_RUNS = 20  # looked at, the newest first
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFile:
+    """What a run set out to do: `runs/<run_id>.json`."""
+
+    run_id: str
+    started: float
+    cells: dict[str, float]  # cell id -> expected seconds, or a number in proportion to them
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """How far one run is."""
+
+    run: RunFile
+    counts: Counter[str]  # by status; "running" and "waiting" are two of them
+    running: list[Holder]
+    left_s: float | None  # None: no cell has ended yet, so nobody knows
+
+
+def write_run(results: Results, run: RunFile) -> None:
+    """Say what a run sets out to do, before its first cell."""
+    results.storage.write(f"runs/{run.run_id}.json", json.dumps(asdict(run)).encode())
+
+
+def states(results: Results, now: float | None = None) -> list[State]:
+    """The newest runs, newest first; a run whose process is gone has waiting cells and none running."""
+    names = results.storage.names("runs")[::-1][:MAX_RUNS]
+    runs = [RunFile(**json.loads(results.storage.read(name))) for name in names]
+    running = holders(results.storage)
+    return [_state(results, run, running, time.time() if now is None else now) for run in runs]
+
+
+def seconds_left(cells: dict[str, float], ended: set[str], elapsed_s: float) -> float | None:
+    """Time for what is left at the pace of what has ended, each cell weighed by its expected time."""
+    done = sum(weight for cell_id, weight in cells.items() if cell_id in ended)
+    left = sum(weight for cell_id, weight in cells.items() if cell_id not in ended)
+    return elapsed_s * left / done if done else None
+
+
+def _state(results: Results, run: RunFile, running: list[Holder], now: float) -> State:
+    own = [holder for holder in running if holder.cell_id in run.cells]
+    ended = results.statuses(run.cells)
+    busy = {holder.cell_id for holder in own}
+    counts: Counter[Any] = Counter(status for cell_id, status in ended.items() if cell_id not in busy)
+    counts["running"] = len(own)
+    counts["waiting"] = len(run.cells) - len(ended.keys() | busy)
+    return State(
+        run=run,
+        counts=counts,
+        running=own,
+        left_s=seconds_left(run.cells, ended.keys() - busy, now - run.started),
+    )

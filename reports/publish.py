@@ -1,0 +1,179 @@
+"""Publishing rows and report: a dataset repository of the Hugging Face Hub, MLflow, Weights & Biases.
+
+Each needs its extra. Nothing is published that the report did not write or the rows do not say.
+"""
+
+import importlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kdbench.errors import RequestError
+from kdbench.reports.entries import Entry, entries
+from kdbench.reports.rows import Group, load_rows, sections
+from kdbench.results import read_latencies, read_probes, read_rows, read_scores
+
+EXTRAS = {"huggingface_hub": "hub", "mlflow": "mlflow", "wandb": "wandb"}
+EXPERIMENT = "kdbench"
+PARTS = {"cells": read_rows, "scores": read_scores, "latency": read_latencies, "probes": read_probes}
+CARD = """---
+tags:
+- anomaly-detection
+- kdbench
+configs:
+{configs}
+---
+
+# Rows of a kdbench benchmark
+
+One row per category of a cell in `cells`, per test image in `scores`, per timing in `latency`, per probed
+category in `probes`. The report of these rows is in `report/`.
+"""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logged:
+    """What a tracker is told of one entry in one section."""
+
+    name: str
+    params: dict[str, str]
+    metrics: dict[str, float]  # means over categories and seeds; what has a hole is left out
+    cell_ids: tuple[str, ...]
+
+
+def check_extra(module: str) -> ModuleType:
+    """The module of an extra; RequestError naming the extra if it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        extra = EXTRAS[module]
+        raise RequestError([f"{module} is not installed: pip install kdbench[{extra}]"]) from error
+
+
+def push_to_hub(results: str | Path, files: Sequence[Path], repo: str) -> str:
+    """Upload all rows, one Parquet file per kind, and the report in one commit; returns the commit's address.
+
+    A repository that does not exist is made, private: rows name hosts, and errors name paths.
+    """
+    hub = check_extra("huggingface_hub")
+    said = {f"report/{file.name}": file.read_bytes() for file in files}
+    parts = {name: read(results) for name, read in PARTS.items()}
+    parts = {name: rows for name, rows in parts.items() if rows.num_rows}
+    said |= {f"data/{name}.parquet": _parquet(rows) for name, rows in parts.items()}
+    said["README.md"] = _card(parts).encode()
+
+    def upload() -> str:
+        api = hub.HfApi()
+        known = api.create_repo(repo, repo_type="dataset", private=True, exist_ok=True)
+        operations = [
+            hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
+            for name, content in sorted(said.items())
+        ]
+        message = f"Rows of {parts['cells'].num_rows} categories and their report"
+        commit = api.create_commit(known.repo_id, operations, commit_message=message, repo_type="dataset")
+        return str(commit.commit_url)
+
+    return _attempt(f"push to the repository {repo!r}", upload)
+
+
+def log_to_mlflow(results: str | Path, files: Sequence[Path], uri: str) -> int:
+    """A run per entry and section and one with the report, in the experiment `kdbench`; returns how many."""
+    mlflow = check_extra("mlflow")
+    logged = [*summaries(results)]
+
+    def log() -> int:
+        client = mlflow.MlflowClient(tracking_uri=uri)
+        found = client.get_experiment_by_name(EXPERIMENT)
+        experiment = found.experiment_id if found else client.create_experiment(EXPERIMENT)
+        for one in logged:
+            run = client.create_run(experiment, run_name=one.name).info.run_id
+            for name, value in one.params.items():
+                client.log_param(run, name, value)
+            for name, number in one.metrics.items():
+                client.log_metric(run, name, number)
+            client.log_text(run, "\n".join(one.cell_ids), "cell_ids.txt")
+            client.set_terminated(run)
+        run = client.create_run(experiment, run_name="report").info.run_id
+        for file in files:
+            client.log_artifact(run, str(file))
+        client.set_terminated(run)
+        return len(logged) + 1
+
+    return _attempt(f"log to MLflow at {uri!r}", log)
+
+
+def log_to_wandb(results: str | Path, files: Sequence[Path], project: str) -> int:
+    """A run per entry and section, and one with the report as an artifact; returns how many.
+
+    Where and whether it goes online is wandb's to say: WANDB_MODE, WANDB_DIR, WANDB_BASE_URL.
+    """
+    wandb = check_extra("wandb")
+    logged = [*summaries(results)]
+
+    def log() -> int:
+        for one in logged:
+            config = one.params | {"cell_ids": list(one.cell_ids)}
+            with wandb.init(project=project, name=one.name, config=config) as run:
+                run.summary.update(one.metrics)
+        with wandb.init(project=project, name="report") as run:
+            artifact = wandb.Artifact("report", type="report")
+            for file in files:
+                artifact.add_file(str(file))
+            run.log_artifact(artifact)
+        return len(logged) + 1
+
+    return _attempt(f"log to the Weights & Biases project {project!r}", log)
+
+
+def summaries(results: str | Path) -> Iterator[Logged]:
+    """What trackers are told: every entry of every section, with its resolved configuration."""
+    cells = load_rows(results)
+    recipes = cells.drop_duplicates("cell_id").set_index("cell_id")[["config", "selection"]]
+    for group, rows in sections(cells):
+        for entry in entries(rows):
+            config, selection = recipes.loc[entry.cell_ids[0]]
+            yield _summary(group, entry, json.loads(config) | {"selection": selection})
+
+
+def _summary(group: Group, entry: Entry, config: dict[str, Any]) -> Logged:
+    params = {f"config.{key}": value for key, value in config.items()} | {
+        "method": entry.method,
+        "dataset": group.dataset,
+        "setting": group.setting,
+        "profile": group.profile,
+        "preset": group.preset,
+        "metric_version": group.metric_version,
+        "seeds": entry.seeds,
+        "holes": "; ".join(entry.remarks),
+    }
+    return Logged(
+        name=f"{entry.name}, {group.title}",
+        params={key: value if isinstance(value, str) else json.dumps(value) for key, value in params.items()},
+        metrics={metric: mean.mean for metric, mean in entry.means.items() if mean},
+        cell_ids=entry.cell_ids,
+    )
+
+
+def _attempt(what: str, action: Callable[[], T]) -> T:
+    try:
+        return action()
+    except Exception as error:  # whatever a library of others and the network do
+        raise RequestError([f"cannot {what}: {type(error).__name__}: {error}"]) from error
+
+
+def _card(parts: dict[str, pa.Table]) -> str:
+    configs = "\n".join(f"- config_name: {name}\n  data_files: data/{name}.parquet" for name in parts)
+    return CARD.format(configs=configs)
+
+
+def _parquet(rows: pa.Table) -> bytes:
+    written = pa.BufferOutputStream()
+    pq.write_table(rows, written)
+    return written.getvalue().to_pybytes()

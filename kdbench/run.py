@@ -139,7 +139,7 @@ def record_end(cell: Cell, place: Place, run_id: str, status: str, error: str) -
         _write(Results(place.results), cell, place, run_id, status, Ended(rows=rows, scores=[], detector={}))
     except OSError as raised:
         raise ResultsError(str(raised)) from raised
-    return outcome_of(cell, status, 0.0, error=error)
+    return outcome_of(cell, status, 0.0, error=error.strip().splitlines()[-1])
 
 
 def outcome_of(cell: Cell, status: str, seconds: float, *, error: str = "", summary: str = "") -> Outcome:

@@ -1,6 +1,7 @@
 """One function that executes cells, in this process or by Ray; only sweeps/tune.py knows Ray beside it."""
 
 import os
+import re
 import sys
 import time
 from collections import deque
@@ -268,7 +269,7 @@ def _outcome(grid: _Grid, reference: "ray.ObjectRef[Outcome]", attempt: _Attempt
     except RayTaskError as error:
         if isinstance(error, OSError):  # ResultsError: no later cell could be kept either
             raise
-        status, said = "failed", str(error)
+        status, said = "failed", re.sub(r"\x1b\[\d+m", "", str(error))  # Ray colours it
     except OutOfMemoryError as error:
         status, said = "oom", f"the machine ran out of memory: {error}"
     except RayError as error:

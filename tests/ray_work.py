@@ -1,0 +1,58 @@
+"""What Ray workers run in tests/test_schedule.py in place of execute_cell: a lease, then one way to end."""
+
+import os
+import signal
+import time
+
+from kdbench.lease import Holder, acquire, holders
+from kdbench.run import ELSEWHERE, ResultsError, execute_cell, outcome_of
+from kdbench.storage import Storage
+
+
+def _attempts(place, cell):
+    storage = Storage(place.results)
+    storage.write(f"attempts/{cell.id}-{time.time_ns()}", b"")
+    return len([n for n in storage.names("attempts") if cell.id in n])
+
+
+def dies_twice(cell, place, run_id, notify, timeout_s):
+    acquire(Storage(place.results), Holder(cell_id=cell.id, run_id=run_id))
+    if _attempts(place, cell) <= 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return outcome_of(cell, "ok", 0.0)
+
+
+def dies_always(cell, place, run_id, notify, timeout_s):
+    _attempts(place, cell)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def dies_after_its_rows(cell, place, run_id, notify, timeout_s):
+    execute_cell(cell, place, run_id, notify, timeout_s)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def raises(cell, place, run_id, notify, timeout_s):
+    _attempts(place, cell)
+    raise ValueError("what a bug of ours would raise")
+
+
+def cannot_write(cell, place, run_id, notify, timeout_s):
+    raise ResultsError("No space left on device")
+
+
+def hangs(cell, place, run_id, notify, timeout_s):
+    acquire(Storage(place.results), Holder(cell_id=cell.id, run_id=run_id))
+    signal.pause()
+
+
+def sees_gpus(cell, place, run_id, notify, timeout_s):
+    return outcome_of(cell, "ok", 0.0, summary=os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
+
+
+def frees_itself(cell, place, run_id, notify, timeout_s):
+    """The first time another run has the cell, which then dies."""
+    storage = Storage(place.results)
+    if _attempts(place, cell) == 1:
+        return outcome_of(cell, ELSEWHERE, 0.0)
+    return outcome_of(cell, "ok" if not holders(storage) else "failed", 0.0)

@@ -423,7 +423,7 @@ def report(
     chosen = {"huggingface_hub": push_to_hub, "mlflow": mlflow, "wandb": wandb}
     for module in (name for name, value in chosen.items() if value):
         publish.check_extra(module)  # before the report is written, not after
-    _report(results, out_)
+    _report(results, out_, page=True)
     from kdbench.reports.leaderboard import report_files
 
     files = report_files(out_)
@@ -435,11 +435,16 @@ def report(
         say(f"logged {publish.log_to_wandb(results, files, wandb)} runs to the wandb project {wandb}")
 
 
-def _report(results: str, folder: Path) -> None:
+def _report(results: str, folder: Path, *, page: bool = False) -> None:
     from kdbench.reports.leaderboard import write_leaderboard
 
     try:
-        path, headline = write_leaderboard(results, folder)
+        if page:
+            from kdbench.reports.page import write_report
+
+            path, headline = write_report(results, folder)
+        else:
+            path, headline = write_leaderboard(results, folder)
     except FileNotFoundError as error:
         raise RequestError([str(error)]) from error
     except OSError as error:

@@ -232,7 +232,7 @@ def spans(cells: pd.DataFrame) -> list[Span]:
 
 def workers(cells: pd.DataFrame, look: dict[str, Mark]) -> Iterator[Sketch]:
     """When the cells of the largest runs ran."""
-    whole = cells[cells["resumed_at_epoch"].isna()] if "resumed_at_epoch" in cells else cells
+    whole = cells[cells["resumed_at_epoch"].isna() & (cells["status"] == "ok")]
     sizes = whole.groupby("run_id")["cell_id"].nunique().sort_values(ascending=False, kind="stable")
     for number, run_id in enumerate(sizes.index[:2]):
         placed = spans(whole[whole["run_id"] == run_id])

@@ -149,9 +149,13 @@ class _Standings:
             DISAGREEMENT: by_spread,
         }
         found: dict[int, Candidate] = {}
-        for turn in zip_longest(*turns.values()):
-            for kind, i in zip(turns, turn, strict=True):
-                if i is not None and i not in found and len(found) < MOST:
+        left = {kind: iter(images) for kind, images in turns.items()}
+        while left:
+            for kind, images in [*left.items()]:
+                i = next((i for i in images if i not in found), None)
+                if i is None:
+                    del left[kind]
+                elif len(found) < MOST:
                     found[i] = self._candidate(kind, i)
         return list(found.values())
 

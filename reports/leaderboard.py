@@ -42,7 +42,11 @@ class Section:
 
 def write_leaderboard(results: str | Path, folder: Path) -> tuple[Path, str]:
     """Write `leaderboard.md`, `.csv`, `.tex` and `.html` of all rows; returns the first and a headline."""
-    found = assemble(load(results))
+    return write_tables(assemble(load(results)), folder)
+
+
+def write_tables(found: Sequence[Section], folder: Path) -> tuple[Path, str]:
+    """Write the files of `rendered`; returns the first and a headline for the terminal."""
     for name, said in rendered(found).items():
         with written_aside(folder / name) as aside:
             aside.write_text(said, encoding="utf-8")

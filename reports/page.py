@@ -23,8 +23,8 @@ from kdbench.reports.entries import COLUMNS, TITLES, Entry, Mean, entries
 from kdbench.reports.figures import Mark, Sketch
 from kdbench.reports.figures_speed import Timing
 from kdbench.reports.gallery import Candidate, Exhibit, Shown
-from kdbench.reports.leaderboard import Section
-from kdbench.reports.rows import Group, Rows, sections
+from kdbench.reports.leaderboard import Section, assemble, write_tables
+from kdbench.reports.rows import Group, Rows, load, sections
 from kdbench.reports.tables import Table
 from kdbench.results import read_curves
 from kdbench.storage import Storage
@@ -80,6 +80,14 @@ class _Part:
     sketches: list[Sketch]
     candidates: list[Candidate]
     exhibits: list[Exhibit]
+
+
+def write_report(results: str | Path, folder: Path) -> tuple[Path, str]:
+    """Write leaderboard, page and figures of all rows; returns the page and a headline for the terminal."""
+    rows = load(results)
+    found = assemble(rows)
+    _, headline = write_tables(found, folder)
+    return write_page(Storage(results), rows, found, folder), headline
 
 
 def write_page(results: Storage, rows: Rows, found: Sequence[Section], folder: Path) -> Path:

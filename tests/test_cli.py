@@ -127,7 +127,7 @@ def rows(folder: str = "results") -> list[dict[str, Any]]:
 
 
 def files(folder: str = "results") -> list[str]:
-    """All files but those that belong to no cell: pictures of inputs, and one file per run, named by its time."""
+    """Files of cells, so not: pictures of inputs, and a file per run, named by its time."""
     found = (path.relative_to(folder) for path in Path(folder).rglob("*") if path.is_file())
     return sorted(str(path) for path in found if path.parts[0] not in ("inputs", "runs"))
 
@@ -648,7 +648,7 @@ def test_a_report_can_be_written_later_and_elsewhere(run: Call, kdbench: Call) -
     Path("reports/out/leaderboard.md").unlink()
     code, text = kdbench("report", "--out", "elsewhere")
     assert code == 0
-    assert "report: elsewhere/leaderboard.md" in text
+    assert "report: elsewhere/report.html" in text
     assert "stfpm" in Path("elsewhere/leaderboard.md").read_text()
 
 

@@ -30,7 +30,7 @@ from kdbench.storage import Storage
 CATEGORIES = ("bottle", "cable", "capsule", "screw")
 NUM_SEEDS = 10
 NUM_CELLS = len(CATEGORIES) * NUM_SEEDS
-DISK_BYTES = 24 << 20
+DISK_BYTES = 128 << 20  # a run refuses to begin with less than 64 MiB
 
 
 def words(root: Path, results: Path, *more: str) -> list[str]:
@@ -131,6 +131,7 @@ class Campaign:
         """Run the grid from nothing to its end, striking on the way, until it is complete."""
         while not self.complete():
             if self.driver is None or self.driver.poll() is not None:
+                assert self.driver is None or self.driver.poll() != 2, "the request is wrong: see driver.log"
                 self.start_driver()
             if self.struck.total() < num_faults:
                 time.sleep(self.random.uniform(0.5, 4))

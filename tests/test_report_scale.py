@@ -21,5 +21,6 @@ def test_the_report_of_a_whole_paper_takes_seconds_and_little_memory(tmp_path: P
     peak_bytes = 1024 * after.ru_maxrss
     text = (tmp_path / "out/leaderboard.md").read_text()
     assert "| 1 | fabricated_e | **" in text
-    assert seconds < 15
+    # About 5 on an idle core; twice or three times that where two tests share it.
+    assert seconds < 30
     assert peak_bytes < 2**30

@@ -1,0 +1,286 @@
+"""What may share a line, a column or a rank, which best is bold, and what intervals are computed from."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fabricated import all_metrics, row, scores
+
+from kdbench.cell import canonical_json
+from kdbench.reports import statistics
+from kdbench.reports.costs import latencies, sizes, training
+from kdbench.reports.entries import Entry, entries, ranks
+from kdbench.reports.leaderboard import assemble
+from kdbench.reports.rows import Group, load, sections
+from kdbench.reports.significance import Evidence, average_ranks, comparisons, intervals, rank_groups
+from kdbench.results import Results
+
+
+def write(folder: Path, values: dict[str, float], **changes: Any) -> None:
+    """One multiclass cell: category -> the value of all metrics."""
+    facts = {"dataset_categories": [*values], "categories": [*values]} | changes
+    facts = {"cell_id": f"{facts.get('method', 'm')}-{facts.get('seed', 0)}"} | facts
+    Results(folder).write_rows(
+        [row(**{"category": name} | all_metrics(value) | facts) for name, value in values.items()]
+    )
+
+
+def section(folder: Path) -> tuple[Group, list[Entry], Evidence]:
+    rows = load(folder)
+    ((group, cells),) = sections(rows.cells)
+    return group, entries(cells), Evidence(rows.scores)
+
+
+NAMES = "abcdef"
+
+
+def test_the_best_is_bold_where_it_is_better_in_six_of_six_categories(tmp_path: Path) -> None:
+    write(tmp_path, {name: 0.8 + 0.01 * i for i, name in enumerate(NAMES)}, method="good")
+    write(tmp_path, {name: 0.79 + 0.009 * i for i, name in enumerate(NAMES)}, method="next")
+    _, found, evidence = section(tmp_path)
+    assert evidence.best(found, "aupro") == "good"
+    assert evidence.verdict(found[0], found[1], "aupro").over == "categories"
+    ranking = assemble(load(tmp_path))[0].tables[0]
+    assert [[value.best for value in line[2:11]] for line in ranking.body] == [[True] * 9, [False] * 9]
+
+
+def test_a_best_that_is_worse_somewhere_is_not_bold(tmp_path: Path) -> None:
+    write(tmp_path, {name: 0.8 + 0.01 * i for i, name in enumerate(NAMES)}, method="good")
+    write(tmp_path, {name: 0.79 + 0.009 * i + 0.3 * (i == 0) for i, name in enumerate(NAMES)}, method="other")
+    _, found, evidence = section(tmp_path)
+    assert evidence.best(found, "aupro") == ""
+
+
+def test_with_few_categories_six_seeds_decide(tmp_path: Path) -> None:
+    for seed in range(6):
+        write(tmp_path, {"a": 0.9 + 0.001 * seed, "b": 0.8}, method="good", seed=seed)
+        write(tmp_path, {"a": 0.89, "b": 0.8}, method="next", seed=seed)
+    _, found, evidence = section(tmp_path)
+    assert evidence.best(found, "aupro") == "good"
+    assert evidence.verdict(found[0], found[1], "aupro").over == "seeds"
+
+
+def with_scores(folder: Path, merits: dict[str, float]) -> None:
+    for i, (method, merit) in enumerate(merits.items()):
+        write(folder, {"a": 0.9 - 0.01 * i, "b": 0.8}, method=method)
+        both = [
+            one for j, name in enumerate("ab") for one in scores(f"{method}-0", name, merit=merit, seed=j)
+        ]
+        Results(folder).write_scores(f"{method}-0", both)
+
+
+def test_with_few_seeds_the_images_decide_for_image_metrics_only(tmp_path: Path) -> None:
+    with_scores(tmp_path, {"good": 3.0, "next": 0.5})
+    _, found, evidence = section(tmp_path)
+    assert evidence.verdict(found[0], found[1], "image_auroc").over == "images"
+    assert evidence.best(found, "image_auroc") == "good"
+    assert evidence.best(found, "aupro") == ""
+    assert evidence.verdict(found[0], found[1], "aupro").over == ""
+
+
+def test_scores_that_are_alike_make_nothing_bold(tmp_path: Path) -> None:
+    with_scores(tmp_path, {"good": 1.0, "next": 1.0})
+    _, found, evidence = section(tmp_path)
+    assert evidence.best(found, "image_auroc") == ""
+
+
+def test_scores_of_other_images_are_not_paired(tmp_path: Path) -> None:
+    with_scores(tmp_path, {"good": 3.0, "next": 0.5})
+    both = [one for j, name in enumerate("ab") for one in scores("next-0", name, merit=0.5, seed=j)]
+    Results(tmp_path).write_scores("next-0", [one | {"image": f"other/{one['image']}"} for one in both])
+    _, found, evidence = section(tmp_path)
+    assert evidence.best(found, "image_auroc") == ""
+
+
+def test_the_interval_over_images_is_that_of_the_mean_over_categories_and_seeds(tmp_path: Path) -> None:
+    expected = []
+    for seed in range(2):
+        write(tmp_path, {"a": 0.9, "b": 0.8}, seed=seed)
+        both = {name: scores(f"m-{seed}", name, merit=1, seed=10 * seed + j) for j, name in enumerate("ab")}
+        # In any order on disk: the images are what pairs, not their place.
+        Results(tmp_path).write_scores(f"m-{seed}", [*reversed(both["b"]), *both["a"]])
+        for name, own in both.items():
+            label = np.array([one["label"] for one in own])
+            counts = statistics.image_counts(label, f"fabricated/{name}")
+            values = np.array([one["image_score"] for one in own])
+            expected.append(statistics.image_metric_draws(values, label, counts)["image_ap"])
+    group, (entry,), evidence = section(tmp_path)
+    within = evidence.over_images(entry, "image_ap")
+    assert within == statistics.interval(np.mean(expected, axis=0))
+    assert evidence.over_categories(entry, "image_ap") is None  # of two categories
+    (table,) = intervals(evidence, [entry], group.title)
+    assert [value.low for value in table.body[0]] == [None] * 5 + [
+        evidence.over_images(entry, metric).low for metric in ("image_auroc", "image_ap", "image_f1_max")
+    ]
+
+
+def test_a_missing_score_leaves_no_interval(tmp_path: Path) -> None:
+    write(tmp_path, {"a": 0.9, "b": 0.8})
+    Results(tmp_path).write_scores("m-0", scores("m-0", "a", merit=1, seed=0))
+    _, (entry,), evidence = section(tmp_path)
+    assert evidence.over_images(entry, "image_auroc") is None
+
+
+def test_pairs_are_tested_over_categories_and_corrected(tmp_path: Path) -> None:
+    for i, method in enumerate(("one", "three", "two")):
+        write(tmp_path, {name: 0.5 + 0.1 * i + 0.001 * i * j for j, name in enumerate(NAMES)}, method=method)
+    group, found, _ = section(tmp_path)
+    (table,) = comparisons(found, group.title)
+    lines = [line for line in table.body if line[0].text == "AUPRO"]
+    assert [(line[1].text, line[2].text) for line in lines] == [
+        ("two", "three"),
+        ("two", "one"),
+        ("three", "one"),
+    ]
+    assert [line[3].text for line in lines] == ["+10.25", "+20.50", "+10.25"]
+    assert [line[5].mean for line in lines] == pytest.approx([2 / 64] * 3)
+    assert [line[6].mean for line in lines] == pytest.approx([6 / 64] * 3)
+
+
+def test_average_ranks_are_shown_with_what_they_do_not_differ_from(tmp_path: Path) -> None:
+    for i, method in enumerate(("low", "mid", "top")):
+        write(tmp_path, {name: 0.5 + 0.1 * i + 0.001 * j for j, name in enumerate(NAMES)}, method=method)
+    group, found, _ = section(tmp_path)
+    table = average_ranks(found, "mad", group.title)
+    assert [[value.text for value in line] for line in table.body] == [
+        ["top", "1.00", "mid"],
+        ["mid", "2.00", "top, low"],
+        ["low", "3.00", "mid"],
+    ]
+    assert rank_groups(found[:2], "mad") == "it needs 3 complete methods, there are 2"
+
+
+def test_an_entry_with_fewer_seeds_is_marked_and_has_no_rank(tmp_path: Path) -> None:
+    for seed in range(2):
+        write(tmp_path, {"a": 0.8, "b": 0.8}, method="two", seed=seed)
+    write(tmp_path, {"a": 0.9, "b": 0.9}, method="one")
+    _, found, evidence = section(tmp_path)
+    assert [entry.remarks for entry in found] == [(), ("1 of 2 seeds",)]
+    assert ranks(found, "mad") == {"two": 1}
+    assert evidence.best(found, "mad") == ""
+
+
+def test_ties_share_the_better_rank(tmp_path: Path) -> None:
+    for method, value in (("a", 0.8), ("b", 0.9), ("c", 0.8), ("d", 0.7)):
+        write(tmp_path, {"x": value, "y": value}, method=method)
+    _, found, _ = section(tmp_path)
+    assert ranks(found, "mad") == {"b": 1, "a": 2, "c": 2, "d": 4}
+
+
+def test_without_masks_the_rank_is_by_image_auroc(tmp_path: Path) -> None:
+    for method, value in (("low", 0.7), ("top", 0.8)):
+        none = dict.fromkeys(("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro", "aupro_05", "mad"))
+        write(tmp_path, {"x": value, "y": value}, method=method, **none)
+    ranking = assemble(load(tmp_path))[0].tables[0]
+    assert [(line[0].text, line[1].text) for line in ranking.body] == [("1", "top"), ("2", "low")]
+    assert "Ranked by I-AUROC" in ranking.notes[0]
+
+
+def test_detectors_trained_on_other_categories_are_other_lines(tmp_path: Path) -> None:
+    write(tmp_path, {"a": 0.8, "b": 0.8}, dataset_categories=["a", "b", "c"], cell_id="two")
+    write(tmp_path, {"a": 0.7, "b": 0.7, "c": 0.7}, cell_id="three")
+    _, found, _ = section(tmp_path)
+    assert {entry.name: entry.holes for entry in found} == {
+        "fabricated_a (categories=all)": (),
+        "fabricated_a (categories=a+b)": ("2 of 3 categories",),
+    }
+
+
+def test_a_category_that_was_run_with_two_sets_of_images_is_a_hole(tmp_path: Path) -> None:
+    for number in range(2):
+        facts = {"cell_id": f"c{number}", "fingerprint": f"images {number}", "setting": "oneclass"}
+        write(tmp_path, {"a": 0.8}, **facts)
+    _, (entry,), _ = section(tmp_path)
+    assert entry.holes == ("1 twice, with other images",)
+
+
+def test_an_entry_has_the_same_name_in_every_setting(tmp_path: Path) -> None:
+    for setting, rates in (("oneclass", (0.1,)), ("multiclass", (0.1, 0.4))):
+        for lr in rates:
+            config = canonical_json({"lr": lr, "epochs": 2 if setting == "oneclass" else 9})
+            write(tmp_path, {"a": lr}, setting=setting, config=config, cell_id=f"{setting}-{lr}")
+    rows = load(tmp_path).cells
+    assert set(rows.loc[rows["setting"] == "oneclass", "entry"]) == {"fabricated_a (lr=0.1)"}
+    titles = [s.title for s in assemble(load(tmp_path))]
+    assert "Oneclass against multiclass" in titles
+
+
+def test_costs_of_two_devices_are_two_tables(tmp_path: Path) -> None:
+    for seed, place in enumerate(("cuda", "cpu", "cpu")):
+        facts = {
+            "device": place,
+            "device_name": f"a {place}",
+            "num_threads": 4 * seed,
+            "train_s": 10.0 + seed,
+        }
+        write(tmp_path, {"a": 0.8, "b": 0.8}, seed=seed, **facts)
+    group, found, _ = section(tmp_path)
+    tables = {table.title.split(":")[0]: table.body for table in training(group, found)}
+    # One line per detector, although a multiclass cell has a row per category.
+    assert {name: [value.text for value in body[0][1:]] for name, body in tables.items()} == {
+        "Training on a cpu, 4 threads": ["11.0", "-", "1"],
+        "Training on a cpu, 8 threads": ["12.0", "-", "1"],
+        "Training on a cuda": ["10.0", "-", "1"],
+    }
+
+
+def test_timings_are_ranked_within_precision_and_batch_and_only_if_nothing_else_ran(tmp_path: Path) -> None:
+    facts = {name: row()[name] for name in ("run_id", "config", "dataset", "setting", "seed", "profile")}
+    facts |= {"device": "cuda", "device_name": "gpu", "images_per_s": 10.0, "peak_memory_bytes": 2**21}
+    for method, p50, busy in (("slow", 2.0, False), ("fast", 1.0, False), ("loud", 0.5, True)):
+        write(tmp_path, {"a": 0.8, "b": 0.8}, method=method)
+        Results(tmp_path).write_latency(
+            [
+                facts
+                | {"cell_id": f"{method}-0", "method": method, "batch_size": batch, "precision": precision}
+                | {"p50_ms": p50 * batch, "p99_ms": 3 * p50 * batch, "busy": busy, "neighbours": "others"}
+                for batch, precision in ((1, "fp16"), (1, "fp32"), (8, "fp32"))
+            ]
+        )
+    group, found, _ = section(tmp_path)
+    (table,) = latencies(group, found, load(tmp_path).latencies)
+    lines = [[value.text for value in line] for line in table.body]
+    assert [line[:4] for line in lines[6:]] == [
+        ["1", "fast", "fp32", "8"],
+        ["2", "slow", "fp32", "8"],
+        ["-", "loud", "fp32", "8"],
+    ]
+    assert lines[6][4:] == ["8.00", "24.0", "10.0", "2.00", "1", ""]
+    assert lines[8][-1] == "busy: others"
+
+
+def test_sizes_that_differ_within_an_entry_are_a_range(tmp_path: Path) -> None:
+    for seed, count in enumerate((1_000_000, 2_500_000)):
+        write(tmp_path, {"a": 0.8, "b": 0.8}, seed=seed, num_parameters=count, flops=318_000_000)
+    group, found, _ = section(tmp_path)
+    (table,) = sizes(group, found)
+    assert [value.text for value in table.body[0][1:]] == ["1 M to 2.5 M", "-", "318 M"]
+
+
+def test_textures_and_objects_have_means_of_their_own(tmp_path: Path) -> None:
+    rows = [
+        row(category=name, dataset_categories=["a", "b", "c"], texture=name == "a", **all_metrics(value))
+        for name, value in (("a", 0.5), ("b", 0.7), ("c", 0.8))
+    ]
+    Results(tmp_path).write_rows([one | {"categories": ["a", "b", "c"]} for one in rows])
+    table = next(t for t in assemble(load(tmp_path))[0].tables if t.title.startswith("AUPRO per category"))
+    assert [[value.text for value in line] for line in table.body[3:]] == [
+        ["mean of textures", "50.00"],
+        ["mean of objects", "75.00"],
+        ["mean", "66.67"],
+    ]
+
+
+def test_the_drop_is_paired_over_the_categories_of_both_settings(tmp_path: Path) -> None:
+    for i, name in enumerate("abcdefg"):
+        facts = {"setting": "oneclass", "cell_id": name, "dataset_categories": [*"abcdefg"]}
+        write(tmp_path, {name: 0.9 + 0.01 * i}, **facts)
+    write(tmp_path, {name: 0.85 for name in "abcdefg"} | {"a": 0.91}, cell_id="all")
+    section_ = next(s for s in assemble(load(tmp_path)) if s.title == "Oneclass against multiclass")
+    line = next(line for line in section_.tables[0].body if line[1].text == "mAD")
+    # Drops -0.01, 0.06, 0.07 ... 0.11: one of seven negative and the smallest, p = 2 * 2 / 2**7.
+    assert [line[i].text for i in (2, 3, 4, 7)] == ["93.00", "85.86", "+7.14", "7 of 7"]
+    assert line[6].mean == pytest.approx(4 / 128)
+    assert line[5].low is not None
+    assert 0.03 < line[5].low < 0.0714

@@ -24,11 +24,13 @@ import pandas as pd
 from conftest import write_category
 from hosts import Hosts, why_not
 
+from kdbench.lease import holders
 from kdbench.metrics import METRICS
 from kdbench.storage import Storage
 
 CATEGORIES = ("bottle", "cable", "capsule", "screw")
 NUM_SEEDS = 10
+FAULTS_PER_ROUND = 34
 NUM_CELLS = len(CATEGORIES) * NUM_SEEDS
 DISK_BYTES = 128 << 20  # a run refuses to begin with less than 64 MiB
 
@@ -64,8 +66,8 @@ class Campaign:
 
     def strike(self) -> None:
         """One fault, chosen at random among those that can happen now; a healthy cluster afterwards."""
-        faults: list[Callable[[], bool]] = [self.worker] * 5 + [self.raylet, self.cable, self.driver_dies]
-        faults += [self.driver_dies, self.head, self.disk_full]
+        faults: list[Callable[[], bool]] = [self.worker] * 8 + [self.driver_dies] * 2
+        faults += [self.raylet, self.cable, self.head, self.disk_full]
         fault = self.random.choice(faults)
         if fault():
             self.struck[fault.__name__] += 1
@@ -109,8 +111,7 @@ class Campaign:
         """kill -9 everything on host 0: the head, and the driver with it; the cluster is started again."""
         for host in range(self.hosts.count):
             self.hosts.kill(host)
-        for host in range(self.hosts.count):
-            self.hosts.start_ray(host)
+        self.hosts.start_ray_everywhere()
         return True
 
     def disk_full(self) -> bool:
@@ -133,11 +134,11 @@ class Campaign:
             if self.driver is None or self.driver.poll() is not None:
                 assert self.driver is None or self.driver.poll() != 2, "the request is wrong: see driver.log"
                 self.start_driver()
-            if self.struck.total() < num_faults:
-                time.sleep(self.random.uniform(0.5, 4))
+            if self.struck.total() < num_faults and holders(Storage(self.results)):
+                time.sleep(self.random.uniform(0, 2))  # so that it strikes a cell at any moment of its life
                 self.strike()
             else:
-                time.sleep(0.5)
+                time.sleep(0.1)
         self.driver.wait()
 
     def complete(self) -> bool:
@@ -179,10 +180,9 @@ def main() -> None:
             subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "kd", str(disk)], check=True)
             try:
                 with Hosts(folder) as hosts:
-                    for host in range(hosts.count):
-                        hosts.start_ray(host)
+                    hosts.start_ray_everywhere()
                     campaign = Campaign(hosts, folder / "mvtec", disk / "r", asked.seed + num_rounds)
-                    campaign.round(asked.faults - struck.total())
+                    campaign.round(min(FAULTS_PER_ROUND, asked.faults - struck.total()))
                 check(disk / "r", quiet)
             finally:
                 log = (disk / "driver.log").read_text()[-3000:] if (disk / "driver.log").exists() else ""

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,12 @@ class Hosts:
         done = self.popen(host, words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         said, _ = done.communicate(timeout=180)
         assert done.returncode == 0, said
+
+    def start_ray_everywhere(self) -> None:
+        """The head, then all others at once."""
+        self.start_ray(0)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(self.start_ray, range(1, self.count)))
 
     def popen(self, host: int, words: list[str], **options: Any) -> "subprocess.Popen[str]":
         """Start a program on a host, with the host's own folder for local files."""

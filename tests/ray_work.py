@@ -5,6 +5,7 @@ import signal
 import time
 
 from kdbench.lease import Holder, acquire, holders
+from kdbench.results import Results
 from kdbench.run import ELSEWHERE, ResultsError, execute_cell, outcome_of
 from kdbench.storage import Storage
 
@@ -56,3 +57,19 @@ def frees_itself(cell, place, run_id, notify, timeout_s):
     if _attempts(place, cell) == 1:
         return outcome_of(cell, ELSEWHERE, 0.0)
     return outcome_of(cell, "ok" if not holders(storage) else "failed", 0.0)
+
+
+def waits(cell, place, run_id, notify, timeout_s):
+    """A cell of two seconds that uses no processor."""
+    time.sleep(2.0)
+    return outcome_of(cell, "ok", 2.0)
+
+
+def writes_a_row(cell, place, run_id, notify, timeout_s):
+    """The least that a cell can do: hold its lease and write one row."""
+    results = Results(place.results)
+    lease = acquire(results.storage, Holder(cell_id=cell.id, run_id=run_id))
+    row = {"cell_id": cell.id, "run_id": run_id, "category": cell.category, "status": "ok"}
+    results.write_rows([row])
+    lease.release()
+    return outcome_of(cell, "ok", 0.0)

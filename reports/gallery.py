@@ -51,9 +51,9 @@ class Map:
     own: tuple[float, float]  # what black and white stand for
     scale: tuple[float, float]  # of all maps of its cell and category
 
-    def coloured(self) -> bytes:
-        """The map as a coloured PNG on its scale."""
-        return coloured(self.picture, self.own, self.scale)
+    def coloured(self, size: tuple[int, int]) -> bytes:
+        """The map as a coloured PNG of a width and height, on its scale."""
+        return coloured(self.picture, self.own, self.scale, size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,7 +237,9 @@ def within_budget(groups: Sequence[Iterable[Exhibit]], budget: int = BUDGET) -> 
         for own, exhibit in zip(taken, turn, strict=True):
             if exhibit is None:
                 continue
-            maps = {entry: kept.coloured() for entry, kept in exhibit.maps.items()}
+            with Image.open(io.BytesIO(exhibit.input)) as opened:
+                size = opened.size  # a map is square and the input need not be: it is stretched over it
+            maps = {entry: kept.coloured(size) for entry, kept in exhibit.maps.items()}
             shown = Shown(exhibit=exhibit, maps=maps)
             used += shown.num_bytes
             if used > budget:
@@ -246,10 +248,12 @@ def within_budget(groups: Sequence[Iterable[Exhibit]], budget: int = BUDGET) -> 
     return taken
 
 
-def coloured(picture: bytes, own: tuple[float, float], scale: tuple[float, float]) -> bytes:
-    """A grey PNG as a coloured one: its values (`own` are those of black and white) shown on `scale`."""
+def coloured(
+    picture: bytes, own: tuple[float, float], scale: tuple[float, float], size: tuple[int, int]
+) -> bytes:
+    """A grey PNG as a coloured one of `size`: its values (`own` are black and white) shown on `scale`."""
     with Image.open(io.BytesIO(picture)) as opened:
-        grey = np.asarray(opened.convert("L"), np.float64)
+        grey = np.asarray(opened.convert("L").resize(size, Image.Resampling.BILINEAR), np.float64)
     values = own[0] + grey / 255 * (own[1] - own[0])
     share = (values - scale[0]) / ((scale[1] - scale[0]) or 1.0)
     level = (share.clip(0, 1) * (LEVELS - 1)).round().astype(np.uint8)

@@ -68,7 +68,7 @@ def test_an_image_that_an_entry_did_not_score_is_left_out():
 def test_a_coloured_map_is_brighter_where_the_kept_values_are_higher():
     memory = io.BytesIO()
     grey(np.array([[0.0, 1.0], [2.0, 4.0]]), 0, 4).save(memory, "PNG")
-    with Image.open(io.BytesIO(coloured(memory.getvalue(), (0, 4), (1, 3)))) as opened:
+    with Image.open(io.BytesIO(coloured(memory.getvalue(), (0, 4), (1, 3), (2, 2)))) as opened:
         light = np.asarray(opened.convert("L")).astype(int)
     assert light[0, 0] == light[0, 1] < light[1, 0] < light[1, 1]  # 0 and 1 are at the lower end of the scale
 
@@ -91,6 +91,7 @@ def test_pictures_are_found_for_every_entry_and_taken_in_turn_within_the_budget(
         assert (exhibit.mask is not None) == exhibit.candidate.label
         assert Image.open(io.BytesIO(exhibit.input)).size == (128, 85)
     everything = within_budget(groups)
+    assert {Image.open(io.BytesIO(png)).size for png in everything[0][0].maps.values()} == {(128, 85)}
     assert [len(own) for own in everything] == [MOST, MOST]
     one_each = sum(own[0].num_bytes for own in everything)
     assert [len(own) for own in within_budget(groups, one_each)] == [1, 1]

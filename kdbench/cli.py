@@ -405,6 +405,138 @@ def status(
 
 
 @app.command()
+def sweep(
+    method: Annotated[
+        str | None, typer.Argument(help="The method; or `method` in the --config file.")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="synthetic if not given.")] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of the dataset; else KDBENCH_DATA/DATASET.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Published split, where a dataset has several.")] = None,
+    categories: Annotated[str | None, typer.Option(help="Comma list; all on disk if not given.")] = None,
+    setting: Annotated[str | None, typer.Option(help="oneclass (default) or multiclass.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Comma list; a trial trains all of them.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Configurations to try; 20 if not given.")] = None,
+    space: Annotated[
+        Path | None, typer.Option(help="TOML file of ranges and choices; else the method's own.")
+    ] = None,
+    search: Annotated[str | None, typer.Option(help="random (default), optuna or bohb.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="asha (default) or none.")] = None,
+    objective: Annotated[str | None, typer.Option(help="The metric to maximise; mad if not given.")] = None,
+    selection: Annotated[
+        str | None,
+        typer.Option(
+            help="synthetic (default): no test image is seen. test: to study the bias, never ranked."
+        ),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Instead of the recipe's epochs.")] = None,
+    report_every: Annotated[
+        int | None, typer.Option(help="Epochs between looks at the objective; a ninth of all if not given.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="METHOD.KEY=VALUE", help="Change a key of every trial."),
+    ] = None,
+    profile: Annotated[str | None, typer.Option(help="paper or demo; depends on the dataset.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Teacher, see `kdbench list backbones`.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="The teacher's weights: .pth or .safetensors.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto (default), cpu or cuda.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto (default), fp32, bf16, fp16.")] = None,
+    cpus_per_trial: Annotated[int | None, typer.Option(help="CPU cores of a trial; 1 if not given.")] = None,
+    gpus_per_trial: Annotated[
+        float | None, typer.Option(help="1 on a GPU if not given; below 1, trials share one.")
+    ] = None,
+    max_concurrent: Annotated[
+        int | None, typer.Option(help="Trials at a time; as many as fit if not given.")
+    ] = None,
+    results: Annotated[str | None, typer.Option(help="Where rows are kept; results if not given.")] = None,
+    keep_detectors: Annotated[
+        bool | None,
+        typer.Option("--keep-detectors/--discard-detectors", help="Keep them (default), for --audit."),
+    ] = None,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="When all trials have ended, score them on the test images.")
+    ] = False,
+    report_: Annotated[Path, typer.Option("--report", help="Where the report is written.")] = REPORT,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file with these keys (not audit, report); options win.")
+    ] = None,
+) -> None:
+    """Search a method's configuration on normal images with synthetic defects; no test image is seen."""
+    from kdbench.request import parse_sets, read_model
+    from kdbench.sweeps._plan import SweepRequest, plan_sweep
+
+    request = read_model(
+        SweepRequest,
+        config,
+        {
+            "method": method,
+            "dataset": _split("dataset", dataset),
+            "root": root,
+            "split": split,
+            "categories": _split("categories", categories),
+            "setting": _split("setting", setting),
+            "seeds": _seeds(seeds),
+            "trials": trials,
+            "space": space,
+            "search": search,
+            "scheduler": scheduler,
+            "objective": objective,
+            "selection": selection,
+            "epochs": epochs,
+            "report_every": report_every,
+            "set": parse_sets(set_ or []),
+            "profile": profile,
+            "backbone": backbone,
+            "weights": weights,
+            "device": device,
+            "precision": precision,
+            "cpus_per_trial": cpus_per_trial,
+            "gpus_per_trial": gpus_per_trial,
+            "max_concurrent": max_concurrent,
+            "results": results,
+            "keep_detectors": keep_detectors,
+        },
+    )
+    if "synthetic" in request.dataset:
+        _announce_drawing()
+    planned = plan_sweep(request)
+    for notice in planned.notices:
+        say(f"note: {notice}", style="yellow")
+    sys.exit(_sweep(planned, audit, report_))
+
+
+def _sweep(planned: Any, audit: bool, folder: Path) -> int:
+    """Run a sweep, show what it found and return the exit code."""
+    from kdbench.reports.sweep import write_sweeps
+    from kdbench.results import Results
+    from kdbench.sweeps._audit import audit_trials
+    from kdbench.sweeps._end import Lines, summary
+    from kdbench.sweeps.tune import run_sweep
+
+    store, where = Results(planned.sweep.place.results), planned.request.results
+    try:
+        store.check_writable()
+    except OSError as error:
+        raise RequestError([f"cannot write results in {where}: {error.strerror}"]) from error
+    _prepare(planned.cells, planned.cells.jobs)
+    lines = Lines(planned)
+    say(lines.first())
+    try:
+        end = run_sweep(planned, lambda row: say(lines.of(row)))
+        if audit:
+            audit_trials(planned, lambda row, value: say(lines.audited(row, value)))
+    except KeyboardInterrupt:
+        say("interrupted: what ended is kept; the same command resumes")
+        return INTERRUPTED
+    good = summary(planned, end, say)
+    path = write_sweeps(planned.sweep.place.results, folder)
+    say(f"report: {path}")
+    return OK if good else SOME_FAILED
+
+
+@app.command()
 def report(
     results: Annotated[str, typer.Option(help="The results folder or URI.")] = "results",
     out_: Annotated[Path, typer.Option("--out", help="Where the report is written.")] = REPORT,
@@ -437,6 +569,8 @@ def report(
 
 def _report(results: str, folder: Path, *, page: bool = False) -> None:
     from kdbench.reports.leaderboard import write_leaderboard
+    from kdbench.reports.sweep import write_sweeps
+    from kdbench.results import read_trials
 
     try:
         if page:
@@ -446,6 +580,9 @@ def _report(results: str, folder: Path, *, page: bool = False) -> None:
         else:
             path, headline = write_leaderboard(results, folder)
     except FileNotFoundError as error:
+        if read_trials(results).num_rows:  # a sweep alone has no leaderboard
+            say(f"report: {write_sweeps(results, folder)}")
+            return
         raise RequestError([str(error)]) from error
     except OSError as error:
         raise RequestError([f"cannot write the report in {folder}: {error.strerror}"]) from error

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -21,10 +21,12 @@ from kdbench.resources import Cluster, Need
 from kdbench.run import Place
 from kdbench.storage import Storage
 
+Model = TypeVar("Model", bound=BaseModel)
 EVERY = "all"  # `all.batch_size=8` sets a key of every method
 
 
-def _path_as_text(value: object) -> object:
+def path_as_text(value: object) -> object:
+    """A results folder as text, since it may also be a URI."""
     return str(value) if isinstance(value, Path) else value
 
 
@@ -55,7 +57,7 @@ class Request(BaseModel):
     memory_per_cell: float | None = Field(None, gt=0)  # GiB
     checkpoint_every: float = Field(10.0, ge=0)  # minutes; 0: never
     latency: bool = True
-    results: Annotated[str, BeforeValidator(_path_as_text)] = "results"  # or a URI that pyarrow knows
+    results: Annotated[str, BeforeValidator(path_as_text)] = "results"  # or a URI that pyarrow knows
     timeout: float | None = Field(None, gt=0)
     redo: Literal["failed", "all"] | None = None
     keep_detectors: bool = True
@@ -92,6 +94,11 @@ class Found:
 
 def read_request(file: Path | None, options: Mapping[str, Any]) -> Request:
     """The request of a TOML file, each given option taking precedence; RequestError with every complaint."""
+    return read_model(Request, file, options)
+
+
+def read_model(model: type[Model], file: Path | None, options: Mapping[str, Any]) -> Model:
+    """The same for any request whose fields are the options of a command."""
     values: dict[str, Any] = {}
     if file is not None:
         try:
@@ -113,9 +120,9 @@ def read_request(file: Path | None, options: Mapping[str, Any]) -> Request:
         ]
         values["setting"] = list(dict.fromkeys(values["setting"]))
     try:
-        return Request.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
-        raise RequestError(_complaints("", error, Request)) from error
+        raise RequestError(complaints_of("", error, model)) from error
 
 
 def parse_sets(assignments: Iterable[str]) -> dict[str, Any]:
@@ -298,7 +305,7 @@ def _configs(request: Request, methods: list[str], complaints: list[str]) -> Con
             try:
                 resolved = kind.Config.model_validate(raw).model_dump(mode="json")
             except ValidationError as error:
-                complaints += _complaints(f"{method}.", error, kind.Config)
+                complaints += complaints_of(f"{method}.", error, kind.Config)
                 continue
             smoothing = PRESETS[request.preset].sigma if request.preset in PRESETS else None
             if smoothing is not None and resolved.get("sigma", 0.0) != smoothing:
@@ -379,7 +386,8 @@ def _wrong_set_names(sets: Mapping[str, Any], methods: Iterable[str]) -> list[st
     ]
 
 
-def _complaints(prefix: str, error: ValidationError, model: type[BaseModel]) -> list[str]:
+def complaints_of(prefix: str, error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """What pydantic found, each as one line that names the key, its value and what is wrong with it."""
     texts = []
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"])

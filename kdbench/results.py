@@ -173,6 +173,72 @@ LATENCY_SCHEMA = pa.schema(
 )
 
 
+# One row per trial of a sweep.
+TRIAL_SCHEMA = pa.schema(
+    [
+        ("schema_version", _WHOLE),
+        ("trial_id", _TEXT),
+        ("sweep_id", _TEXT),
+        ("method", _TEXT),
+        ("config", _TEXT),  # JSON
+        ("searched", _TEXT),  # JSON: the keys that the sweep searches, with this trial's values
+        ("is_default", pa.bool_()),  # the configuration that the sweep begins with
+        *(ROW_SCHEMA.field(name) for name in ("dataset", "setting", "categories", "dataset_categories")),
+        ("fingerprints", _TEXTS),  # of the images of each model of the trial
+        ("seeds", pa.list_(_WHOLE)),
+        ("profile", _TEXT),
+        ("search", _TEXT),
+        ("scheduler", _TEXT),
+        ("selection", _TEXT),  # what the objective saw: synthetic (defects on held-out normals), or test
+        ("objective", _TEXT),  # the metric's name
+        ("objective_value", _REAL),  # of the detector that is kept; of the last report if stopped early
+        ("objective_epochs", pa.list_(_WHOLE)),  # at which it was reported
+        ("objective_history", _REALS),
+        ("metric_version", _WHOLE),
+        ("status", _TEXT),
+        ("error", _TEXT),
+        ("epochs", _WHOLE),  # that a training to the end has
+        ("epochs_trained", _WHOLE),
+        ("stopped_early", pa.bool_()),
+        ("num_train", _WHOLE),
+        ("num_heldout", _WHOLE),  # normal images that were not trained on; each is judged with a defect, too
+        ("trial_s", _REAL),
+        ("peak_memory_bytes", _WHOLE),
+        ("started_at", _TEXT),
+        ("ended_at", _TEXT),
+        *(ROW_SCHEMA.field(name) for name in ("backbone", "teacher_source", "teacher_sha256", "precision")),
+        *(
+            ROW_SCHEMA.field(name)
+            for name in ("device", "device_name", "driver", "num_threads", "host", "git_commit", "git_dirty")
+        ),
+        *(
+            ROW_SCHEMA.field(f"{name}_version")
+            for name in ("kdbench", "python", "torch", "torchvision", "timm", "ray")
+        ),
+    ]
+)
+TRIAL_STATUSES = ("running", "ok", "failed", "oom")
+
+# One row per category and seed of a trial whose kept detector saw the test images after the sweep had ended.
+AUDIT_SCHEMA = pa.schema(
+    [
+        *(TRIAL_SCHEMA.field(name) for name in ("schema_version", "trial_id", "sweep_id")),
+        *(ROW_SCHEMA.field(name) for name in ("method", "config", "dataset", "setting", "category")),
+        *(ROW_SCHEMA.field(name) for name in ("categories", "dataset_categories", "fingerprint", "seed")),
+        *(ROW_SCHEMA.field(name) for name in ("profile", "selection", "preset", "metric_version")),
+        *((name, _REAL) for name in METRICS),
+        ("mad", _REAL),
+        *(ROW_SCHEMA.field(name) for name in ("num_test", "num_defective", "evaluate_s")),
+        *(ROW_SCHEMA.field(name) for name in ("teacher_sha256", "precision", "device", "device_name")),
+        *(ROW_SCHEMA.field(name) for name in ("num_threads", "host", "git_commit", "git_dirty")),
+        *(
+            ROW_SCHEMA.field(f"{name}_version")
+            for name in ("kdbench", "python", "torch", "torchvision", "timm")
+        ),
+    ]
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class End:
     """How a cell ended, and in which run."""
@@ -256,6 +322,24 @@ class Results:
         """Write all timings of one detector on one device at once."""
         ((cell_id, device_name),) = {(row["cell_id"], row["device_name"]) for row in rows}
         self._write(latency_name(cell_id, device_name), rows, LATENCY_SCHEMA)
+
+    def write_trial(self, row: dict[str, Any]) -> None:
+        """Write a trial's row; one that still trains writes it anew at every report."""
+        self._write(trial_name(row["trial_id"]), [row], TRIAL_SCHEMA)
+
+    def read_trial(self, trial_id: str) -> dict[str, Any] | None:
+        """A trial's row; None before its first report."""
+        name = trial_name(trial_id)
+        if not self.storage.exists(name):
+            return None
+        table = _conform(_read(self.storage, name), TRIAL_SCHEMA, self.storage.path(name))
+        row: dict[str, Any] = table.to_pylist()[0]
+        return row
+
+    def write_audit(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Write the test scores of one trial's detector at once."""
+        (trial_id,) = {row["trial_id"] for row in rows}
+        self._write(audit_name(trial_id), rows, AUDIT_SCHEMA)
 
     def statuses(self, cell_ids: Iterable[str]) -> dict[str, str]:
         """Cell id -> status, of those cells that have ended. A damaged file raises DataError naming it."""
@@ -344,6 +428,16 @@ def input_name(category_fingerprint: str) -> str:
     return f"inputs/{category_fingerprint}.parquet"
 
 
+def trial_name(trial_id: str) -> str:
+    """The file of a trial's row, from its first report on."""
+    return f"trials/{trial_id}.parquet"
+
+
+def audit_name(trial_id: str) -> str:
+    """The file of the test scores of a trial's detector, if they were computed."""
+    return f"audits/{trial_id}.parquet"
+
+
 def read_rows(where: str | Path | Storage) -> pa.Table:
     """All rows of a results folder, also while cells are still being written; FileNotFoundError if none."""
     rows = _read_part(where, "cells", ROW_SCHEMA)
@@ -360,6 +454,16 @@ def read_probes(where: str | Path | Storage) -> pa.Table:
 def read_latencies(where: str | Path | Storage) -> pa.Table:
     """All timings of detectors; an empty table if there are none."""
     return _read_part(where, "latency", LATENCY_SCHEMA)
+
+
+def read_trials(where: str | Path | Storage) -> pa.Table:
+    """All trials of all sweeps; an empty table if there are none."""
+    return _read_part(where, "trials", TRIAL_SCHEMA)
+
+
+def read_audits(where: str | Path | Storage) -> pa.Table:
+    """The test scores of trials, computed after their sweep; an empty table if there are none."""
+    return _read_part(where, "audits", AUDIT_SCHEMA)
 
 
 def read_scores(where: str | Path | Storage) -> pa.Table:
@@ -401,7 +505,7 @@ def _read_part(
 def _conform(table: pa.Table, schema: pa.Schema, path: str) -> pa.Table:
     """Rows of an older schema lack columns, which are null then; columns of a newer one are refused."""
     there = set(table.column_names)
-    if not {"cell_id", "category"} & set(schema.names) <= there:
+    if not {"cell_id", "trial_id", "category"} & set(schema.names) <= there:
         raise DataError(f"{path} is damaged (it has no rows of a cell). Delete it: the cell will run again")
     newer = sorted(there - set(schema.names))
     if newer:

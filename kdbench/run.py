@@ -155,10 +155,10 @@ def _attempt(cell: Cell, place: Place, notify: Notify) -> tuple[str, str, Ended]
     if place.device.startswith("cuda") and place.gpu_share < 1:
         torch.cuda.set_per_process_memory_fraction(place.gpu_share)
     try:
-        with _threads(place.num_threads):
+        with threads(place.num_threads):
             ended = run_cell(cell, place, notify)
     except Exception as raised:
-        status, error = _status_of(raised), _text(f"{type(raised).__name__}: {raised}").splitlines()[0][:500]
+        status, error = status_of(raised), _text(f"{type(raised).__name__}: {raised}").splitlines()[0][:500]
         machine = provenance.machine_provenance(torch.device(place.device))
         rows = _failed_rows(cell, place, status, _text(traceback.format_exc()), machine)
         ended = Ended(rows=rows, scores=[], detector={})
@@ -192,7 +192,7 @@ def run_cell(cell: Cell, place: Place, notify: Notify) -> Ended:
     """Train and evaluate one cell; returns its rows and per-image scores, raises whatever goes wrong."""
     tell = _Teller(Progress(cell_id=cell.id, label=cell.label, phase="prepare"), notify)
     clock = time.perf_counter()
-    ready = _prepare(cell, place)
+    ready = prepare(cell, place)
     fitted, heldout = _training_images(cell, ready)
     prepare_s = time.perf_counter() - clock
 
@@ -200,7 +200,7 @@ def run_cell(cell: Cell, place: Place, notify: Notify) -> Ended:
         Storage(place.results),
         cell.id,
         every_s=place.checkpoint_every_s,
-        made_by=_made_by(ready),
+        made_by=made_by(ready),
     )
     state = checkpoints.load()
     done = len(state["history"]["epochs"]) if state else 0
@@ -231,7 +231,7 @@ def run_cell(cell: Cell, place: Place, notify: Notify) -> Ended:
     del fitted, heldout  # the cached features are not needed any more, and evaluation needs the room
 
     tell.phase("evaluate", total=sum(len(store.test) for store in ready.stores))
-    ended = Ended(rows=[], scores=[], detector=_on_cpu(ready.method.detector_state()))
+    ended = Ended(rows=[], scores=[], detector=on_cpu(ready.method.detector_state()))
     for category, store in zip(ready.categories, ready.stores, strict=True):
         part = _evaluate(cell, place, ready, category, store, tell)
         ended.rows += [common | row for row in part.rows]
@@ -246,7 +246,7 @@ def run_cell(cell: Cell, place: Place, notify: Notify) -> Ended:
 
 
 @contextmanager
-def _threads(number: int | None) -> Iterator[None]:
+def threads(number: int | None) -> Iterator[None]:
     """Let torch use so many threads; another number adds up in another order and changes last digits."""
     before = torch.get_num_threads()
     torch.set_num_threads(number or before)
@@ -278,7 +278,7 @@ class _Teller:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Ready:
+class Ready:
     """What a cell needs, in place on its device."""
 
     dataset: Dataset
@@ -305,7 +305,8 @@ class _Ready:
         )
 
 
-def _prepare(cell: Cell, place: Place) -> _Ready:
+def prepare(cell: Cell, place: Place) -> Ready:
+    """Images, teacher and untrained method of a cell, on its device; DataError if the images changed."""
     device = torch.device(place.device)
     provenance.start_peak_memory(device)
     _seed(cell.seed)
@@ -315,7 +316,7 @@ def _prepare(cell: Cell, place: Place) -> _Ready:
     config = kind.Config.model_validate(json.loads(cell.config))
     method = kind(config, teacher(config.backbone, config.levels, place.weights))
     train.place_networks(method, device)
-    return _Ready(
+    return Ready(
         dataset=dataset,
         categories=categories,
         prints=prints,
@@ -326,7 +327,7 @@ def _prepare(cell: Cell, place: Place) -> _Ready:
     )
 
 
-def _training_images(cell: Cell, ready: _Ready) -> tuple[train.Batches, train.Batches | None]:
+def _training_images(cell: Cell, ready: Ready) -> tuple[train.Batches, train.Batches | None]:
     """Batches to train on, and held-out ones if the checkpoint is chosen on them."""
     normal = np.concatenate([store.train for store in ready.stores])
     if ready.config.checkpoint != "heldout":
@@ -336,7 +337,7 @@ def _training_images(cell: Cell, ready: _Ready) -> tuple[train.Batches, train.Ba
     return ready.batches(normal[kept], cached=True), ready.batches(normal[aside], cached=True)
 
 
-def _made_by(ready: _Ready) -> dict[str, Any]:
+def made_by(ready: Ready) -> dict[str, Any]:
     """What must be the same for a training to go on as if it had never stopped."""
     machine = provenance.machine_provenance(ready.device)
     hardware = {name: machine[name] for name in ("device_name", "num_threads")}
@@ -344,7 +345,7 @@ def _made_by(ready: _Ready) -> dict[str, Any]:
 
 
 def _trained_how(
-    ready: _Ready,
+    ready: Ready,
     place: Place,
     fitted: train.Batches,
     heldout: train.Batches | None,
@@ -370,7 +371,7 @@ def _trained_how(
 
 
 def _evaluate(
-    cell: Cell, place: Place, ready: _Ready, category: Category, store: Images, tell: _Teller
+    cell: Cell, place: Place, ready: Ready, category: Category, store: Images, tell: _Teller
 ) -> Ended:
     """What one category gives: metrics, per-image scores, curves and pictures."""
     clock, preset, print_ = time.perf_counter(), PRESETS[cell.preset], ready.prints[category.name]
@@ -408,7 +409,8 @@ def _evaluate(
     return ended
 
 
-def _on_cpu(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def on_cpu(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors as safetensors writes them."""
     return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
 
 
@@ -466,7 +468,8 @@ def _text(said: str) -> str:
     return said.encode("utf-8", "replace").decode("utf-8")
 
 
-def _status_of(error: Exception) -> str:
+def status_of(error: Exception) -> str:
+    """How a cell that raised this ended: timeout, oom or failed."""
     if isinstance(error, CellTimeout):
         return "timeout"
     # torch says out of memory of the host as a plain RuntimeError

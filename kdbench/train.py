@@ -152,6 +152,49 @@ class Training:
         self.history = History(epochs=epochs, **state["history"])
         self.best, self.kept = state["best"], state["kept"]
 
+    def epoch(self, train: Batches, heldout: Batches | None, on_step: StepEnd) -> Epoch:
+        """Train on every image once and look at the held-out ones; TrainingDiverged if a value is not finite.
+
+        The epoch with the lowest mean anomaly map on held-out images is remembered for `finish`.
+        """
+        number, started = len(self.history.epochs) + 1, perf_counter()
+        loss = _finite(self._train(train, on_step), "loss", number)
+        speed = len(train) / (perf_counter() - started)
+        mean_map = _finite(heldout_mean(self.method, heldout), "held-out map", number) if heldout else None
+        if mean_map is not None and mean_map < self.best:
+            self.best, self.history.best_epoch = mean_map, number
+            self.kept = {name: tensor.clone() for name, tensor in self.method.detector_state().items()}
+        self.history.epochs.append(Epoch(number=number, loss=loss, heldout=mean_map, images_per_s=speed))
+        return self.history.epochs[-1]
+
+    def finish(self) -> History:
+        """Restore the epoch that is kept: the best on held-out images, else the last."""
+        if self.kept:
+            self.method.load_detector(self.kept)
+        else:
+            self.history.best_epoch = len(self.history.epochs)
+        return self.history
+
+    def _train(self, train: Batches, on_step: StepEnd) -> float:
+        """Every image once; returns the mean loss."""
+        losses = []
+        self.method.train()
+        for index in train.shuffled(self.generator):
+            images = train.images(index)
+            taught = train.taught(index, images)
+            with train.autocast:
+                loss = self.method.loss(images, taught)
+            self.optimizer.zero_grad(set_to_none=True)
+            self.scaler.scale(loss).backward()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            losses.append(loss.detach() * len(index))
+            self.history.num_steps += 1
+            on_step(len(index))
+        if self.scheduler:
+            self.scheduler.step()
+        return torch.stack(losses).sum().item() / len(train)
+
 
 def fit(
     method: Method,
@@ -169,48 +212,14 @@ def fit(
     `checkpoint` is handed the function that gives the state after every epoch, `resume` is such a state.
     Raises TrainingDiverged when a loss or a held-out value is not finite.
     """
-    training = Training(method, _is_fp16(train.autocast), generator)
+    training = Training(method, is_fp16(train.autocast), generator)
     if resume is not None:
         training.resume(resume)
-    history = training.history
-    for number in range(len(history.epochs) + 1, method.config.epochs + 1):
-        started = perf_counter()
-        loss = _finite(_one_epoch(training, train, on_step), "loss", number)
-        speed = len(train) / (perf_counter() - started)
-        mean_map = _finite(heldout_mean(method, heldout), "held-out map", number) if heldout else None
-        if mean_map is not None and mean_map < training.best:
-            training.best, history.best_epoch = mean_map, number
-            training.kept = {name: tensor.clone() for name, tensor in method.detector_state().items()}
-        history.epochs.append(Epoch(number=number, loss=loss, heldout=mean_map, images_per_s=speed))
-        on_epoch(history.epochs[-1])
-        if number < method.config.epochs:
+    while len(training.history.epochs) < method.config.epochs:
+        on_epoch(training.epoch(train, heldout, on_step))
+        if len(training.history.epochs) < method.config.epochs:
             checkpoint(training.state)
-    if heldout:
-        method.load_detector(training.kept)
-    else:
-        history.best_epoch = method.config.epochs
-    return history
-
-
-def _one_epoch(training: Training, train: Batches, on_step: StepEnd) -> float:
-    """Every image once; returns the mean loss."""
-    method, losses = training.method, []
-    method.train()
-    for index in train.shuffled(training.generator):
-        images = train.images(index)
-        taught = train.taught(index, images)
-        with train.autocast:
-            loss = method.loss(images, taught)
-        training.optimizer.zero_grad(set_to_none=True)
-        training.scaler.scale(loss).backward()
-        training.scaler.step(training.optimizer)
-        training.scaler.update()
-        losses.append(loss.detach() * len(index))
-        training.history.num_steps += 1
-        on_step(len(index))
-    if training.scheduler:
-        training.scheduler.step()
-    return torch.stack(losses).sum().item() / len(train)
+    return training.finish()
 
 
 @torch.no_grad()
@@ -288,7 +297,8 @@ def _device_of(method: Method) -> torch.device:
     return next(method.parameters()).device
 
 
-def _is_fp16(context: AbstractContextManager) -> bool:
+def is_fp16(context: AbstractContextManager) -> bool:
+    """Whether networks run in fp16 here, whose gradients need scaling."""
     return isinstance(context, torch.autocast) and context.fast_dtype == torch.float16
 
 

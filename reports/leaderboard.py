@@ -20,6 +20,7 @@ from kdbench.reports.entries import (
 )
 from kdbench.reports.rows import Group, Rows, load, sections
 from kdbench.reports.significance import Evidence
+from kdbench.reports.sweep import sweep_sections
 from kdbench.reports.tables import Table, markdown_line, to_csv, to_html, to_latex, to_markdown
 
 LEGEND = (
@@ -42,12 +43,14 @@ class Section:
 
 def write_leaderboard(results: str | Path, folder: Path) -> tuple[Path, str]:
     """Write `leaderboard.md`, `.csv`, `.tex` and `.html` of all rows; returns the first and a headline."""
-    return write_tables(assemble(load(results)), folder)
+    return write_tables(results, assemble(load(results)), folder)
 
 
-def write_tables(found: Sequence[Section], folder: Path) -> tuple[Path, str]:
-    """Write the files of `rendered`; returns the first and a headline for the terminal."""
-    for name, said in rendered(found).items():
+def write_tables(results: str | Path, found: Sequence[Section], folder: Path) -> tuple[Path, str]:
+    """Write the files of `rendered`, with the sweeps; returns the first and a headline for the terminal."""
+    files = rendered(found)
+    files["leaderboard.md"] += sweep_sections(results, folder)
+    for name, said in files.items():
         with written_aside(folder / name) as aside:
             aside.write_text(said, encoding="utf-8")
     return folder / "leaderboard.md", "\n".join(section.headline for section in found if section.headline)

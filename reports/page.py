@@ -86,7 +86,7 @@ def write_report(results: str | Path, folder: Path) -> tuple[Path, str]:
     """Write leaderboard, page and figures of all rows; returns the page and a headline for the terminal."""
     rows = load(results)
     found = assemble(rows)
-    _, headline = write_tables(found, folder)
+    _, headline = write_tables(results, found, folder)
     return write_page(Storage(results), rows, found, folder), headline
 
 

@@ -710,6 +710,44 @@ def test_the_options_of_run_are_frozen() -> None:
     ]
 
 
+def test_the_options_of_sweep_are_frozen() -> None:
+    command = typer.main.get_command(cli.app).commands["sweep"]  # type: ignore[attr-defined]
+    options = sorted(
+        option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
+    )
+    assert [option for option in options if option.startswith("-")] == [
+        "--audit",
+        "--backbone",
+        "--categories",
+        "--config",
+        "--cpus-per-trial",
+        "--dataset",
+        "--device",
+        "--discard-detectors",
+        "--epochs",
+        "--gpus-per-trial",
+        "--keep-detectors",
+        "--max-concurrent",
+        "--objective",
+        "--precision",
+        "--profile",
+        "--report",
+        "--report-every",
+        "--results",
+        "--root",
+        "--scheduler",
+        "--search",
+        "--seeds",
+        "--selection",
+        "--set",
+        "--setting",
+        "--space",
+        "--split",
+        "--trials",
+        "--weights",
+    ]
+
+
 def test_every_option_and_command_is_documented() -> None:
     group = typer.main.get_command(cli.app)
     assert {"run", "report", "list", "doctor"} <= set(group.commands)  # type: ignore[attr-defined]

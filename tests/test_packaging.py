@@ -13,7 +13,7 @@ LINKED = ("methods", "datasets", "sweeps", "reports")
 # Who may import whom, lowest first: a module imports only from its own line or from lines above it.
 LAYERS = (
     ("errors", "known_backbones", "resources"),
-    ("presets", "metrics", "legacy", "storage"),
+    ("presets", "metrics", "legacy", "storage", "defects"),
     ("cell", "curves", "lease", "checkpoint"),
     ("dataset",),
     ("backbone", "results"),
@@ -22,7 +22,8 @@ LAYERS = (
     ("evaluate", "pictures", "provenance", "detector"),
     ("run", "probe", "status"),
     ("request", "live", "check", "download", "latency"),
-    ("estimate", "doctor", "prepare", "sweeps", "reports", "new_method"),
+    ("reports",),
+    ("estimate", "doctor", "prepare", "sweeps", "new_method"),
     ("schedule",),
     ("cli",),
     ("__main__",),

@@ -1,0 +1,88 @@
+"""The test scores of a sweep's trials, computed when it has ended: what a look at them would have bought.
+
+The detector that a trial kept is evaluated, not one that is trained anew: objective and test score then
+belong to the same weights, and an audit costs seconds. What comes out is put into rows of their own
+(`audits/`), with `selection` "test": nothing ranks them.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from safetensors.torch import load
+
+from kdbench import evaluate, provenance
+from kdbench.cell import Cell
+from kdbench.errors import RequestError
+from kdbench.metrics import METRICS
+from kdbench.results import AUDIT_SCHEMA, Results, audit_name, detector_name
+from kdbench.run import Ready, prepare, threads
+from kdbench.sweeps._plan import SweepPlan
+from kdbench.sweeps._trial import PRESET, detector_key, judged_on_test
+from kdbench.sweeps.tune import read_sweep
+
+Row = dict[str, Any]
+
+
+def audit_trials(planned: SweepPlan, on_trial: Callable[[Row, float], None]) -> None:
+    """Score each trial that was trained to its end, unless it was before; RequestError without detectors."""
+    sweep = planned.sweep
+    results = Results(sweep.place.results)
+    ended = [row for row in read_sweep(sweep) if row["status"] == "ok" and not row["stopped_early"]]
+    todo = [row for row in ended if not results.storage.exists(audit_name(row["trial_id"]))]
+    lost = [row for row in todo if not results.storage.exists(detector_name(row["trial_id"]))]
+    if lost:
+        raise RequestError(
+            [
+                f"{len(lost)} of {len(ended)} trials kept no detector, first: "
+                f"{results.storage.path(detector_name(lost[0]['trial_id']))}. Sweep again without "
+                "--discard-detectors, with another --results"
+            ]
+        )
+    for row in todo:
+        with threads(sweep.place.num_threads):
+            scored = list(_audit(planned, row))
+        results.write_audit(scored)
+        on_trial(row, float(np.mean([one[sweep.objective] for one in scored])))
+
+
+def _audit(planned: SweepPlan, trial: Row) -> Iterator[Row]:
+    """A row per model and category."""
+    tensors = load(Results(planned.sweep.place.results).read_detector(trial["trial_id"]))
+    for base in planned.sweep.cells:
+        cell = replace(base, config=trial["config"])
+        ready = prepare(cell, planned.sweep.place)
+        prefix = detector_key(cell, "")
+        state = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        ready.method.load_detector(state)
+        yield from _scored(trial, cell, ready)
+
+
+def _scored(trial: Row, cell: Cell, ready: Ready) -> Iterator[Row]:
+    machine = provenance.machine_provenance(ready.device)
+    common = {
+        **{name: trial[name] for name in ("schema_version", "trial_id", "sweep_id", "dataset_categories")},
+        **{name: getattr(cell, name) for name in ("method", "config", "dataset", "setting", "fingerprint")},
+        **{name: getattr(cell, name) for name in ("seed", "profile", "teacher_sha256")},
+        "categories": list(cell.categories),
+        "selection": "test",
+        "preset": "exact",
+        "metric_version": trial["metric_version"],
+        "precision": ready.precision,
+        **{name: machine[name] for name in ("device", "device_name", "num_threads", "host")},
+        **{k: v for k, v in provenance.code_provenance().items() if k in AUDIT_SCHEMA.names},
+    }
+    for category, store in zip(ready.categories, ready.stores, strict=True):
+        clock = time.perf_counter()
+        judged = judged_on_test(ready, category, store, cached=False)
+        scored = evaluate.score(ready.method, judged.batches, lambda count: None)
+        values = evaluate.measure(scored, judged.truth, PRESET).metrics
+        yield common | {
+            "category": category.name,
+            **{name: values[name] for name in (*METRICS, "mad")},
+            "num_test": len(category.test),
+            "num_defective": int(judged.truth.label.sum()),
+            "evaluate_s": time.perf_counter() - clock,
+        }

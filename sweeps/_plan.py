@@ -1,0 +1,280 @@
+"""From what the user asked of a sweep to what its trials do; everything is checked here, before any trial."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from kdbench.cell import canonical_json
+from kdbench.dataset import check_apart, contents
+from kdbench.defects import DEFECTS_VERSION
+from kdbench.errors import RequestError, unknown
+from kdbench.metrics import METRICS, PIXEL_METRICS
+from kdbench.registry import get_method, method_names
+from kdbench.request import Plan, Request, path_as_text, plan
+from kdbench.storage import Storage
+from kdbench.sweeps._space import Space, check_space, described, read_space, space_of
+from kdbench.sweeps._trial import Sweep
+from kdbench.train import split_heldout
+
+OBJECTIVES = (*METRICS, "mad")
+EXTRA = "pip install kdbench[sweep]"
+PAUSED = 1e-3  # BOHB pauses trials at reports: each report must leave a checkpoint to go on from
+RUNGS = 9  # reports of a training to the end; successive halving by 3 looks at a ninth and a third of it
+
+
+class SweepRequest(BaseModel):
+    """A sweep: the fields are the options of `kdbench sweep` and the keys of its `--config` file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: str
+    dataset: tuple[str, ...] = Field(("synthetic",), min_length=1, max_length=1)
+    root: Path | None = None
+    split: str | None = None
+    categories: tuple[str, ...] = ()
+    setting: tuple[str, ...] = Field(("oneclass",), min_length=1, max_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field((0,), min_length=1)
+    trials: int = Field(20, ge=1)
+    space: Path | None = None
+    search: Literal["random", "optuna", "bohb"] = "random"
+    scheduler: Literal["asha", "none"] | None = None  # asha, but for bohb, which has its own
+    objective: str = "mad"
+    selection: Literal["synthetic", "test"] = "synthetic"
+    epochs: int | None = None
+    report_every: int | None = Field(None, ge=1)
+    set: Mapping[str, Any] = Field(default_factory=dict)
+    profile: str | None = None
+    backbone: str | None = None
+    weights: Path | None = None
+    device: str = "auto"
+    precision: str | None = None
+    cpus_per_trial: int = Field(1, ge=1)
+    gpus_per_trial: float | None = Field(None, ge=0)  # 1 on a GPU
+    max_concurrent: int | None = Field(None, ge=1)
+    results: Annotated[str, BeforeValidator(path_as_text)] = "results"  # or a URI that pyarrow knows
+    keep_detectors: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepPlan:
+    """A sweep that can be run."""
+
+    request: SweepRequest
+    sweep: Sweep
+    space: Space
+    first: dict[str, Any]  # the searched keys of the first trial, the default
+    cells: Plan  # of the default, as `kdbench run` would have them
+    gpus_per_trial: float
+    notices: tuple[str, ...] = field(default=())
+
+    @property
+    def folder(self) -> str:
+        """Where Ray keeps its state and the best configuration is put, below the results."""
+        return f"sweeps/{self.sweep.id}"
+
+
+def plan_sweep(request: SweepRequest) -> SweepPlan:
+    """Everything that the trials need; RequestError with every complaint if any of it cannot be run."""
+    complaints = _wrong_words(request)
+    missing = _missing_extra(request.search)
+    complaints += [missing] if missing else []
+    cells = None
+    try:
+        cells = plan(_as_run(request))
+    except RequestError as error:
+        complaints += error.complaints
+    space: Space = {}
+    if request.method in method_names():
+        kind = get_method(request.method)
+        try:
+            space = space_of(request.method) if request.space is None else read_space(request.space, kind)
+        except RequestError as error:
+            complaints += error.complaints
+    if cells is None or complaints:
+        raise RequestError(dict.fromkeys(complaints))
+    base = json.loads(cells.jobs[0].cell.config)
+    fixed = {name.partition(".")[2] for name in request.set}
+    if request.space is None:
+        space = {key: domain for key, domain in space.items() if key not in fixed}
+    both = sorted(fixed & set(space))
+    complaints += [f"{request.method}.{key} is searched by {request.space} and set by --set" for key in both]
+    complaints += check_space(space, kind, base)
+    complaints += _wrong_for_data(request, cells)
+    device = cells.jobs[0].place.device
+    complaints += _wrong_gpus(request, device)
+    if complaints:
+        raise RequestError(complaints)
+    if request.selection == "synthetic":
+        _check_heldout_apart(cells)
+    gpus = request.gpus_per_trial
+    gpus = (1.0 if device.startswith("cuda") else 0.0) if gpus is None else gpus
+    sweep = _sweep(request, cells, space, gpus)
+    notices = [*cells.notices, *_notices(request, sweep, space, base)]
+    first = {key: base[key] for key in space}
+    return SweepPlan(
+        request=request,
+        sweep=sweep,
+        space=space,
+        first=first,
+        cells=cells,
+        gpus_per_trial=gpus,
+        notices=tuple(notices),
+    )
+
+
+def _as_run(request: SweepRequest) -> Request:
+    """The run of the default configuration: what is wrong with that is wrong with the sweep."""
+    same = set(SweepRequest.model_fields) & set(Request.model_fields)
+    values = {name: getattr(request, name) for name in same}
+    return Request(methods=(request.method,), cpus_per_cell=request.cpus_per_trial, **values)
+
+
+def _wrong_words(request: SweepRequest) -> list[str]:
+    complaints = []
+    if request.objective not in OBJECTIVES:
+        complaints.append(unknown("objective", request.objective, OBJECTIVES))
+    if request.search == "bohb" and request.scheduler is not None:
+        complaints.append(f"--search bohb stops trials by itself: leave out --scheduler {request.scheduler}")
+    for name, value in request.set.items():
+        key = name.partition(".")[2]
+        if isinstance(value, list | tuple) and len(value) > 1:
+            complaints.append(f"--set {name}: a sweep searches, it has no grid: {key} belongs into --space")
+    if request.report_every and request.epochs and request.report_every > request.epochs:
+        complaints.append(f"--report-every {request.report_every} is more than --epochs {request.epochs}")
+    return complaints
+
+
+def _wrong_for_data(request: SweepRequest, cells: Plan) -> list[str]:
+    """What the images on disk do not allow."""
+    complaints = []
+    for data in cells.data.values():
+        for category in data.categories.values():
+            if len(category.train) < 2:
+                complaints.append(f"{category.name}: one train image; a sweep holds some out, it needs 2")
+            pixel = request.objective in (*PIXEL_METRICS, "mad")
+            if request.selection == "test" and pixel and not category.has_masks:
+                complaints.append(f"{category.name} has no masks: {request.objective} of its test images")
+    return complaints
+
+
+def _wrong_gpus(request: SweepRequest, device: str) -> list[str]:
+    if device.startswith("cuda:"):
+        return [f"--device {device}: Ray gives each trial its GPU, --device cuda"]
+    gpus = request.gpus_per_trial
+    if device == "cpu" and gpus:
+        return [f"--gpus-per-trial {gpus:g} on the CPU: --device cuda"]
+    if device == "cuda" and gpus == 0:
+        return ["--gpus-per-trial 0 on a GPU: --device cpu, or a share above 0"]
+    if gpus and gpus > 1:
+        return [f"--gpus-per-trial {gpus:g}: a trial uses one GPU or a part of it"]
+    return []
+
+
+def _missing_extra(search: str) -> str | None:
+    from importlib.util import find_spec
+
+    needed = {"optuna": ("optuna",), "bohb": ("hpbandster", "ConfigSpace")}.get(search, ())
+    missing = [name for name in needed if find_spec(name) is None]
+    return f"--search {search} needs {' and '.join(missing)}: {EXTRA}" if missing else None
+
+
+def _check_heldout_apart(cells: Plan) -> None:
+    """DataError if an image that the objective is computed on has the content of a test image.
+
+    `find_data` has compared all train with all test images; this is about the very images that judge.
+    """
+    (data,) = cells.data.values()
+    test = {d: path for c in data.categories.values() for d, path in contents(data.dataset, c).test.items()}
+    heldout: dict[str, Path] = {}
+    for cell in (job.cell for job in cells.jobs):
+        train = [path for name in cell.categories for path in data.categories[name].train]
+        counts = [len(data.categories[name].train) for name in cell.categories]
+        _, aside = split_heldout(counts, json.loads(cell.config)["heldout_share"], cell.seed)
+        heldout |= {data.dataset.digest(train[i]): train[i] for i in aside}
+    check_apart(heldout, test)
+
+
+def _sweep(request: SweepRequest, cells: Plan, space: Space, gpus: float) -> Sweep:
+    jobs = cells.jobs
+    epochs = json.loads(jobs[0].cell.config)["epochs"]
+    every = request.report_every or max(1, epochs // RUNGS)
+    scheduler = "bohb" if request.search == "bohb" else request.scheduler or "asha"
+    identity = {
+        "cells": sorted(job.cell.id for job in jobs),
+        "space": described(space),
+        "defects": DEFECTS_VERSION,
+        "report_every": every,
+        "scheduler": scheduler,
+        **{name: getattr(request, name) for name in ("trials", "search", "objective", "selection")},
+    }
+    place = replace(jobs[0].place, gpu_share=gpus or 1.0)
+    if scheduler == "bohb":
+        place = replace(place, checkpoint_every_s=PAUSED)
+    return Sweep(
+        id=hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:10],
+        cells=tuple(job.cell for job in jobs),
+        place=place,
+        objective=request.objective,
+        selection=request.selection,
+        report_every=every,
+        search=request.search,
+        scheduler=scheduler,
+    )
+
+
+def _notices(request: SweepRequest, sweep: Sweep, space: Space, base: Mapping[str, Any]) -> list[str]:
+    notices = []
+    if sweep.selection == "test":
+        notices.append("the objective is computed on test images: for studying what that does, never ranked")
+    if sweep.scheduler != "none" and ("lr_drop" in space or base.get("lr_drop", 1.0) < 1):
+        notices.append(
+            "lr_drop lowers the rate late in the training; a trial that is stopped early never comes to it: "
+            "--scheduler none judges all trials at their end"
+        )
+    return notices
+
+
+def best_toml(planned: SweepPlan, trial: Mapping[str, Any]) -> str:
+    """The file for `kdbench run --config` that has this trial's configuration."""
+    request = planned.request
+    head = {
+        "methods": [request.method],
+        "dataset": list(request.dataset),
+        "root": str(request.root.resolve()) if request.root else None,
+        "split": request.split,
+        "categories": list(request.categories) or None,
+        "setting": list(request.setting),
+        "seeds": list(request.seeds),
+        "epochs": request.epochs,
+        "profile": request.profile,
+        "backbone": request.backbone,
+        "weights": str(request.weights.resolve()) if request.weights else None,
+        "precision": request.precision,
+    }
+    config = json.loads(trial["config"])
+    changed = {name.partition(".")[2] for name in request.set} | set(json.loads(trial["searched"]))
+    lines = [f"# Chosen by a sweep of {request.trials} trials: {trial['objective']}"]
+    lines[0] += f" {trial['objective_value']:.4f} on held-out normal images with synthetic defects."
+    lines += [f"{key} = {_toml(value)}" for key, value in head.items() if value is not None]
+    lines += ["", f"[set.{request.method}]"]
+    # A list is a list of values to try: a value that is one goes into another.
+    values = {key: [config[key]] if isinstance(config[key], list) else config[key] for key in sorted(changed)}
+    lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    """Strings, numbers, truth values and lists of them are written alike in JSON and in TOML."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def write_best(planned: SweepPlan, trial: Mapping[str, Any]) -> str:
+    """Write the best configuration as TOML; returns where."""
+    storage, name = Storage(planned.sweep.place.results), f"{planned.folder}/best.toml"
+    storage.write(name, best_toml(planned, trial).encode())
+    return storage.path(name)

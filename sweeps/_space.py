@@ -1,0 +1,181 @@
+"""What a sweep searches: a range or some values for each key of a method's configuration."""
+
+import importlib
+import importlib.util
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from kdbench.errors import RequestError, unknown
+from kdbench.method import Method
+from kdbench.request import complaints_of
+
+DIGITS = 4  # significant ones of a drawn number, so that people can read and repeat it
+
+# Keys that no trial can have of its own, and what to do instead.
+FIXED = {
+    "epochs": "it is the budget of every trial: --epochs",
+    "heldout_share": "all trials must be judged on the same images: --set METHOD.heldout_share=SHARE",
+    "backbone": "the teacher and its weights belong to the sweep: --backbone, one sweep each",
+    "precision": "it belongs to the machine: --precision",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Between:
+    """A number from `low` to `high`, both included; `log`: its logarithm is what is uniform."""
+
+    low: float
+    high: float
+    log: bool = False
+    whole: bool = False
+
+    def encoded(self, value: Any) -> Any:
+        """The value as searchers take it."""
+        return value
+
+    def decoded(self, value: Any) -> Any:
+        """What a searcher drew, as the configuration takes it."""
+        if self.whole:
+            return int(value)
+        return min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
+
+    def has(self, value: Any) -> bool:
+        """Whether the value can be drawn."""
+        return isinstance(value, int | float) and self.low <= value <= self.high
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneOf:
+    """One of some values, lists among them: searchers are handed their JSON."""
+
+    values: tuple[Any, ...]
+
+    def encoded(self, value: Any) -> str:
+        """The value as searchers take it."""
+        return json.dumps(next(listed for listed in self.values if listed == value))
+
+    def decoded(self, value: str) -> Any:
+        """What a searcher drew, as the configuration takes it."""
+        return json.loads(value)
+
+    def has(self, value: Any) -> bool:
+        """Whether the value can be drawn."""
+        return any(listed == value for listed in self.values)
+
+
+Space = dict[str, Between | OneOf]
+
+
+def between(low: float, high: float, *, log: bool = False) -> Between:
+    """A range; of whole numbers if both ends are."""
+    whole = isinstance(low, int) and isinstance(high, int)
+    return Between(low=low, high=high, log=log, whole=whole)
+
+
+def one_of(*values: Any) -> OneOf:
+    """A choice; a sequence among the values is one value."""
+    return OneOf(values=tuple(list(v) if isinstance(v, tuple) else v for v in values))
+
+
+def space_of(method: str) -> Space:
+    """The search space in `sweeps/METHOD.py`; RequestError where a method has none."""
+    name = f"kdbench.sweeps.{method}"
+    found = importlib.util.find_spec(name) and getattr(importlib.import_module(name), "SPACE", None)
+    if not found:
+        raise RequestError(
+            [f"{method} has no search space of its own (no sweeps/{method}.py): --space FILE, a TOML file"]
+        )
+    space: Space = found
+    return space
+
+
+def read_space(file: Path, kind: type[Method]) -> Space:
+    """The space of a TOML file; RequestError with every complaint.
+
+    `lr = {low = 0.01, high = 1.0, log = true}` is a range, `levels = {values = [[1], [1, 2]]}` a choice.
+    """
+    try:
+        said = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RequestError([f"{file}: {getattr(error, 'strerror', None) or error}"]) from error
+    space: Space = {}
+    complaints = [] if said else [f"{file}: it names no key to search"]
+    for key, domain in said.items():
+        field = kind.Config.model_fields.get(key)
+        found = _domain(domain, whole=field is not None and field.annotation is int)
+        if isinstance(found, str):
+            complaints.append(f"{file}: {key}: {found}")
+        else:
+            space[key] = found
+    if complaints:
+        raise RequestError(complaints)
+    return space
+
+
+def _domain(said: Any, *, whole: bool) -> Between | OneOf | str:
+    """A range or a choice, or what is wrong with it."""
+    if not isinstance(said, Mapping):
+        return f"{said!r} is neither {{low, high}} nor {{values}}; for one value use --set"
+    keys = set(said)
+    if keys == {"values"}:
+        values = said["values"]
+        if not isinstance(values, list) or len(values) < 2:
+            return f"values={values!r} is not a list of two or more"
+        return one_of(*values)
+    wrong = sorted(keys - {"low", "high", "log"})
+    if wrong:
+        return unknown("word", wrong[0], ("low", "high", "log", "values"))
+    if not {"low", "high"} <= keys:
+        return "a range has low and high, a choice has values"
+    low, high, log = said["low"], said["high"], said.get("log", False)
+    numbers = [n for n in (low, high) if isinstance(n, int | float) and not isinstance(n, bool)]
+    if len(numbers) < 2 or not isinstance(log, bool):
+        return f"low={low!r} and high={high!r} are numbers, log={log!r} is true or false"
+    if whole and not (isinstance(low, int) and isinstance(high, int)):
+        return f"it takes whole numbers: low={low}, high={high}"
+    if not low < high:
+        return f"low={low} is not below high={high}"
+    if log and low <= 0:
+        return f"a range by logarithm begins above 0: low={low}"
+    return Between(low=low, high=high, log=log, whole=whole)
+
+
+def check_space(space: Space, kind: type[Method], base: Mapping[str, Any]) -> list[str]:
+    """Complaints about keys and values that the method refuses, and about a default that cannot be drawn."""
+    complaints = []
+    for key, domain in space.items():
+        if key not in kind.Config.model_fields:
+            known = sorted(set(kind.Config.model_fields) - set(FIXED))
+            complaints.append(f"{kind.name}.{key}: " + unknown("key", key, known))
+            continue
+        if key in FIXED:
+            complaints.append(f"{kind.name}.{key} cannot be searched: {FIXED[key]}")
+            continue
+        values = domain.values if isinstance(domain, OneOf) else (domain.low, domain.high)
+        refused = [text for value in values for text in _refused(kind, base, key, value)]
+        complaints += refused
+        if not refused and not domain.has(base[key]):
+            complaints.append(
+                f"{kind.name}.{key}: the sweep begins with the default {base[key]!r}, which is not in its "
+                "space: widen it"
+            )
+    return complaints
+
+
+def _refused(kind: type[Method], base: Mapping[str, Any], key: str, value: Any) -> list[str]:
+    try:
+        kind.Config.model_validate({**base, key: value})
+    except ValidationError as error:
+        return complaints_of(f"{kind.name}.", error, kind.Config)
+    return []
+
+
+def described(space: Space) -> dict[str, Any]:
+    """The space as plain data."""
+    return {key: asdict(domain) for key, domain in sorted(space.items())}

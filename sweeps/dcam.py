@@ -1,0 +1,19 @@
+"""What a sweep of DCAM searches: what its paper leaves open, and a decade around the rate of its code.
+
+`attention`, `distance` and `kd` are the axes of the paper's ablation; of their combinations some are equal
+(spatial attention does nothing under a channel distance without a KL), which costs trials but does no harm.
+"""
+
+from kdbench.sweeps._space import between, one_of
+
+SPACE = {
+    "lr": between(0.01, 1.0, log=True),  # 0.1
+    "weight_decay": between(1e-5, 1e-3, log=True),  # 1e-4
+    "attention": one_of("channel", "spatial", "both", "none"),
+    "distance": one_of("channel", "spatial"),
+    "kd": one_of("spatial", "channel", "none"),
+    "kd_weight": between(0.1, 10.0, log=True),  # 1, not stated
+    "temperature": one_of(1.0, 2.0, 4.0),  # 1, not stated
+    "fusion": one_of("sum", "product"),
+    "sigma": one_of(0.0, 2.0, 4.0),
+}

@@ -1,0 +1,329 @@
+"""Ray Tune runs the trials of a sweep. Beside kdbench/schedule.py the only module that knows Ray."""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from kdbench.errors import RequestError
+from kdbench.results import Results, read_trials
+from kdbench.storage import Storage
+from kdbench.sweeps._plan import SweepPlan
+from kdbench.sweeps._space import Between, Space
+from kdbench.sweeps._trial import Sweep, end_trial, run_trial
+
+OBJECTIVE, EPOCH = "objective", "epoch"  # the names that Tune knows a report by
+REDUCTION = 3  # of the trials at each rung one in three goes on
+LOOK_EVERY_S = 1.0
+STORE_BYTES = 100 << 20  # of Ray's object store: trials exchange only a few numbers
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepEnd:
+    """How a sweep ended."""
+
+    num_trials: int  # that Tune ran, configurations drawn twice included
+    num_errors: int  # of those, trials that raised again when they were tried again
+
+
+def run_sweep(planned: SweepPlan, on_row: Callable[[Row], None]) -> SweepEnd:
+    """Run all trials that have not ended, or go on with an earlier call; `on_row` sees each new row.
+
+    RequestError if the cluster cannot run a trial or its nodes do not share the folders.
+    """
+    marker = _read_marker(planned)
+    if marker is not None:
+        return marker
+    with _quiet_ray():
+        check_cluster(planned)
+        with watch(planned.sweep, on_row):
+            results = _tuner(planned).fit()
+        for result in (results[i] for i in range(len(results))):
+            error = str(result.error) if result.error else None
+            end_trial(planned.sweep, _decoded(planned.space, result.config or {}), error)
+    end = SweepEnd(num_trials=len(results), num_errors=results.num_errors)
+    if not end.num_errors and end.num_trials >= planned.request.trials:
+        Storage(planned.sweep.place.results).write(_marker_name(planned), json.dumps(vars(end)).encode())
+    return end
+
+
+def read_sweep(sweep: Sweep) -> list[Row]:
+    """The rows of a sweep's trials in the order in which they began."""
+    rows = read_trials(sweep.place.results).to_pylist()
+    own = [row for row in rows if row["sweep_id"] == sweep.id]
+    return sorted(own, key=lambda row: (row["started_at"], not row["is_default"], row["trial_id"]))
+
+
+def _marker_name(planned: SweepPlan) -> str:
+    return f"{planned.folder}/ended.json"
+
+
+def _read_marker(planned: SweepPlan) -> SweepEnd | None:
+    """How the sweep ended in an earlier call, if it did and all its rows are still there."""
+    storage = Storage(planned.sweep.place.results)
+    if not storage.exists(_marker_name(planned)):
+        return None
+    if any(row["status"] != "ok" for row in read_sweep(planned.sweep)) or not read_sweep(planned.sweep):
+        return None
+    return SweepEnd(**json.loads(storage.read(_marker_name(planned))))
+
+
+def _trial(config: dict[str, Any], sweep: Sweep, space: Space) -> None:
+    """What Tune runs in a process of its own."""
+    run_trial(
+        sweep,
+        _decoded(space, config),
+        lambda epoch, value: tune.report({OBJECTIVE: value, EPOCH: epoch}),
+    )
+
+
+def _tuner(planned: SweepPlan) -> tune.Tuner:
+    """A new experiment, or the one that an earlier call of the same sweep left."""
+    sweep, request = planned.sweep, planned.request
+    trainable = tune.with_resources(
+        tune.with_parameters(_trial, sweep=sweep, space=planned.space),
+        {"cpu": request.cpus_per_trial, "gpu": planned.gpus_per_trial},
+    )
+    storage = Storage(sweep.place.results).path(planned.folder)
+    if tune.Tuner.can_restore(f"{storage}/ray"):
+        # The state is Ray's own pickle, which is as safe as the folder that it lies in.
+        return tune.Tuner.restore(
+            f"{storage}/ray", trainable=trainable, resume_unfinished=True, restart_errored=True
+        )
+    return tune.Tuner(
+        trainable,
+        param_space={} if request.search == "bohb" else _domains(planned.space),  # BOHB has it already
+        tune_config=tune.TuneConfig(
+            metric=OBJECTIVE,
+            mode="max",
+            num_samples=request.trials,
+            search_alg=_searcher(planned),
+            scheduler=_scheduler(planned),
+            # A searcher that is asked for everything at once has learnt nothing by then.
+            max_concurrent_trials=None if request.search == "bohb" else _concurrent(planned),
+        ),
+        run_config=tune.RunConfig(
+            name="ray",
+            storage_path=storage,
+            failure_config=tune.FailureConfig(max_failures=1),
+            callbacks=[_EndTrials(sweep, planned.space)],
+            verbose=0,
+        ),
+    )
+
+
+class _EndTrials(tune.Callback):
+    """Completes the rows of trials that were stopped early, which their own processes do not live to do."""
+
+    def __init__(self, sweep: Sweep, space: Space) -> None:
+        self.sweep, self.space = sweep, space
+
+    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        end_trial(self.sweep, _decoded(self.space, trial.config), None)
+
+
+def _domains(space: Space) -> dict[str, Any]:
+    return {key: _domain(domain) for key, domain in space.items()}
+
+
+def _domain(domain: Any) -> Any:
+    if not isinstance(domain, Between):
+        return tune.choice([domain.encoded(value) for value in domain.values])
+    if domain.whole:  # Tune leaves out the upper end
+        draw = tune.lograndint if domain.log else tune.randint
+        return draw(int(domain.low), int(domain.high) + 1)
+    return (tune.loguniform if domain.log else tune.uniform)(domain.low, domain.high)
+
+
+def _decoded(space: Space, config: dict[str, Any]) -> dict[str, Any]:
+    return {key: domain.decoded(config[key]) for key, domain in space.items()}
+
+
+def _searcher(planned: SweepPlan) -> Any:
+    """What draws configurations; the first is the default."""
+    seed = planned.sweep.cells[0].seed
+    first = [{key: planned.space[key].encoded(value) for key, value in planned.first.items()}]
+    if planned.request.search == "optuna":
+        import optuna
+        from ray.tune.search.optuna import OptunaSearch
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        return OptunaSearch(points_to_evaluate=first, seed=seed)
+    if planned.request.search == "bohb":
+        from ray.tune.search.bohb import TuneBOHB
+
+        return TuneBOHB(
+            space=_config_space(planned.space, seed),
+            metric=OBJECTIVE,
+            mode="max",
+            points_to_evaluate=first,
+            max_concurrent=_concurrent(planned),
+        )
+    return tune.search.BasicVariantGenerator(
+        points_to_evaluate=first, random_state=seed, max_concurrent=_concurrent(planned)
+    )
+
+
+def _config_space(space: Space, seed: int) -> Any:
+    """The space as BOHB takes it. Tune's own conversion calls what newer ConfigSpace has dropped."""
+    from ConfigSpace import Categorical, ConfigurationSpace, Float, Integer
+
+    found = ConfigurationSpace(seed=seed)
+    for key, domain in space.items():
+        if not isinstance(domain, Between):
+            found.add(Categorical(key, [domain.encoded(value) for value in domain.values]))
+        elif domain.whole:
+            found.add(Integer(key, (int(domain.low), int(domain.high)), log=domain.log))
+        else:
+            found.add(Float(key, (float(domain.low), float(domain.high)), log=domain.log))
+    return found
+
+
+def _scheduler(planned: SweepPlan) -> Any:
+    """What stops trials by what they reported so far."""
+    sweep = planned.sweep
+    if sweep.scheduler == "asha":
+        grace = max(1, min(sweep.epochs, max(sweep.report_every, sweep.epochs // REDUCTION**2)))
+        return tune.schedulers.ASHAScheduler(
+            time_attr=EPOCH, max_t=sweep.epochs, grace_period=grace, reduction_factor=REDUCTION
+        )
+    if sweep.scheduler == "bohb":
+        return tune.schedulers.HyperBandForBOHB(
+            time_attr=EPOCH, max_t=sweep.epochs, reduction_factor=REDUCTION
+        )
+    return None
+
+
+def _concurrent(planned: SweepPlan) -> int:
+    """Trials at a time: what was asked for, at most what the cluster holds."""
+    cluster = ray.cluster_resources()
+    fitting = int(cluster.get("CPU", 0) // planned.request.cpus_per_trial)
+    if planned.gpus_per_trial:
+        fitting = min(fitting, int(cluster.get("GPU", 0) / planned.gpus_per_trial))
+    return min(planned.request.max_concurrent or fitting, fitting)
+
+
+def check_cluster(planned: SweepPlan) -> None:
+    """RequestError if no trial fits into the cluster, or if a node does not see what a trial needs."""
+    if _concurrent(planned) < 1:
+        cluster = {key: n for key, n in ray.cluster_resources().items() if key in ("CPU", "GPU")}
+        raise RequestError(
+            [
+                f"a trial takes {planned.request.cpus_per_trial} CPUs and {planned.gpus_per_trial:g} GPUs, "
+                f"the Ray cluster has {cluster}: it would wait for ever"
+            ]
+        )
+    place, storage = planned.sweep.place, Storage(planned.sweep.place.results)
+    token = f"{planned.folder}/.shared-{os.getpid()}"
+    storage.write(token, b"kdbench")
+    try:
+        paths = [place.root, *([place.weights.path] if place.weights.path else [])]
+        paths += [storage.path(token)] if storage.local else []
+        complaints = check_shared(paths)
+    finally:
+        storage.remove(token)
+    if complaints:
+        raise RequestError(complaints)
+
+
+def check_shared(paths: Sequence[str]) -> list[str]:
+    """A complaint for each of the paths that another node of the cluster does not see."""
+    here = ray.get_runtime_context().get_node_id()
+    others = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
+    look = ray.remote(num_cpus=0, max_retries=0)(_unseen)
+    asked = {
+        node: look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(paths)
+        for node in others
+    }
+    unseen = {path: node for node, answer in asked.items() for path in ray.get(answer)}
+    return [
+        f"the node {node[:8]} of the Ray cluster does not see {path}: with several nodes, results, images "
+        "and weights must lie in a folder that all of them share"
+        for path, node in unseen.items()
+    ]
+
+
+def _unseen(paths: Sequence[str]) -> list[str]:
+    return [path for path in paths if not Path(path).exists()]
+
+
+@contextmanager
+def watch(sweep: Sweep, on_row: Callable[[Row], None]) -> Iterator[None]:
+    """Hand every row of the sweep to `on_row` when it changes, from a thread, while the block runs."""
+    storage, ended = Storage(sweep.place.results), threading.Event()
+    results, seen = Results(storage), dict[str, tuple[str, int]]()
+    for row in read_sweep(sweep):
+        seen[row["trial_id"]] = (row["status"], row["epochs_trained"])
+
+    def look() -> None:
+        names = [name for name in storage.names("trials") if name.startswith(f"trials/{sweep.id}-")]
+        for name in names:
+            row = results.read_trial(Path(name).stem)
+            assert row is not None
+            state = (row["status"], row["epochs_trained"])
+            if seen.get(row["trial_id"]) != state:
+                seen[row["trial_id"]] = state
+                on_row(row)
+
+    def keep_looking() -> None:
+        while not ended.wait(LOOK_EVERY_S):
+            look()
+
+    watcher = threading.Thread(target=keep_looking, name="sweep", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+        look()
+
+
+@contextmanager
+def _quiet_ray() -> Iterator[None]:
+    """A Ray of our own, or the cluster at RAY_ADDRESS, without Tune's tables, log files and log lines."""
+    quiet = {
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # CSV, JSON and TensorBoard files of every trial
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: exit code 130
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a relative cache folder must stay what it is
+        "RAY_AIR_NEW_OUTPUT": "0",
+    }
+    before = {name: os.environ.get(name) for name in quiet}
+    os.environ.update(quiet)
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    # Ray puts sockets below it, whose paths may have 107 characters.
+    scratch = None if "RAY_ADDRESS" in os.environ else tempfile.mkdtemp(prefix="kdb", dir="/tmp")
+    own: dict[str, Any] = {"_temp_dir": scratch, "object_store_memory": STORE_BYTES} if scratch else {}
+    started = not ray.is_initialized()
+    if started:
+        ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False, **own)
+    try:
+        yield
+    finally:
+        if started:
+            ray.shutdown()
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        if scratch:
+            shutil.rmtree(scratch, ignore_errors=True)

@@ -8,6 +8,7 @@ METHODS := stfpm,dcam,snl,dskd
 
 run: .venv/.installed
 	$(BIN)/kdbench run --methods $(METHODS) --setting multiclass
+	$(BIN)/kdbench report
 
 test: .venv/.installed
 	$(BIN)/ruff format --check .

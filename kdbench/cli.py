@@ -140,6 +140,10 @@ def run(
         bool | None,
         typer.Option("--keep-detectors/--discard-detectors", help="Keep trained detectors (default)."),
     ] = None,
+    keep_pictures: Annotated[
+        bool | None,
+        typer.Option("--keep-pictures/--discard-pictures", help="Keep small anomaly maps (default)."),
+    ] = None,
     report_: Annotated[Path, typer.Option("--report", help="Where the report is written.")] = REPORT,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the cells and an estimate, run nothing.")
@@ -180,6 +184,7 @@ def run(
             "timeout": timeout,
             "redo": redo,
             "keep_detectors": keep_detectors,
+            "keep_pictures": keep_pictures,
         },
     )
     from kdbench import schedule
@@ -550,7 +555,7 @@ def report(
     chosen = {"huggingface_hub": push_to_hub, "mlflow": mlflow, "wandb": wandb}
     for module in (name for name, value in chosen.items() if value):
         publish.check_extra(module)  # before the report is written, not after
-    _report(results, out_)
+    _report(results, out_, page=True)
     from kdbench.reports.leaderboard import report_files
 
     files = report_files(out_)
@@ -562,13 +567,18 @@ def report(
         say(f"logged {publish.log_to_wandb(results, files, wandb)} runs to the wandb project {wandb}")
 
 
-def _report(results: str, folder: Path) -> None:
+def _report(results: str, folder: Path, *, page: bool = False) -> None:
     from kdbench.reports.leaderboard import write_leaderboard
     from kdbench.reports.sweep import write_sweeps
     from kdbench.results import read_trials
 
     try:
-        path, headline = write_leaderboard(results, folder)
+        if page:
+            from kdbench.reports.page import write_report
+
+            path, headline = write_report(results, folder)
+        else:
+            path, headline = write_leaderboard(results, folder)
     except FileNotFoundError as error:
         if read_trials(results).num_rows:  # a sweep alone has no leaderboard
             say(f"report: {write_sweeps(results, folder)}")

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from kdbench.curves import curves_of
 from kdbench.images import Truth
 from kdbench.legacy import LEGACY_METRICS, pro_rd4ad, pro_stfpm
 from kdbench.method import Method
-from kdbench.metrics import PIXEL_METRICS, image_metrics, mad, pixel_metrics
+from kdbench.metrics import PIXEL_METRICS, image_curve, image_metrics_of, mad, pixel_curve, pixel_metrics_of
 from kdbench.presets import Preset
 from kdbench.train import Batches
 
@@ -42,25 +43,35 @@ def score(method: Method, batches: Batches, on_step: Callable[[int], None]) -> S
     return Scored(maps=np.concatenate(maps), image_score=np.concatenate(scores))
 
 
-def metrics_of(scored: Scored, truth: Truth, preset: Preset) -> dict[str, float | None]:
-    """The metrics of one category by a preset, and their mean `mad`; pixel metrics are None without masks."""
-    image = image_metrics(scored.image_score, truth.label)
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What one category's maps are worth: metrics with their mean `mad`, and thinned curves, by column."""
+
+    metrics: dict[str, float | None]
+    curves: dict[str, list[float] | None]
+
+
+def measure(scored: Scored, truth: Truth, preset: Preset) -> Measured:
+    """Metrics and curves of one category by a preset; those of pixels are None without masks."""
+    by_image = image_curve(scored.image_score, truth.label)
+    image: dict[str, float | None] = dict(image_metrics_of(by_image))
     nothing: dict[str, float | None] = dict.fromkeys((*PIXEL_METRICS, "mad", *LEGACY_METRICS))
     counted = np.flatnonzero(truth.marked)
     starts = truth.starts
     if truth.regions is None or not truth.regions.any():
-        return nothing | image
+        return Measured(metrics=nothing | image, curves=curves_of(by_image, None))
     # One long row of pixels: images may differ in size, and regions are numbered over all of them anyway.
     pixels = np.concatenate([at_size(scored.maps[i], tuple(truth.shapes[i])).ravel() for i in counted])
     regions = np.concatenate([truth.regions[starts[i] : starts[i + 1]] for i in counted])
-    pixel = pixel_metrics(pixels[None, None], regions[None, None])
-    values = {**image, **pixel}
+    by_pixel = pixel_curve(pixels[None, None], regions[None, None])
+    values = {**image_metrics_of(by_image), **pixel_metrics_of(by_pixel)}
     legacy = {}
     if preset.pro:
         shape = (len(counted), *truth.shapes[0])
         compute = pro_stfpm if preset.pro == "pro_stfpm_legacy" else pro_rd4ad
         legacy[preset.pro] = compute(pixels.reshape(shape), regions.reshape(shape))
-    return nothing | values | {"mad": mad(values)} | legacy
+    metrics = nothing | values | {"mad": mad(values)} | legacy
+    return Measured(metrics=metrics, curves=curves_of(by_image, by_pixel))
 
 
 def at_size(anomaly_map: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -106,11 +106,11 @@ def open_truth(dataset: Dataset, category: Category, fingerprint: str, preset: P
 
 def decode(path: Path, size: int) -> np.ndarray:
     """A file as uint8 [S,S,3]: upright by EXIF, RGB, bilinear with anti-aliasing, aspect not kept."""
-    image = _opened(path)
+    image = open_upright(path)
     return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
 
 
-def _opened(path: Path) -> Image.Image:
+def open_upright(path: Path) -> Image.Image:
     """The upright image in a mode that PIL converts without loss of meaning; DataError with the path."""
     with _reading(path, "an image"), Image.open(path) as file:
         _check_size(file)
@@ -166,7 +166,7 @@ def _mask(dataset: Dataset, sample: Sample, preset: Preset) -> tuple[np.ndarray,
     if sample.mask is None:
         if not preset.evaluation_size:
             with _reading(sample.path, "an image"):
-                size = _opened(sample.path).size
+                size = open_upright(sample.path).size
         return np.zeros(size[::-1], bool), False
     marked = read_mask(dataset, sample)
     filled = bool(marked.any())

@@ -82,13 +82,21 @@ def label_regions(masks: NDArray[np.bool_]) -> NDArray[np.int32]:
 
 def image_metrics(score: Floats, label: NDArray[np.bool_]) -> dict[str, float]:
     """The IMAGE_METRICS of a category, given the score [N] of each image and whether it is defective [N]."""
-    curve = image_curve(score, label)
+    return image_metrics_of(image_curve(score, label))
+
+
+def image_metrics_of(curve: Curve) -> dict[str, float]:
+    """The IMAGE_METRICS of an `image_curve`."""
     return dict(zip(IMAGE_METRICS, (curve.auroc(), curve.ap(), curve.f1_max()), strict=True))
 
 
 def pixel_metrics(maps: Floats, regions: NDArray[np.int32]) -> dict[str, float]:
     """The PIXEL_METRICS of a category's anomaly maps [N,H,W], given `label_regions` of its masks."""
-    curve = pixel_curve(maps, regions)
+    return pixel_metrics_of(pixel_curve(maps, regions))
+
+
+def pixel_metrics_of(curve: Curve) -> dict[str, float]:
+    """The PIXEL_METRICS of a `pixel_curve`."""
     areas = (curve.area_under_pro(PRO_LIMIT), curve.area_under_pro(PRO_LIMIT_05))
     return dict(zip(PIXEL_METRICS, (curve.auroc(), curve.ap(), curve.f1_max(), *areas), strict=True))
 

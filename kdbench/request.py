@@ -61,6 +61,7 @@ class Request(BaseModel):
     timeout: float | None = Field(None, gt=0)
     redo: Literal["failed", "all"] | None = None
     keep_detectors: bool = True
+    keep_pictures: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +200,7 @@ def plan(request: Request, cluster: Cluster | None = None) -> Plan:
                     device=device,
                     num_threads=request.cpus_per_cell,
                     keep_detectors=request.keep_detectors,
+                    keep_pictures=request.keep_pictures,
                     checkpoint_every_s=60 * request.checkpoint_every,
                 )
                 for category, categories in groups_of(setting, tuple(data.categories)):

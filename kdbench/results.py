@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from kdbench.curves import CURVES
 from kdbench.errors import DataError
 from kdbench.legacy import LEGACY_METRICS
 from kdbench.metrics import METRICS
@@ -246,6 +247,38 @@ class End:
     run_id: str
 
 
+# One row per category of a cell that ended well.
+CURVE_SCHEMA = pa.schema(
+    [("cell_id", _TEXT), ("category", _TEXT), *((name, pa.list_(pa.float32())) for name in CURVES)]
+)
+
+# One row per test image whose anomaly map was kept as a picture.
+PICTURE_SCHEMA = pa.schema(
+    [
+        ("cell_id", _TEXT),
+        ("category", _TEXT),
+        ("category_fingerprint", _TEXT),  # names the file of its inputs
+        ("image", _TEXT),
+        ("anomaly_map", pa.binary()),  # PNG, 8-bit grey
+        ("lowest", _REAL),  # what black stands for
+        ("highest", _REAL),  # what white stands for
+    ]
+)
+
+# One row per test image of a category's content; shared by all cells.
+INPUT_SCHEMA = pa.schema(
+    [
+        ("category_fingerprint", _TEXT),
+        ("category", _TEXT),
+        ("image", _TEXT),
+        ("width", _WHOLE),  # of the original, upright
+        ("height", _WHOLE),
+        ("input", pa.binary()),  # JPEG
+        ("mask", pa.binary()),  # PNG, bilevel; null without one
+    ]
+)
+
+
 class Results:
     """A results folder: `cells/` has a file per cell that ended, `scores/`, `detectors/` the rest."""
 
@@ -260,6 +293,18 @@ class Results:
     def write_scores(self, cell_id: str, scores: Sequence[dict[str, Any]]) -> None:
         """Write the per-image scores; before the rows, so that rows never lack their scores."""
         self._write(f"scores/{cell_id}.parquet", scores, SCORE_SCHEMA)
+
+    def write_curves(self, cell_id: str, curves: Sequence[dict[str, Any]]) -> None:
+        """Write the thinned ROC and PRO curves; before the rows."""
+        self._write(curve_name(cell_id), curves, CURVE_SCHEMA)
+
+    def write_pictures(self, cell_id: str, pictures: Sequence[dict[str, Any]]) -> None:
+        """Write the pictures of a cell's anomaly maps; before the rows."""
+        self._write(picture_name(cell_id), pictures, PICTURE_SCHEMA)
+
+    def write_inputs(self, inputs: Sequence[dict[str, Any]]) -> None:
+        """Write the pictures of one category's inputs and masks; every cell would write the same."""
+        self._write(input_name(inputs[0]["category_fingerprint"]), inputs, INPUT_SCHEMA)
 
     def write_detector(self, cell_id: str, content: bytes) -> None:
         """Write the trained detector (safetensors, without the teacher); before the rows."""
@@ -321,8 +366,9 @@ class Results:
         return End(status=table["status"][0].as_py(), run_id=table["run_id"][0].as_py())
 
     def discard(self, cell_id: str) -> None:
-        """Remove scores and detector of a cell, which an earlier and better end of it left."""
-        for name in (f"scores/{cell_id}.parquet", detector_name(cell_id)):
+        """Remove all but the rows of a cell, which an earlier and better end of it left."""
+        kept = (f"scores/{cell_id}.parquet", curve_name(cell_id), picture_name(cell_id))
+        for name in (*kept, detector_name(cell_id)):
             self.storage.remove(name)
 
     def remove_unfinished(self, busy: Set[str]) -> None:
@@ -365,6 +411,21 @@ def probe_name(cell_id: str) -> str:
 def latency_name(cell_id: str, device_name: str) -> str:
     """The file of the timing of a cell's detector on one kind of device, if it was timed."""
     return f"latency/{cell_id}-{hashlib.sha256(device_name.encode()).hexdigest()[:8]}.parquet"
+
+
+def curve_name(cell_id: str) -> str:
+    """The file of a cell's ROC and PRO curves."""
+    return f"curves/{cell_id}.parquet"
+
+
+def picture_name(cell_id: str) -> str:
+    """The file of the pictures of a cell's anomaly maps, if they were kept."""
+    return f"pictures/{cell_id}.parquet"
+
+
+def input_name(category_fingerprint: str) -> str:
+    """The file of the pictures of a category's inputs and masks, if any cell kept its pictures."""
+    return f"inputs/{category_fingerprint}.parquet"
 
 
 def trial_name(trial_id: str) -> str:
@@ -410,13 +471,31 @@ def read_scores(where: str | Path | Storage) -> pa.Table:
     return _read_part(where, "scores", SCORE_SCHEMA)
 
 
-def _read_part(where: str | Path | Storage, folder: str, schema: pa.Schema) -> pa.Table:
+def read_curves(where: str | Path | Storage, cell_ids: Iterable[str]) -> pa.Table:
+    """The curves of these cells; nothing of those that have none."""
+    return _read_part(where, "curves", CURVE_SCHEMA, {curve_name(cell_id) for cell_id in cell_ids})
+
+
+def read_pictures(where: str | Path | Storage, cell_id: str) -> pa.Table:
+    """The pictures of one cell's anomaly maps; an empty table if none were kept."""
+    return _read_part(where, "pictures", PICTURE_SCHEMA, {picture_name(cell_id)})
+
+
+def read_inputs(where: str | Path | Storage, category_fingerprint: str) -> pa.Table:
+    """The pictures of a category's inputs and masks; an empty table if none were kept."""
+    return _read_part(where, "inputs", INPUT_SCHEMA, {input_name(category_fingerprint)})
+
+
+def _read_part(
+    where: str | Path | Storage, folder: str, schema: pa.Schema, only: set[str] | None = None
+) -> pa.Table:
     storage = where if isinstance(where, Storage) else Storage(where)
 
     def read(name: str) -> pa.Table:
         return _conform(_read(storage, name), schema, storage.path(name))
 
     names = [name for name in storage.names(folder) if name.endswith(".parquet")]
+    names = names if only is None else [name for name in names if name in only]
     # An object store answers late, but many at once; on a disk threads only wait for each other.
     with ThreadPoolExecutor(1 if storage.local else 8) as pool:
         tables = list(pool.map(read, names))

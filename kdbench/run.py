@@ -6,7 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from kdbench import evaluate, provenance, train
+from kdbench import evaluate, pictures, provenance, train
 from kdbench.backbone import Weights, teacher
 from kdbench.cell import Cell
 from kdbench.checkpoint import Checkpoints, remove_checkpoint
@@ -27,7 +27,7 @@ from kdbench.method import Method
 from kdbench.metrics import METRIC_VERSION, PRO_LIMIT
 from kdbench.presets import PRESETS
 from kdbench.registry import get_dataset, get_method
-from kdbench.results import SCHEMA_VERSION, Results
+from kdbench.results import SCHEMA_VERSION, Results, input_name
 from kdbench.storage import Storage
 
 
@@ -42,6 +42,7 @@ class Place:
     num_threads: int | None = None  # of torch on the CPU; None: as many as it takes by itself
     gpu_share: float = 1.0  # of the GPU's memory, where cells share one
     keep_detectors: bool = True
+    keep_pictures: bool = True
     checkpoint_every_s: float = 600.0  # 0: never
     replaces: str | None = None  # the run whose end of this cell is to be replaced
 
@@ -86,11 +87,14 @@ class CellTimeout(RuntimeError):
 
 @dataclass(kw_only=True)
 class Ended:
-    """What a cell gave: rows, per-image scores, and the trained detector by tensor name."""
+    """What a cell gave: rows, per-image scores, curves, pictures, and the trained detector by tensor name."""
 
     rows: list[dict[str, Any]]
     scores: list[dict[str, Any]]
     detector: dict[str, torch.Tensor]
+    curves: list[dict[str, Any]] = field(default_factory=list)
+    pictures: list[dict[str, Any]] = field(default_factory=list)
+    inputs: list[list[dict[str, Any]]] = field(default_factory=list)  # per category that had none yet
 
 
 def execute_cell(
@@ -172,6 +176,11 @@ def _write(results: Results, cell: Cell, place: Place, run_id: str, status: str,
     results.discard(cell.id)
     if status == "ok":
         results.write_scores(cell.id, ended.scores)
+        results.write_curves(cell.id, ended.curves)
+    for inputs in ended.inputs:
+        results.write_inputs(inputs)
+    if ended.pictures:
+        results.write_pictures(cell.id, ended.pictures)
     if status == "ok" and place.keep_detectors:
         results.write_detector(cell.id, save(ended.detector))
     results.write_rows([row | {"run_id": run_id} for row in ended.rows])
@@ -224,9 +233,12 @@ def run_cell(cell: Cell, place: Place, notify: Notify) -> Ended:
     tell.phase("evaluate", total=sum(len(store.test) for store in ready.stores))
     ended = Ended(rows=[], scores=[], detector=on_cpu(ready.method.detector_state()))
     for category, store in zip(ready.categories, ready.stores, strict=True):
-        values, scores = _evaluate(cell, ready, category, store, tell)
-        ended.rows.append(common | values)
-        ended.scores += scores
+        part = _evaluate(cell, place, ready, category, store, tell)
+        ended.rows += [common | row for row in part.rows]
+        ended.scores += part.scores
+        ended.curves += part.curves
+        ended.pictures += part.pictures
+        ended.inputs += part.inputs
     peak = provenance.peak_memory_bytes(ready.device)
     for row in ended.rows:
         row["peak_memory_bytes"] = peak
@@ -359,14 +371,15 @@ def _trained_how(
 
 
 def _evaluate(
-    cell: Cell, ready: Ready, category: Category, store: Images, tell: _Teller
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The metrics of one category, and its per-image scores."""
-    clock, preset = time.perf_counter(), PRESETS[cell.preset]
-    truth = open_truth(ready.dataset, category, ready.prints[category.name], preset)
+    cell: Cell, place: Place, ready: Ready, category: Category, store: Images, tell: _Teller
+) -> Ended:
+    """What one category gives: metrics, per-image scores, curves and pictures."""
+    clock, preset, print_ = time.perf_counter(), PRESETS[cell.preset], ready.prints[category.name]
+    truth = open_truth(ready.dataset, category, print_, preset)
     scored = evaluate.score(ready.method, ready.batches(store.test, cached=False), tell.step)
-    values = {
-        **evaluate.metrics_of(scored, truth, preset),
+    measured = evaluate.measure(scored, truth, preset)
+    row = {
+        **measured.metrics,
         "category": category.name,
         "texture": category.name in ready.dataset.textures,
         "num_test": len(category.test),
@@ -386,7 +399,14 @@ def _evaluate(
         }
         for sample, value in zip(category.test, scored.image_score, strict=True)
     ]
-    return values, scores
+    ended = Ended(rows=[row], scores=scores, detector={})
+    ended.curves.append({"cell_id": cell.id, "category": category.name, **measured.curves})
+    if place.keep_pictures:
+        kept = pictures.maps_of(category, print_, scored.maps)
+        ended.pictures += [{"cell_id": cell.id, **picture} for picture in kept]
+        if not Storage(place.results).exists(input_name(print_)):
+            ended.inputs.append(pictures.inputs_of(ready.dataset, category, print_))
+    return ended
 
 
 def on_cpu(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -43,7 +43,11 @@ class Section:
 
 def write_leaderboard(results: str | Path, folder: Path) -> tuple[Path, str]:
     """Write `leaderboard.md`, `.csv`, `.tex` and `.html` of all rows; returns the first and a headline."""
-    found = assemble(load(results))
+    return write_tables(results, assemble(load(results)), folder)
+
+
+def write_tables(results: str | Path, found: Sequence[Section], folder: Path) -> tuple[Path, str]:
+    """Write the files of `rendered`, with the sweeps; returns the first and a headline for the terminal."""
     files = rendered(found)
     files["leaderboard.md"] += sweep_sections(results, folder)
     for name, said in files.items():

@@ -78,7 +78,7 @@ def _scored(trial: Row, cell: Cell, ready: Ready) -> Iterator[Row]:
         clock = time.perf_counter()
         judged = judged_on_test(ready, category, store, cached=False)
         scored = evaluate.score(ready.method, judged.batches, lambda count: None)
-        values = evaluate.metrics_of(scored, judged.truth, PRESET)
+        values = evaluate.measure(scored, judged.truth, PRESET).metrics
         yield common | {
             "category": category.name,
             **{name: values[name] for name in (*METRICS, "mad")},

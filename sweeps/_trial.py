@@ -204,7 +204,7 @@ class _Model:
 
     def _value(self, judged: _Judged) -> float:
         scored = evaluate.score(self.ready.method, judged.batches, lambda count: None)
-        value = evaluate.metrics_of(scored, judged.truth, PRESET)[self.objective]
+        value = evaluate.measure(scored, judged.truth, PRESET).metrics[self.objective]
         assert value is not None, self.objective
         return value
 

@@ -127,15 +127,17 @@ def rows(folder: str = "results") -> list[dict[str, Any]]:
 
 
 def files(folder: str = "results") -> list[str]:
+    """Files of cells, so not: pictures of inputs, and a file per run, named by its time."""
     found = (path.relative_to(folder) for path in Path(folder).rglob("*") if path.is_file())
-    return sorted(str(path) for path in found if path.parts[0] != "runs")  # one file per run, by its time
+    return sorted(str(path) for path in found if path.parts[0] not in ("inputs", "runs"))
 
 
 def files_of(*rows: dict[str, Any]) -> list[str]:
-    """What a results folder holds after these rows: a detector and scores only of cells that ended well."""
+    """What a results folder holds after these rows: all but the rows only of cells that ended well."""
     ids = {row["cell_id"]: row["status"] for row in rows}
     well = [cell for cell, status in ids.items() if status == "ok"]
-    kept = [f"detectors/{cell}.safetensors" for cell in well] + [f"scores/{cell}.parquet" for cell in well]
+    kept = [f"detectors/{cell}.safetensors" for cell in well]
+    kept += [f"{part}/{cell}.parquet" for part in ("curves", "pictures", "scores") for cell in well]
     return sorted([f"cells/{cell}.parquet" for cell in ids] + kept)
 
 
@@ -196,6 +198,18 @@ def test_per_image_scores_are_kept(run: Call) -> None:
         (a["image_score"] > b["image_score"]) + 0.5 * (a["image_score"] == b["image_score"]) for a, b in pairs
     )
     assert row["image_auroc"] == pytest.approx(wins / 16)
+
+
+def test_pictures_are_kept_unless_they_are_discarded(run: Call) -> None:
+    assert run("--categories", "bottle", "--discard-pictures")[0] == 0
+    assert not Path("results/pictures").exists()
+    assert not Path("results/inputs").exists()
+    assert len(list(Path("results/curves").iterdir())) == 1
+    Path("grid.toml").write_text("keep_pictures = false\n")
+    assert run("--seeds", "1", "--categories", "bottle", "--config", "grid.toml")[0] == 0
+    assert not Path("results/pictures").exists()
+    assert run("--seeds", "2", "--categories", "bottle")[0] == 0
+    assert len(list(Path("results/pictures").iterdir())) == len(list(Path("results/inputs").iterdir())) == 1
 
 
 def test_the_same_command_runs_nothing_again(run: Call) -> None:
@@ -634,7 +648,7 @@ def test_a_report_can_be_written_later_and_elsewhere(run: Call, kdbench: Call) -
     Path("reports/out/leaderboard.md").unlink()
     code, text = kdbench("report", "--out", "elsewhere")
     assert code == 0
-    assert "report: elsewhere/leaderboard.md" in text
+    assert "report: elsewhere/report.html" in text
     assert "stfpm" in Path("elsewhere/leaderboard.md").read_text()
 
 
@@ -669,11 +683,13 @@ def test_the_options_of_run_are_frozen() -> None:
         "--dataset",
         "--device",
         "--discard-detectors",
+        "--discard-pictures",
         "--dry-run",
         "--epochs",
         "--executor",
         "--gpus-per-cell",
         "--keep-detectors",
+        "--keep-pictures",
         "--latency",
         "--memory-per-cell",
         "--methods",

@@ -8,7 +8,15 @@ import typer.main
 
 from kdbench.cli import app
 from kdbench.registry import method_names, methods_page
-from kdbench.results import AUDIT_SCHEMA, LATENCY_SCHEMA, ROW_SCHEMA, TRIAL_SCHEMA
+from kdbench.results import (
+    AUDIT_SCHEMA,
+    CURVE_SCHEMA,
+    INPUT_SCHEMA,
+    LATENCY_SCHEMA,
+    PICTURE_SCHEMA,
+    ROW_SCHEMA,
+    TRIAL_SCHEMA,
+)
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
@@ -21,7 +29,9 @@ def test_the_methods_page_is_the_generated_one():
 
 def test_every_column_is_documented():
     said = set(re.findall(r"[a-z0-9_*]+", (ROOT / "docs/results-format.md").read_text()))
-    names = {n for schema in (ROW_SCHEMA, LATENCY_SCHEMA, TRIAL_SCHEMA, AUDIT_SCHEMA) for n in schema.names}
+    schemas = (ROW_SCHEMA, LATENCY_SCHEMA, CURVE_SCHEMA, PICTURE_SCHEMA, INPUT_SCHEMA)
+    schemas += (TRIAL_SCHEMA, AUDIT_SCHEMA)
+    names = {name for schema in schemas for name in schema.names}
     missing = {n for n in names if n not in said and not n.endswith("_version")}
     assert not missing
 

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from kdbench.dataset import fingerprint
 from kdbench.datasets.mvtec_ad import MVTecAD
-from kdbench.evaluate import Scored, at_size, metrics_of
+from kdbench.evaluate import Scored, at_size, measure
 from kdbench.images import open_truth
 from kdbench.legacy import pro_rd4ad, pro_stfpm
 from kdbench.metrics import label_regions, pixel_metrics
@@ -114,7 +114,7 @@ def test_original_size_takes_images_of_any_sizes(tmp_path):
     generator = np.random.default_rng(0)
     maps = generator.random((4, 32, 32), np.float32)
     scored = Scored(maps=maps, image_score=maps.max((1, 2)).astype(np.float64))
-    values = metrics_of(scored, found, PRESETS["mvtec_original"])
+    values = measure(scored, found, PRESETS["mvtec_original"]).metrics
     pixels = np.concatenate([at_size(m, (h, w)).ravel() for m, (w, h) in zip(maps, sizes, strict=True)])
     marked = np.concatenate(
         [
@@ -133,7 +133,7 @@ def test_original_size_of_equal_images_is_the_same_as_that_size(tmp_path):
     scored = Scored(maps=maps, image_score=maps.max((1, 2)).astype(np.float64))
     values = []
     for preset in (PRESETS["mvtec_original"], Preset(evaluation_size=40, mask_rule="nearest")):
-        values.append(metrics_of(scored, truth(tmp_path, preset)[1], preset))
+        values.append(measure(scored, truth(tmp_path, preset)[1], preset).metrics)
     assert values[0] == values[1]
 
 
@@ -150,9 +150,9 @@ def test_defects_with_an_empty_mask_count_for_image_metrics_only(tmp_path):
     assert found.marked.tolist() == [False, True, True, True, True]
     maps = np.random.default_rng(0).random((5, 32, 32), np.float32)
     scored = Scored(maps=maps, image_score=np.arange(5.0))
-    values = metrics_of(scored, found, PRESETS["exact"])
+    values = measure(scored, found, PRESETS["exact"]).metrics
     maps[0] = 100  # whatever an unmarked image gets, no pixel metric sees it
-    again = metrics_of(scored, found, PRESETS["exact"])
+    again = measure(scored, found, PRESETS["exact"]).metrics
     assert values == again
 
 

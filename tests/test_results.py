@@ -14,6 +14,9 @@ import pytest
 
 from kdbench.results import (
     AUDIT_SCHEMA,
+    CURVE_SCHEMA,
+    INPUT_SCHEMA,
+    PICTURE_SCHEMA,
     ROW_SCHEMA,
     SCHEMA_VERSION,
     SCORE_SCHEMA,
@@ -208,6 +211,32 @@ FROZEN_AUDITS = [
 ]
 
 
+FROZEN_CURVES = [
+    ("cell_id", "string"),
+    ("category", "string"),
+    *((name, "list<item: float>") for name in ("image_fpr", "image_tpr", "pixel_fpr", "pixel_tpr")),
+    *((name, "list<item: float>") for name in ("pro_fpr", "pro")),
+]
+FROZEN_PICTURES = [
+    ("cell_id", "string"),
+    ("category", "string"),
+    ("category_fingerprint", "string"),
+    ("image", "string"),
+    ("anomaly_map", "binary"),
+    ("lowest", "double"),
+    ("highest", "double"),
+]
+FROZEN_INPUTS = [
+    ("category_fingerprint", "string"),
+    ("category", "string"),
+    ("image", "string"),
+    ("width", "int64"),
+    ("height", "int64"),
+    ("input", "binary"),
+    ("mask", "binary"),
+]
+
+
 def row(cell_id: str = "abc", **values: Any) -> dict[str, Any]:
     return {"cell_id": cell_id, "category": "bottle", "status": "ok", "image_auroc": 0.5, **values}
 
@@ -230,6 +259,9 @@ def test_the_schema_is_frozen() -> None:
     assert SCHEMA_VERSION == 1
     assert [(field.name, str(field.type)) for field in ROW_SCHEMA] == FROZEN_ROWS
     assert [(field.name, str(field.type)) for field in SCORE_SCHEMA] == FROZEN_SCORES
+    assert [(field.name, str(field.type)) for field in CURVE_SCHEMA] == FROZEN_CURVES
+    assert [(field.name, str(field.type)) for field in PICTURE_SCHEMA] == FROZEN_PICTURES
+    assert [(field.name, str(field.type)) for field in INPUT_SCHEMA] == FROZEN_INPUTS
     assert [(field.name, str(field.type)) for field in TRIAL_SCHEMA] == FROZEN_TRIALS
     assert [(field.name, str(field.type)) for field in AUDIT_SCHEMA] == FROZEN_AUDITS
     assert TRIAL_STATUSES == ("running", "ok", "failed", "oom")

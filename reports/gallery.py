@@ -1,0 +1,265 @@
+"""Which test images a report shows: the worst misses and false alarms, and where the methods disagree most.
+
+Everything is chosen by ranks of the stored image scores within a category, so that methods whose scores have
+different units can be compared. Of each entry the lowest seed that ended well is shown.
+"""
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from numpy.typing import NDArray
+from PIL import Image
+
+from kdbench.results import read_inputs, read_pictures
+from kdbench.storage import Storage
+
+MOST = 6  # images of one category
+BUDGET = 3_000_000  # bytes of all pictures in a page; base64 makes them a third larger
+LEVELS = 32  # colours of a map: a page of half the size, and no difference to the eye
+PERCENTILE = 95
+SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
+Floats = NDArray[np.floating[Any]]
+Bools = NDArray[np.bool_]
+MISS, ALARM, DISAGREEMENT = "miss", "false alarm", "disagreement"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A test image that is worth looking at, and why."""
+
+    category: str
+    image: str
+    label: bool
+    defect: str
+    kind: str
+    why: str
+    cells: dict[str, str]  # entry -> the cell that scored it
+    standing: dict[str, str]  # entry -> where its score stands, in words
+
+
+@dataclass(frozen=True, kw_only=True)
+class Map:
+    """A kept anomaly map, and the values that it is shown between."""
+
+    picture: bytes  # PNG, grey
+    own: tuple[float, float]  # what black and white stand for
+    scale: tuple[float, float]  # of all maps of its cell and category
+
+    def coloured(self, size: tuple[int, int]) -> bytes:
+        """The map as a coloured PNG of a width and height, on its scale."""
+        return coloured(self.picture, self.own, self.scale, size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exhibit:
+    """A candidate with its pictures: JPEG of the input, PNG of the mask."""
+
+    candidate: Candidate
+    width: int
+    height: int
+    input: bytes
+    mask: bytes | None
+    maps: dict[str, Map]  # by entry; an entry whose cell kept no pictures is not there
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """An exhibit that a page has room for, with its coloured maps by entry."""
+
+    exhibit: Exhibit
+    maps: dict[str, bytes]
+
+    @property
+    def num_bytes(self) -> int:
+        return len(self.exhibit.input) + len(self.exhibit.mask or b"") + sum(map(len, self.maps.values()))
+
+
+def standings(label: Bools, scores: Floats) -> tuple[Floats, Floats]:
+    """`wrong` and `place` [E,n], each 0 to 1, of the scores [E,n] that entries give to n images.
+
+    `wrong`: of a defect the share of normal images that score at least as high, of a normal image the share
+    of defects that score no higher. `place`: the share of images that score lower, a tie counting one half.
+    """
+    wrong, place = np.empty(scores.shape), np.empty(scores.shape)
+    for i, own in enumerate(scores):
+        normal, defects, everything = np.sort(own[~label]), np.sort(own[label]), np.sort(own)
+        missed = 1 - np.searchsorted(normal, own, "left") / max(len(normal), 1)
+        alarm = np.searchsorted(defects, own, "right") / max(len(defects), 1)
+        wrong[i] = np.where(label, missed, alarm)
+        lower, not_higher = (np.searchsorted(everything, own, side) for side in SIDES)
+        place[i] = (lower + not_higher) / (2 * len(own))
+    return wrong, place
+
+
+def candidates(category: str, scores: pd.DataFrame) -> list[Candidate]:
+    """At most MOST images of a category: a miss, a false alarm, a disagreement, and so on in turn.
+
+    `scores` has `entry cell_id image defect label image_score`, of one cell per entry; images that not all
+    entries have scored are left out.
+    """
+    wide = scores.pivot(index="image", columns="entry", values="image_score").dropna().sort_index()
+    images = scores.drop_duplicates("image").set_index("image").loc[wide.index]
+    cells = scores.drop_duplicates("entry").set_index("entry")["cell_id"]
+    of_images = _Standings(
+        category=category,
+        images=[*wide.index],
+        entries=[*wide.columns],
+        cells=[cells[entry] for entry in wide.columns],
+        label=images["label"].to_numpy(bool),
+        defects=[*images["defect"]],
+        scores=wide.to_numpy(float).T,
+    )
+    return of_images.candidates()
+
+
+class _Standings:
+    """The images of one category by what every entry thinks of them."""
+
+    def __init__(
+        self,
+        *,
+        category: str,
+        images: list[str],
+        entries: list[str],
+        cells: list[str],
+        label: Bools,
+        defects: list[str],
+        scores: Floats,
+    ) -> None:
+        self.category, self.images, self.entries, self.cells = category, images, entries, cells
+        self.label, self.defects = label, defects
+        self.wrong, self.place = standings(label, scores)
+
+    def candidates(self) -> list[Candidate]:
+        if not self.images:
+            return []
+        # Sorted by name already, so that equal merits stay in that order.
+        worst, spread = self.wrong.max(0), np.ptp(self.place, axis=0)
+        by_wrong = np.lexsort((-self.wrong.mean(0), -worst))
+        by_spread = [i for i in np.argsort(-spread, kind="stable") if spread[i] > 0]
+        turns = {
+            MISS: [i for i in by_wrong if self.label[i]],
+            ALARM: [i for i in by_wrong if not self.label[i]],
+            DISAGREEMENT: by_spread,
+        }
+        found: dict[int, Candidate] = {}
+        left = {kind: iter(images) for kind, images in turns.items()}
+        while left:
+            for kind, images in [*left.items()]:
+                i = next((i for i in images if i not in found), None)
+                if i is None:
+                    del left[kind]
+                elif len(found) < MOST:
+                    found[i] = self._candidate(kind, i)
+        return list(found.values())
+
+    def _candidate(self, kind: str, i: int) -> Candidate:
+        label = bool(self.label[i])
+        others = "normal images" if label else "defects"
+        above = 1 - self.wrong[:, i] if label else self.wrong[:, i]
+        said = {
+            entry: f"above {share:.0%} of the {others}"
+            for entry, share in zip(self.entries, above, strict=True)
+        }
+        return Candidate(
+            category=self.category,
+            image=self.images[i],
+            label=label,
+            defect=self.defects[i],
+            kind=kind,
+            why=self._why(kind, i, others),
+            cells=dict(zip(self.entries, self.cells, strict=True)),
+            standing=said,
+        )
+
+    def _why(self, kind: str, i: int, others: str) -> str:
+        if kind == DISAGREEMENT:
+            high, low = int(self.place[:, i].argmax()), int(self.place[:, i].argmin())
+            return (
+                f"scores higher than {self.place[high, i]:.0%} of all images for {self.entries[high]}, "
+                f"than {self.place[low, i]:.0%} for {self.entries[low]}"
+            )
+        worst = int(self.wrong[:, i].argmax())
+        share = self.wrong[worst, i]
+        if share == 0:
+            return f"none: every method parts it from all {others}"
+        if self.label[i]:
+            return f"of {self.entries[worst]}: {share:.0%} of the {others} score as high or higher"
+        return f"of {self.entries[worst]}: it scores as high as or higher than {share:.0%} of the {others}"
+
+
+def exhibits(where: Storage, chosen: Sequence[Candidate]) -> Iterator[Exhibit]:
+    """The candidates with their pictures, in their order; without those of which no picture was kept."""
+    wanted: dict[str, set[str]] = {}  # cell -> images
+    for candidate in chosen:
+        for cell_id in candidate.cells.values():
+            wanted.setdefault(cell_id, set()).add(candidate.image)
+    maps: dict[tuple[str, str], Map] = {}  # (cell, image)
+    contents: dict[str, set[str]] = {}  # fingerprint of a category -> images
+    for cell_id, images in wanted.items():
+        kept = read_pictures(where, cell_id).to_pandas()
+        for print_, own in kept.groupby("category_fingerprint"):
+            scale = float(own["lowest"].min()), float(np.percentile(own["highest"], PERCENTILE))
+            for row in own[own["image"].isin(images)].itertuples():
+                maps[cell_id, row.image] = Map(
+                    picture=row.anomaly_map, own=(row.lowest, row.highest), scale=scale
+                )
+                contents.setdefault(str(print_), set()).add(row.image)
+    inputs = {
+        row["image"]: row
+        for print_, images in contents.items()
+        for row in read_inputs(where, print_).to_pylist()
+        if row["image"] in images
+    }
+    for candidate in chosen:
+        own_maps = {
+            entry: maps[cell_id, candidate.image]
+            for entry, cell_id in candidate.cells.items()
+            if (cell_id, candidate.image) in maps
+        }
+        if candidate.image in inputs:
+            row = inputs[candidate.image]
+            names = ("width", "height", "input", "mask")
+            yield Exhibit(candidate=candidate, maps=own_maps, **{name: row[name] for name in names})
+
+
+def within_budget(groups: Sequence[Iterable[Exhibit]], budget: int = BUDGET) -> list[list[Shown]]:
+    """Of each group its first exhibits, taken in turn until `budget` bytes are used."""
+    taken: list[list[Shown]] = [[] for _ in groups]
+    used = 0
+    for turn in zip_longest(*groups):
+        for own, exhibit in zip(taken, turn, strict=True):
+            if exhibit is None:
+                continue
+            with Image.open(io.BytesIO(exhibit.input)) as opened:
+                size = opened.size  # a map is square and the input need not be: it is stretched over it
+            maps = {entry: kept.coloured(size) for entry, kept in exhibit.maps.items()}
+            shown = Shown(exhibit=exhibit, maps=maps)
+            used += shown.num_bytes
+            if used > budget:
+                return taken
+            own.append(shown)
+    return taken
+
+
+def coloured(
+    picture: bytes, own: tuple[float, float], scale: tuple[float, float], size: tuple[int, int]
+) -> bytes:
+    """A grey PNG as a coloured one of `size`: its values (`own` are black and white) shown on `scale`."""
+    with Image.open(io.BytesIO(picture)) as opened:
+        grey = np.asarray(opened.convert("L").resize(size, Image.Resampling.BILINEAR), np.float64)
+    values = own[0] + grey / 255 * (own[1] - own[0])
+    share = (values - scale[0]) / ((scale[1] - scale[0]) or 1.0)
+    level = (share.clip(0, 1) * (LEVELS - 1)).round().astype(np.uint8)
+    image = Image.frombytes("P", level.shape[::-1], level.tobytes())
+    palette = (255 * colormaps["inferno"](np.linspace(0, 1, LEVELS))[:, :3]).round().astype(np.uint8)
+    image.putpalette(palette.ravel().tolist())
+    memory = io.BytesIO()
+    image.save(memory, "PNG")
+    return memory.getvalue()

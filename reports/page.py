@@ -1,0 +1,386 @@
+"""The page of a report: one HTML file that opens from disk, with every table, figure and picture in it.
+
+Jinja escapes what comes from rows; the page's policy lets no script run but ours, and nothing be fetched.
+"""
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+import kdbench
+from kdbench.dataset import written_aside
+from kdbench.reports import figures, figures_accuracy, figures_speed, gallery
+from kdbench.reports.entries import COLUMNS, TITLES, Entry, Mean, entries
+from kdbench.reports.figures import Mark, Sketch
+from kdbench.reports.figures_speed import Timing
+from kdbench.reports.gallery import Candidate, Exhibit, Shown
+from kdbench.reports.leaderboard import Section, assemble, write_tables
+from kdbench.reports.rows import Group, Rows, load, sections
+from kdbench.reports.tables import Table
+from kdbench.results import read_curves
+from kdbench.storage import Storage
+
+FOLDER = "figures"
+PLOTTED = ("mad", *(name for name in COLUMNS if name != "mad"))  # first what ranks
+SHOWN = ("image_auroc", "pixel_auroc", "aupro", "mad")  # of each cell
+ENVIRONMENT = (
+    *("device", "device_name", "driver", "num_threads", "host", "precision", "teacher_cache"),
+    *("git_commit", "git_dirty", "kdbench_version", "python_version", "torch_version"),
+    *("torchvision_version", "timm_version", "ray_version"),
+)
+RECIPE = (
+    *("method", "backbone", "teacher_source", "teacher_sha256", "split_sha256", "fingerprint", "selection"),
+    *("preset", "metric_version", "evaluation_size", "mask_rule", "score_pooling", "pro_limit", "sigma"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fact:
+    """A recipe, a machine or an error that cells share: text with an anchor."""
+
+    id: str
+    number: int
+    title: str
+    text: str
+
+
+class Links:
+    """Numbers for the cells of the page and for the sets of cells that a number was computed from."""
+
+    def __init__(self, cell_ids: Iterable[str]) -> None:
+        self.index = {cell_id: i for i, cell_id in enumerate(cell_ids)}
+        self.groups: dict[tuple[int, ...], int] = {}
+
+    def anchor(self, cell_id: str) -> str:
+        """The id of a cell's line."""
+        return f"cell-{self.index[cell_id]}"
+
+    def group(self, cell_ids: Sequence[str]) -> int:
+        """The number of a set of cells; equal sets have the same."""
+        indices = tuple(sorted({self.index[cell_id] for cell_id in cell_ids}))
+        return self.groups.setdefault(indices, len(self.groups))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """What the page shows of one section beside its tables."""
+
+    group: Group
+    found: list[Entry]
+    timed: list[Timing]
+    sketches: list[Sketch]
+    candidates: list[Candidate]
+    exhibits: list[Exhibit]
+
+
+def write_report(results: str | Path, folder: Path) -> tuple[Path, str]:
+    """Write leaderboard, page and figures of all rows; returns the page and a headline for the terminal."""
+    rows = load(results)
+    found = assemble(rows)
+    _, headline = write_tables(results, found, folder)
+    return write_page(Storage(results), rows, found, folder), headline
+
+
+def write_page(results: Storage, rows: Rows, found: Sequence[Section], folder: Path) -> Path:
+    """Write `report.html` and the files of its figures; returns the path of the page."""
+    look = figures.marks(rows.cells["entry"])
+    parts = [_part(results, rows, group, cells, look) for group, cells in sections(rows.cells)]
+    shared = [
+        *figures_speed.latency_distributions(rows.latencies, look),
+        *figures_speed.workers(rows.cells, look),
+    ]
+    links = Links(dict.fromkeys(rows.cells["cell_id"]))
+    drawn = {part.group.title: _drawn(part.sketches, part.group.title, folder) for part in parts}
+    galleries = _galleries(parts)
+    facts = _facts(rows.cells, links)
+    text = _template().render(
+        version=kdbench.__version__,
+        datasets=", ".join(sorted(set(rows.cells["dataset"]))),
+        summary=_summary(rows.cells),
+        plot=any(part.timed for part in parts),
+        sections=[
+            {
+                "id": f"section-{i}",
+                "title": section.title,
+                "tables": [
+                    _table(table, section.title) for table in section.tables if table.body or table.notes
+                ],
+                "figures": drawn.get(section.title, ()),
+                "gallery": galleries.get(section.title),
+            }
+            for i, section in enumerate(found)
+        ],
+        shared_figures=_drawn(shared, "", folder),
+        **facts,
+        cell_anchor=links.anchor,
+        group=links.group,
+        data=lambda: _data(parts, look, links),
+        **_assets(),
+    )
+    with written_aside(folder / "report.html") as aside:
+        aside.write_text(text, encoding="utf-8")
+    return folder / "report.html"
+
+
+def _part(results: Storage, rows: Rows, group: Group, cells: pd.DataFrame, look: dict[str, Mark]) -> _Part:
+    found = entries(cells)
+    chosen = figures_accuracy.curve_cells(found)
+    kept = read_curves(results, set(chosen["cell_id"])).to_pandas().merge(chosen, on=["cell_id", "category"])
+    timed = figures_speed.timings(found, rows.latencies)
+    scores = rows.scores.merge(chosen, on=["cell_id", "category"])
+    candidates = [
+        candidate
+        for category, own in scores.groupby("category", sort=False)
+        for candidate in gallery.candidates(str(category), own)
+    ]
+    return _Part(
+        group=group,
+        found=found,
+        timed=timed,
+        sketches=[
+            *figures_speed.accuracy_latency(group, found, timed, look),
+            figures_accuracy.heat_map(group, found),
+            *figures_accuracy.curves(group, found, kept, look),
+            figures_accuracy.critical_differences(group, found, look),
+            figures_accuracy.training(group, cells, look),
+            figures_accuracy.interference(group, found, rows.probes, look),
+        ],
+        candidates=candidates,
+        exhibits=list(gallery.exhibits(results, candidates)),
+    )
+
+
+def _drawn(sketches: Iterable[Sketch], section: str, folder: Path) -> list[dict[str, Any]]:
+    """Figures for the template; their files are written."""
+    drawn = []
+    for sketch in sketches:
+        said: dict[str, Any] = {
+            "svg": "",
+            "name": sketch.name,
+            "folder": FOLDER,
+            "title": sketch.title,
+            "short": sketch.title.removesuffix(f": {section}"),
+            "says": sketch.says,
+            "why_not": sketch.why_not,
+        }
+        if sketch.draw:
+            figure = figures.render(sketch)
+            for kind, content in (("svg", figure.svg), ("png", figure.png)):
+                with written_aside(folder / FOLDER / f"{sketch.name}.{kind}") as aside:
+                    aside.write_bytes(content)
+            said |= {"svg": _base64(figure.svg), "width": figure.width, "height": figure.height}
+        drawn.append(said)
+    return drawn
+
+
+def _galleries(parts: Sequence[_Part]) -> dict[str, dict[str, Any]]:
+    """Section title -> its categories with pictures; all of the page share one budget."""
+    groups = [
+        (part.group.title, category, list(own))
+        for part in parts
+        for category, own in groupby(part.exhibits, key=lambda exhibit: exhibit.candidate.category)
+    ]
+    taken = gallery.within_budget([own for _, _, own in groups])
+    shown: dict[str, dict[str, Any]] = {}
+    for part in parts:
+        title = part.group.title
+        categories = [
+            {"name": category, "exhibits": [_item(one) for one in own]}
+            for (section, category, _), own in zip(groups, taken, strict=True)
+            if section == title and own
+        ]
+        num_shown = sum(len(category["exhibits"]) for category in categories)
+        shown[title] = {
+            "categories": categories,
+            "num_shown": num_shown,
+            "num_chosen": len(part.candidates),
+            "most": gallery.MOST,
+            "megabytes": gallery.BUDGET / 1e6,
+            "percentile": gallery.PERCENTILE,
+        }
+    return shown
+
+
+def _item(shown: Shown) -> dict[str, Any]:
+    exhibit, candidate = shown.exhibit, shown.exhibit.candidate
+    return {
+        "kind": candidate.kind,
+        "why": candidate.why,
+        "image": candidate.image,
+        "defect": candidate.defect,
+        "width": exhibit.width,
+        "height": exhibit.height,
+        "input": _base64(exhibit.input),
+        "mask": _base64(exhibit.mask) if exhibit.mask else "",
+        "maps": [
+            {
+                "entry": entry,
+                "cell": cell_id,
+                "standing": candidate.standing[entry],
+                "png": _base64(shown.maps[entry]) if entry in shown.maps else "",
+            }
+            for entry, cell_id in candidate.cells.items()
+        ],
+    }
+
+
+def _table(table: Table, section: str) -> dict[str, Any]:
+    return {"table": table, "short": table.title.removesuffix(f": {section}")}
+
+
+def _facts(cells: pd.DataFrame, links: Links) -> dict[str, Any]:
+    """The list of cells, and what they share: recipes, machines with versions, errors."""
+    recipes, machines, errors = _Facts("recipe"), _Facts("machine"), _Facts("error")
+    by_cell = cells.groupby("cell_id", sort=False)
+    means = 100 * by_cell[[*SHOWN]].mean()
+    first = cells.drop_duplicates("cell_id").set_index("cell_id")
+    listed = []
+    for cell_id, row in zip(first.index, first.to_dict("records"), strict=True):
+        config = json.dumps(json.loads(row["config"]), indent=1)
+        recipe = recipes.add(row["entry"], f"{_lines(row, RECIPE)}\nconfig {config}")
+        title = f"{row['place']}, host {_said(row['host'])}, kdbench {_said(row['kdbench_version'])}"
+        machine = machines.add(title, _lines(row, ENVIRONMENT))
+        error = errors.add(str(row["error"]).strip().splitlines()[-1], row["error"]) if row["error"] else None
+        values = means.loc[cell_id]
+        listed.append(
+            {
+                "anchor": links.anchor(cell_id),
+                "cell_id": cell_id,
+                "entry": row["entry"],
+                "dataset": row["dataset"],
+                "setting": row["setting"],
+                "category": row["category"]
+                if row["setting"] == "oneclass"
+                else f"all {len(row['categories'])}",
+                "seed": row["seed"],
+                "status": row["status"],
+                "error": error.id if error else "",
+                "metrics": [f"{values[name]:.2f}" if math.isfinite(values[name]) else "-" for name in SHOWN],
+                "started_at": _said(row["started_at"]),
+                "train_s": f"{row['train_s']:.1f}" if math.isfinite(row["train_s"]) else "-",
+                "recipe": recipe,
+                "machine": machine,
+            }
+        )
+    head = ("cell", "method", "dataset", "setting", "category", "seed", "status")
+    numeric = (*(TITLES[name] for name in SHOWN), "train s")
+    return {
+        "cell_head": (*head, *numeric[:-1], "started", "train s", "recipe", "machine"),
+        "numeric_heads": ("seed", *numeric),
+        "cells": listed,
+        "recipes": recipes.all,
+        "machines": machines.all,
+        "errors": errors.all,
+    }
+
+
+class _Facts:
+    """Texts that cells share, each once, numbered from 1."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.known: dict[tuple[str, str], Fact] = {}
+
+    @property
+    def all(self) -> list[Fact]:
+        return list(self.known.values())
+
+    def add(self, title: str, text: str) -> Fact:
+        number = len(self.known) + 1
+        fact = Fact(
+            id=f"{self.kind}-{number}", number=number, title=f"{self.kind} {number}: {title}", text=text
+        )
+        return self.known.setdefault((title, text), fact)
+
+
+def _lines(row: dict[str, Any], names: Iterable[str]) -> str:
+    return "\n".join(f"{name} {_said(row[name])}" for name in names)
+
+
+def _said(value: Any) -> str:
+    return "-" if value is None or value != value else str(value)
+
+
+def _summary(cells: pd.DataFrame) -> str:
+    counts = cells.drop_duplicates("cell_id")["status"].value_counts()
+    ended = ", ".join(f"{count} {status}" for status, count in counts.items())
+    return (
+        f"{len(cells)} rows of {counts.sum()} cells ({ended}): {cells['entry'].nunique()} methods, "
+        f"{cells['dataset'].nunique()} datasets, {cells['seed'].nunique()} seeds."
+    )
+
+
+def _data(parts: Sequence[_Part], look: dict[str, Mark], links: Links) -> dict[str, Any]:
+    """What the script needs: points of the plot, and the cells behind each set of numbers."""
+    points = []
+    for number, part in enumerate(parts):
+        means = {entry.name: entry.means for entry in part.found}
+        for timing in part.timed:
+            accuracy = [_percent(means[timing.entry][metric]) for metric in PLOTTED]
+            if any(value is not None for value in accuracy):
+                points.append(
+                    {
+                        "section": number,
+                        "entry": timing.entry,
+                        "mark": look[timing.entry].number,
+                        "place": timing.place,
+                        "batch": timing.batch_size,
+                        "p50": _short(timing.p50_ms),
+                        "p90": _short(timing.p90_ms),
+                        "p99": _short(timing.p99_ms),
+                        "images_per_s": _short(timing.images_per_s),
+                        "busy": timing.busy,
+                        "accuracy": accuracy,
+                    }
+                )
+    return {
+        "metrics": [TITLES[metric] for metric in PLOTTED],
+        "sections": [part.group.title for part in parts],
+        "points": points,
+        "groups": [list(group) for group in links.groups],
+    }
+
+
+def _percent(mean: Mean | None) -> list[float | None] | None:
+    if mean is None:
+        return None
+    return [round(100 * mean.mean, 4), round(100 * mean.std, 4) if math.isfinite(mean.std) else None]
+
+
+def _short(value: float) -> float | None:
+    return float(f"{value:.5g}") if math.isfinite(value) else None
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")
+
+
+def _template() -> jinja2.Template:
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(
+        loader=loader,
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("page.html.jinja")
+
+
+def _assets() -> dict[str, str]:
+    """Style and script, and the hashes by which the page's policy knows them."""
+    said: dict[str, str] = {}
+    for name, file in (("style", "page.css"), ("script", "page.js")):
+        text = Path(__file__).with_name(file).read_text(encoding="utf-8")
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        said |= {name: text, f"{name}_hash": f"sha256-{digest}"}
+    return said

@@ -1,0 +1,163 @@
+"""The page in a browser, without a network: it sorts, filters, plots, says no error, and is accessible."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fabricated_run import Grid, fabricate
+
+pytestmark = pytest.mark.slow
+FLAGS = (
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from kdbench.reports.page import write_report
+
+    folder = tmp_path_factory.mktemp("browser")
+    grid = Grid(
+        datasets={"toy": ("nut", "wood")}, methods=("dcam", "dskd", "stfpm"), seeds=(0, 1), num_images=12
+    )
+    fabricate(folder / "results", grid)
+    return write_report(folder / "results", folder / "out")[0]
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Chromium of the system; nothing is downloaded."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="pip install kdbench[browser]")
+    browser, control = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (browser and control):
+        pytest.skip("no chromium and chromedriver on this machine (Debian: chromium chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(control))
+    yield started
+    started.quit()
+
+
+@pytest.fixture
+def page(driver: Any, report: Path) -> Any:
+    """The page as it opens, 1280 pixels wide and light."""
+    show(driver, report, width=1280, dark=False)
+    return driver
+
+
+def show(driver: Any, report: Path, *, width: int, dark: bool) -> None:
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+    driver.get(report.as_uri())
+
+
+def column(driver: Any, table: str, number: int) -> list[str]:
+    script = "return [...document.querySelectorAll(`${arguments[0]} tbody tr:not([hidden])`)]"
+    return driver.execute_script(f"{script}.map(row => row.cells[arguments[1]].textContent)", table, number)
+
+
+def ranking(driver: Any) -> str:
+    """The selector of the ranking of the oneclass section."""
+    tables = "[...document.querySelectorAll('table')]"
+    script = f"return {tables}.filter(t => t.caption.textContent === 'Ranking')[1].id"
+    return f"#{driver.execute_script(script)}"
+
+
+def test_no_error_in_the_console_and_nothing_is_asked_of_the_network(page: Any) -> None:
+    assert page.get_log("browser") == []
+    loaded = page.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
+    assert [name for name in loaded if not name.startswith("data:")] == []
+
+
+def test_a_table_sorts_by_a_column_either_way_and_says_so(page: Any) -> None:
+    table = ranking(page)
+    head = page.find_elements("css selector", f"{table} thead th")[2]
+    button = head.find_element("tag name", "button")
+    assert button.text == "I-AUROC"
+    button.click()
+    falling = column(page, table, 2)
+    assert head.get_attribute("aria-sort") == "descending"
+    assert falling == sorted(falling, key=lambda text: -float(text.split()[0]))
+    button.click()
+    assert head.get_attribute("aria-sort") == "ascending"
+    assert column(page, table, 2) == falling[::-1]
+
+
+def test_the_list_of_cells_is_filtered_by_words(page: Any) -> None:
+    page.execute_script("document.getElementById('all-cells').open = true")
+    box = page.find_element("css selector", "#all-cells input")
+    box.send_keys("dskd oneclass")
+    assert set(column(page, "#cells", 1)) == {"dskd"}
+    assert set(column(page, "#cells", 3)) == {"oneclass"}
+    assert "4 of 18 lines" in page.find_element("css selector", "#all-cells output").text
+
+
+def test_a_number_shows_the_cells_behind_it(page: Any) -> None:
+    number = page.find_element("css selector", f"{ranking(page)} tbody td.number a")
+    shown = number.text
+    name = number.find_element("xpath", "ancestor::tr").find_element("css selector", "th").text
+    number.click()
+    assert set(column(page, "#cells", 1)) == {name}
+    assert len(column(page, "#cells", 0)) == 4
+    said = page.find_element("id", "behind").text
+    assert said.startswith(f"4 cells behind {shown} · {name} · I-AUROC")
+    page.find_element("css selector", "#behind button").click()
+    assert len(column(page, "#cells", 0)) == 18
+
+
+def test_the_plot_answers_to_keyboard_and_hides_methods(page: Any) -> None:
+    points = page.find_elements("css selector", "#chart .point")
+    assert len(points) == 3
+    page.execute_script("arguments[0].focus()", points[0])
+    tip = page.find_element("id", "tip")
+    assert tip.is_displayed()
+    assert "ms median" in tip.text
+    assert points[0].get_attribute("aria-label").startswith(tip.text.splitlines()[0])
+    button = page.find_element("css selector", "#chart .legend button")
+    button.click()
+    assert button.get_attribute("aria-pressed") == "false"
+    assert len(page.find_elements("css selector", "#chart .point")) == 2
+    front = page.find_element("css selector", "#chart .front").get_attribute("d")
+    device = page.find_elements("css selector", "#chart select")[1]
+    device.find_elements("tag name", "option")[1].click()
+    assert page.find_element("css selector", "#chart .front").get_attribute("d") != front
+
+
+def test_colours_follow_the_system_until_they_are_chosen(driver: Any, report: Path) -> None:
+    show(driver, report, width=1280, dark=True)
+    paper = "return getComputedStyle(document.body).backgroundColor"
+    assert driver.execute_script(paper) == "rgb(20, 23, 28)"
+    driver.find_element("css selector", "button.theme").click()
+    assert driver.execute_script(paper) == "rgb(255, 255, 255)"
+
+
+def test_a_phone_needs_no_sideways_scrolling(driver: Any, report: Path) -> None:
+    show(driver, report, width=360, dark=False)
+    driver.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    assert driver.execute_script("return document.documentElement.scrollWidth") == 360
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_accessibility_checks_of_axe_find_nothing(
+    driver: Any, report: Path, width: int, dark: bool
+) -> None:
+    package = pytest.importorskip("axe_selenium_python", reason="pip install kdbench[browser]")
+    show(driver, report, width=width, dark=dark)
+    driver.set_script_timeout(300)
+    driver.execute_script((files(package) / "node_modules/axe-core/axe.min.js").read_text(encoding="utf-8"))
+    found = driver.execute_async_script(
+        "const done = arguments[0]; axe.run().then(r => done(JSON.stringify(r.violations)))"
+    )
+    told = [(v["id"], [node["html"] for node in v["nodes"]][:3]) for v in json.loads(found)]
+    assert told == []

@@ -1,0 +1,154 @@
+"""Figures by their values: what is on a front, where spans lie, what is said instead of a figure."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from fabricated_run import Grid, fabricate
+
+from kdbench.reports import figures_accuracy as accuracy
+from kdbench.reports import figures_speed as speed
+from kdbench.reports.entries import entries
+from kdbench.reports.figures import COLOURS, Sketch, marks, render
+from kdbench.reports.figures_speed import Point, Timing
+from kdbench.reports.rows import load, sections
+from kdbench.results import read_curves
+
+CATEGORIES = ("bottle", "cable", "grid", "nut", "tile", "wood")
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    fabricate(folder, Grid(datasets={"toy": CATEGORIES}, seeds=(0, 1), num_images=12, pictures=False))
+    return load(folder), folder
+
+
+def section(rows, setting: str):
+    (found,) = [(group, cells) for group, cells in sections(rows[0].cells) if group.setting == setting]
+    return found
+
+
+def point(name: str, ms: float, percent: float, *, busy: bool = False) -> Point:
+    times = dict.fromkeys(("p50_ms", "p90_ms", "p99_ms"), ms)
+    timing = Timing(entry=name, place="gpu", batch_size=1, images_per_s=1.0, busy=busy, **times)
+    return Point(timing=timing, accuracy=percent, deviation=0.0)
+
+
+def test_the_front_holds_what_nothing_else_beats_and_nothing_busy():
+    placed = [point("a", 3, 70), point("b", 5, 80), point("c", 6, 75), point("d", 9, 90)]
+    placed += [point("e", 5, 79), point("f", 1, 99, busy=True), point("g", 9, 90)]
+    assert [p.timing.entry for p in speed.front(placed)] == ["a", "b", "d"]
+
+
+def test_timings_are_medians_of_what_ran_alone(rows):
+    _, cells = section(rows, "oneclass")
+    found = entries(cells)
+    timed = speed.timings(found, rows[0].latencies)
+    assert {(t.place, t.batch_size) for t in timed} == {
+        (place, size) for place in ("Tesla X", "Other GPU 40 GB <laptop>") for size in (1, 8)
+    }
+    assert {t.entry for t in timed if t.busy} == {"dskd"}
+    (dcam,) = [t for t in timed if (t.entry, t.place, t.batch_size) == ("dcam", "Tesla X", 8)]
+    own = rows[0].latencies.query("entry == 'dcam' and setting == 'oneclass' and batch_size == 8")
+    assert dcam.p50_ms == pytest.approx(own.loc[own["place"] == "Tesla X", "p50_ms"].median())
+
+
+def test_every_figure_of_a_whole_run_is_drawn_or_says_why_not(rows):
+    loaded, folder = rows
+    look = marks(loaded.cells["entry"])
+    group, cells = section(rows, "oneclass")
+    found = entries(cells)
+    chosen = accuracy.curve_cells(found)
+    assert chosen.groupby("entry").size().to_dict() == {m: 6 - (m == "stfpm") for m in look}
+    assert set(chosen["seed"]) == {0}
+    kept = read_curves(folder, chosen["cell_id"]).to_pandas().merge(chosen, on=["cell_id", "category"])
+    sketches = [
+        *speed.accuracy_latency(group, found, speed.timings(found, loaded.latencies), look),
+        accuracy.heat_map(group, found),
+        *accuracy.curves(group, found, kept, look),
+        accuracy.critical_differences(group, found, look),
+        accuracy.training(group, cells, look),
+        accuracy.interference(group, found, loaded.probes, look),
+    ]
+    names = [sketch.name for sketch in sketches]
+    assert len(set(names)) == len(names) == 8
+    assert all(re.fullmatch(r"[a-z0-9_-]+", name) for name in names)
+    assert {s.name.split("-toy")[0]: s.why_not for s in sketches if not s.draw} == {
+        "interference": "only multiclass detectors interfere"
+    }
+    assert "5 categories" in sketches[3].says  # bottle failed for one method
+
+
+def test_what_is_missing_is_said_in_words(rows):
+    group, cells = section(rows, "multiclass")
+    two = entries(cells[cells["entry"].isin(["dcam", "snl"])])
+    nothing = rows[0].latencies.iloc[:0]
+    (latency,) = speed.accuracy_latency(group, two, speed.timings(two, nothing), {})
+    assert (latency.draw, latency.why_not) == (None, "no detector was timed")
+    assert accuracy.critical_differences(group, two, {}).why_not == "it needs 3 complete methods, there are 2"
+    assert accuracy.interference(group, two, rows[0].probes.iloc[:0], {}).why_not == "no detector was probed"
+    (curves,) = accuracy.curves(group, two, pd.DataFrame(), {})
+    assert curves.why_not == "the cells kept no curves"
+    assert not list(speed.latency_distributions(nothing, {}))
+    failed = cells.assign(status="failed", **{"epoch_loss": None})
+    assert accuracy.training(group, failed, {}).why_not == "no cell kept its losses"
+
+
+def test_the_same_rows_give_the_same_bytes_and_text_stays_text(rows):
+    group, cells = section(rows, "multiclass")
+    found, look = entries(cells), marks(cells["entry"])
+    one, two = (render(accuracy.critical_differences(group, found, look)) for _ in range(2))
+    assert one == two
+    assert b">critical difference " in one.svg
+    assert b"<dc:date>" not in one.svg
+    assert one.png.startswith(b"\x89PNG")
+
+
+def test_the_heat_map_writes_each_mean_and_leaves_a_hole(rows):
+    group, cells = section(rows, "oneclass")
+    found = entries(cells)
+    svg = render(accuracy.heat_map(group, found)).svg.decode()
+    own = cells[(cells["entry"] == "dcam") & (cells["category"] == "grid")]
+    assert f">{100 * own['mad'].mean():.1f}</text>" in svg
+    assert len(re.findall(r">\d\d\.\d</text>", svg)) == 6 * 5 - 1
+
+
+def test_spans_use_as_few_lanes_as_a_host_needs():
+    def cell(name: str, host: str, start: int, seconds: float) -> dict:
+        stamp = f"2026-01-01T00:00:{start:02}+00:00"
+        times = {"prepare_s": 0.0, "train_s": seconds, "evaluate_s": 0.0}
+        return {"cell_id": name, "method": "m", "host": host, "started_at": stamp, **times}
+
+    cells = pd.DataFrame(
+        [cell("a", "x", 0, 10), cell("b", "x", 5, 10), cell("c", "x", 10, 10), cell("d", "y", 3, 1)]
+    )
+    placed = speed.spans(cells)
+    assert [(s.host, s.lane, s.begin, s.end) for s in placed] == [
+        ("x", 0, 0, 10),
+        ("x", 1, 5, 15),
+        ("x", 0, 10, 20),
+        ("y", 0, 3, 4),
+    ]
+
+
+def test_resumed_cells_are_left_out_and_the_rest_is_counted(rows):
+    cells = rows[0].cells
+    (whole,) = speed.workers(cells, {})
+    assert whole.says.startswith("68 cells in ")  # 5 methods x 2 seeds x 7 cells, two of them failed
+    resumed = cells.assign(resumed_at_epoch=np.where(cells["setting"] == "oneclass", 3, None))
+    (rest,) = speed.workers(resumed, {})
+    assert rest.says.startswith("10 cells in ")
+
+
+def test_looks_differ_in_colour_and_shape_also_beyond_eight_entries():
+    look = marks(f"entry {i}" for i in range(16))
+    assert len({(mark.colour, mark.marker) for mark in look.values()}) == 16
+    assert len(set(COLOURS)) == 8
+    assert look["entry 0"] == marks(["entry 0"])["entry 0"]
+
+
+def test_a_sketch_that_cannot_be_drawn_is_a_bug_to_render():
+    with pytest.raises(AssertionError):
+        render(Sketch(name="n", title="t", says="", draw=None, why_not="no rows"))

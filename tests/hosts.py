@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -89,15 +88,18 @@ class Hosts:
         if mounting:
             script = 'mount -t tmpfs own "$0" && exec "$@"'
             words = ["unshare", "--mount", "sh", "-c", script, str(mounting), *words]
-        done = self.popen(host, words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        said, _ = done.communicate(timeout=180)
-        assert done.returncode == 0, said
+        for _ in range(3):  # on a busy machine Ray may give up waiting for its own processes
+            done = self.popen(host, words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            said, _ = done.communicate(timeout=180)
+            if done.returncode == 0:
+                return
+            self.kill(host)
+        raise RuntimeError(f"Ray does not start on host {host}: {said}")
 
     def start_ray_everywhere(self) -> None:
-        """The head, then all others at once."""
-        self.start_ray(0)
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(self.start_ray, range(1, self.count)))
+        """The head, then the others."""
+        for host in range(self.count):
+            self.start_ray(host)
 
     def popen(self, host: int, words: list[str], **options: Any) -> "subprocess.Popen[str]":
         """Start a program on a host, with the host's own folder for local files."""

@@ -101,12 +101,12 @@ def write_page(results: Storage, rows: Rows, found: Sequence[Section], folder: P
     links = Links(dict.fromkeys(rows.cells["cell_id"]))
     drawn = {part.group.title: _drawn(part.sketches, part.group.title, folder) for part in parts}
     galleries = _galleries(parts)
-    facts = _facts(rows.cells, links)
+    facts, points = _facts(rows.cells, links), _points(parts, look)
     text = _template().render(
         version=kdbench.__version__,
         datasets=", ".join(sorted(set(rows.cells["dataset"]))),
         summary=_summary(rows.cells),
-        plot=any(part.timed for part in parts),
+        plot=bool(points),
         sections=[
             {
                 "id": f"section-{i}",
@@ -123,7 +123,7 @@ def write_page(results: Storage, rows: Rows, found: Sequence[Section], folder: P
         **facts,
         cell_anchor=links.anchor,
         group=links.group,
-        data=lambda: _data(parts, look, links),
+        data=lambda: _data(points, parts, links),
         **_assets(),
     )
     with written_aside(folder / "report.html") as aside:
@@ -319,8 +319,18 @@ def _summary(cells: pd.DataFrame) -> str:
     )
 
 
-def _data(parts: Sequence[_Part], look: dict[str, Mark], links: Links) -> dict[str, Any]:
+def _data(points: Sequence[dict[str, Any]], parts: Sequence[_Part], links: Links) -> dict[str, Any]:
     """What the script needs: points of the plot, and the cells behind each set of numbers."""
+    return {
+        "metrics": [TITLES[metric] for metric in PLOTTED],
+        "sections": [part.group.title for part in parts],
+        "points": points,
+        "groups": [list(group) for group in links.groups],
+    }
+
+
+def _points(parts: Sequence[_Part], look: dict[str, Mark]) -> list[dict[str, Any]]:
+    """One per timing of an entry that has a mean; the plot is left out where there are none."""
     points = []
     for number, part in enumerate(parts):
         means = {entry.name: entry.means for entry in part.found}
@@ -342,12 +352,7 @@ def _data(parts: Sequence[_Part], look: dict[str, Mark], links: Links) -> dict[s
                         "accuracy": accuracy,
                     }
                 )
-    return {
-        "metrics": [TITLES[metric] for metric in PLOTTED],
-        "sections": [part.group.title for part in parts],
-        "points": points,
-        "groups": [list(group) for group in links.groups],
-    }
+    return points
 
 
 def _percent(mean: Mean | None) -> list[float | None] | None:

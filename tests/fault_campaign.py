@@ -56,7 +56,7 @@ class Campaign:
         self.hosts, self.root, self.results, self.random = hosts, root, results, random.Random(seed)
         self.struck: Counter[str] = Counter()
         self.driver: subprocess.Popen[str] | None = None
-        self.num_drivers = 0
+        self.num_drivers = self.num_refused = 0
 
     def start_driver(self) -> None:
         more = ("--executor", "ray", "--address", self.hosts.head)
@@ -132,7 +132,10 @@ class Campaign:
         """Run the grid from nothing to its end, striking on the way, until it is complete."""
         while not self.complete():
             if self.driver is None or self.driver.poll() is not None:
-                assert self.driver is None or self.driver.poll() != 2, "the request is wrong: see driver.log"
+                # 2: it found the disk full, or a node gone, before it began. An operator tries that again.
+                refused = self.driver is not None and self.driver.poll() == 2
+                self.num_refused = self.num_refused + 1 if refused else 0
+                assert self.num_refused < 10, (self.results.parent / "driver.log").read_text()[-2000:]
                 self.start_driver()
             if self.struck.total() < num_faults and holders(Storage(self.results)):
                 time.sleep(self.random.uniform(0, 2))  # so that it strikes a cell at any moment of its life

@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import TINY
 
 from kdbench.results import read_trials
 from kdbench.sweeps.tune import check_shared
 
 pytestmark = pytest.mark.slow
+
+TINY = ("--backbone", "tiny", "--epochs", "2", "--set", "all.image_size=32", "--set", "all.batch_size=4")
 
 # A method that ends in three ways, and keeps a list of how often it was tried.
 MOODY = '''"""STFPM in a mood."""
@@ -109,7 +110,7 @@ def test_a_killed_sweep_is_finished_by_the_same_command(sweep, tmp_path):
     assert "4 ended before" in text
     (best,) = (tmp_path / "r/sweeps").glob("*/best.toml")
     command = [sys.executable, "-m", "kdbench", "run", "--config", best, "--results", tmp_path / "r"]
-    command += ["--report", tmp_path / "out"]
+    command += ["--report", tmp_path / "out", "--executor", "local", "--no-latency"]
     done = subprocess.run(
         command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1], env=os.environ
     )

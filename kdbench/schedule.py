@@ -17,7 +17,7 @@ from kdbench.lease import Holder, holders, remove_void, revoke
 from kdbench.prepare import prepare
 from kdbench.request import Found, Job
 from kdbench.resources import Cluster, Node, this_machine
-from kdbench.results import Results
+from kdbench.results import Results, cell_name
 from kdbench.run import ELSEWHERE, Notify, Outcome, execute_cell, outcome_of, record_end
 from kdbench.storage import Storage
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 RETRIES = 2  # of a cell whose worker or node was lost; an exception of a method is never tried again
 TICK_S = 1.0  # between two looks at what is running
 REMOTE_TICK_S = 10.0  # the same where each look costs requests to an object store
+SILENT_S = 30.0  # a cell that nobody holds any more and of which Ray says nothing: its node was cut off
 GRACE_S = 30.0  # a cell that does not stop by itself when its time is over is killed after so long
 # A cell on a GPU has a fresh process, so that no GPU memory leaks from one to the next. On a CPU nothing is
 # kept, and starting one costs seconds. It must be given in the decorator: `.options` does not take it.
@@ -188,6 +189,7 @@ class _Attempt:
     number: int
     running_since: float | None = None  # this process's clock when its lease was first seen
     killed: bool = False
+    silent_since: float | None = None  # when it was first seen to have ended without Ray saying so
 
 
 def _with_ray(grid: _Grid) -> Iterator[Outcome]:
@@ -220,8 +222,18 @@ def _run_all(grid: _Grid) -> Iterator[Outcome]:
             task = run_one.options(num_cpus=need.cpus, num_gpus=need.gpus, memory=need.memory_bytes or None)
             running[task.remote(attempt.job)] = attempt
         ready, _ = ray.wait(list(running), num_returns=1, timeout=TICK_S) if running else ([], [])
-        for reference in ready:
-            attempt = running.pop(reference)
+        ended = [(running.pop(reference), reference) for reference in ready]
+        if time.monotonic() - looked >= tick_s:
+            looked, window = time.monotonic(), _cluster().fits(smallest) + MORE_WAITING
+            now = holders(grid.storage)
+            _kill_overdue(grid, running, now)
+            ended += [(running.pop(reference), None) for reference in _silent(grid, running, now)]
+            free = _released(grid, elsewhere, now)
+            elsewhere = [attempt for attempt in elsewhere if attempt not in free]
+            waiting.extend(free)
+            num_waiting = len(waiting) + len(elsewhere)
+            grid.watch(_seen(grid, running, now, num_waiting, elsewhere))
+        for attempt, reference in ended:
             outcome = _outcome(grid, reference, attempt)
             if outcome is None:
                 waiting.appendleft(_Attempt(job=attempt.job, number=attempt.number + 1))
@@ -229,15 +241,6 @@ def _run_all(grid: _Grid) -> Iterator[Outcome]:
                 elsewhere.append(_Attempt(job=attempt.job, number=attempt.number))
             else:
                 yield outcome
-        if time.monotonic() - looked >= tick_s:
-            looked, window = time.monotonic(), _cluster().fits(smallest) + MORE_WAITING
-            now = holders(grid.storage)
-            _kill_overdue(grid, running, now)
-            free = _released(grid, elsewhere, now)
-            elsewhere = [attempt for attempt in elsewhere if attempt not in free]
-            waiting.extend(free)
-            num_waiting = len(waiting) + len(elsewhere)
-            grid.watch(_seen(grid, running, now, num_waiting, elsewhere))
         if not running and not waiting and elsewhere:
             time.sleep(TICK_S)
 
@@ -257,15 +260,20 @@ def _remote(grid: _Grid) -> Any:
     return ray.remote(max_calls=calls, max_retries=0)(run_one)
 
 
-def _outcome(grid: _Grid, reference: "ray.ObjectRef[Outcome]", attempt: _Attempt) -> Outcome | None:
-    """How an attempt ended; None if its worker or node was lost and it is to be tried again."""
+def _outcome(grid: _Grid, reference: "ray.ObjectRef[Outcome] | None", attempt: _Attempt) -> Outcome | None:
+    """How an attempt ended; None if its worker or node was lost and it is to be tried again.
+
+    Without a reference Ray did not say how: the files do.
+    """
     import ray
     from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
     cell, place = attempt.job.cell, attempt.job.place
+    status, said = "failed", f"lost {attempt.number} workers or nodes: nothing is heard of the last one"
     try:
-        outcome: Outcome = ray.get(reference)
-        return outcome
+        if reference is not None:
+            outcome: Outcome = ray.get(reference)
+            return outcome
     except RayTaskError as error:
         if isinstance(error, OSError):  # ResultsError: no later cell could be kept either
             raise
@@ -286,6 +294,28 @@ def _outcome(grid: _Grid, reference: "ray.ObjectRef[Outcome]", attempt: _Attempt
     if said.startswith("lost") and attempt.number <= RETRIES:
         return None
     return record_end(cell, place, grid.run_id, status, said)
+
+
+def _silent(grid: _Grid, running: dict[Any, _Attempt], now: Sequence[Holder]) -> list[Any]:
+    """Attempts that ran, have no lease any more, and of which Ray has said nothing for SILENT_S.
+
+    Ray can wait for ever for a node that was cut off while it answered.
+    """
+    import ray
+
+    leased = {holder.cell_id for holder in now if holder.run_id == grid.run_id}
+    ended, lost = set(grid.storage.names("cells")), []
+    for reference, attempt in running.items():
+        cell_id = attempt.job.cell.id
+        wrote = cell_name(cell_id) in ended and attempt.job.place.replaces is None
+        if cell_id in leased or not (wrote or attempt.running_since is not None):
+            attempt.silent_since = None
+        elif attempt.silent_since is None:
+            attempt.silent_since = time.monotonic()
+        elif time.monotonic() - attempt.silent_since > SILENT_S:
+            ray.cancel(reference, force=True)
+            lost.append(reference)
+    return lost
 
 
 def _kill_overdue(grid: _Grid, running: dict[Any, _Attempt], now: Sequence[Holder]) -> None:

@@ -33,6 +33,12 @@ def dies_after_its_rows(cell, place, run_id, notify, timeout_s):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def never_answers(cell, place, run_id, notify, timeout_s):
+    """Its rows are there, but its answer is not: as from a host that was cut off while it answered."""
+    execute_cell(cell, place, run_id, notify, timeout_s)
+    signal.pause()
+
+
 def raises(cell, place, run_id, notify, timeout_s):
     _attempts(place, cell)
     raise ValueError("what a bug of ours would raise")

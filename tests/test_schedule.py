@@ -96,6 +96,15 @@ def test_a_worker_lost_after_it_wrote_its_rows_is_not_run_again(ray_here, mvtec,
 
 
 @slow
+def test_an_end_that_ray_does_not_report_is_read_from_the_files(ray_here, mvtec, tmp_path, monkeypatch):
+    monkeypatch.setattr(schedule, "SILENT_S", 0.5)
+    found = planned(mvtec, tmp_path / "r", categories=("bottle",))
+    (outcome,) = execute(found, ray_work.never_answers)
+    assert outcome.status == "ok"
+    assert len(read_rows(tmp_path / "r")) == 1
+
+
+@slow
 def test_an_exception_is_never_tried_again(ray_here, mvtec, tmp_path):
     (outcome,) = execute(planned(mvtec, tmp_path / "r", categories=("bottle",)), ray_work.raises)
     assert outcome.status == "failed"

@@ -41,6 +41,7 @@ class Hosts:
         self.folder, self.count, self.number = folder, count, next(NUMBERS)
         self.tag = f"k{os.getpid() % 100000}x{self.number % 100}"  # names of links have at most 15 characters
         self.temporary = Path(tempfile.mkdtemp(prefix="kd"))  # short: Unix sockets have short paths
+        self.started: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> "Hosts":
         _ip("link", "add", self.tag, "type", "bridge")
@@ -62,6 +63,8 @@ class Hosts:
         for host in range(self.count):
             self.kill(host)
             _ip("netns", "delete", self.name(host))
+        for process in self.started:  # a test that failed has not waited for them
+            process.communicate()
         _ip("link", "delete", self.tag)
         shutil.rmtree(self.temporary, ignore_errors=True)
 
@@ -107,7 +110,9 @@ class Hosts:
         own |= {"OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled", **QUICK}
         environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | own
         inside = ["ip", "netns", "exec", self.name(host), *words]
-        return subprocess.Popen(inside, env=environment, start_new_session=True, **options)
+        process = subprocess.Popen(inside, env=environment, start_new_session=True, **options)
+        self.started.append(process)
+        return process
 
     def processes(self, host: int) -> dict[int, str]:
         """Process -> command line of everything that runs on a host."""

@@ -315,10 +315,13 @@ def _measure(planned: Any, ended: dict[str, str], request: Any, executor: str, r
     if jobs:
         say(f"timing {len(jobs)} detectors, each alone on the device (--no-latency: not)")
     num_wrong = 0
-    for job, error in schedule.measure(jobs, executor=executor, address=request.address, run_id=run_id):
+    timed = schedule.measure(jobs, executor=executor, address=request.address, run_id=run_id)
+    for number, (job, error) in enumerate(timed, 1):
         if error:
             complain(f"{job.cell.label} could not be timed: {error}")
             num_wrong += 1
+        else:
+            say(f"[{number}/{len(jobs)}] {job.cell.method} is timed")
     return num_wrong
 
 

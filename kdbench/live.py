@@ -20,7 +20,7 @@ from rich.progress import (
 from kdbench.lease import Holder
 from kdbench.run import Outcome
 from kdbench.run import Progress as CellProgress
-from kdbench.status import seconds_left
+from kdbench.status import part_done, seconds_left
 
 LOG_EVERY_S = 10.0  # without a terminal, at most one line in this time
 
@@ -37,6 +37,7 @@ class View:
         self.num_failed, self.num_waiting = 0, 0
         self.started, self.logged = time.monotonic(), 0.0
         self.paces: dict[str, _Pace] = {}
+        self.parts: dict[str, float] = {}  # running cell -> how much of it is done
         self.bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -93,6 +94,7 @@ class View:
         )
 
     def _show(self, cells: Mapping[str, tuple[str, CellProgress]]) -> None:
+        self.parts = {i: part_done(p.phase, p.done, p.total) for i, (_, p) in cells.items()}
         for cell_id in self.cells.keys() - cells.keys():
             self.bars.remove_task(self.cells.pop(cell_id))
         for cell_id, (label, progress) in cells.items():
@@ -108,7 +110,8 @@ class View:
         self.bars.update(self.all_cells, note=self._totals())
 
     def _totals(self) -> str:
-        left = seconds_left(self.expected, self.ended_ids, time.monotonic() - self.started)
+        elapsed = time.monotonic() - self.started
+        left = seconds_left(self.expected, self.ended_ids, self.parts, elapsed)
         parts = [f"{len(self.ended_ids)} of {len(self.expected)} ended"]
         parts += [f"{self.num_failed} not ok"] if self.num_failed else []
         parts += [f"{self.num_waiting} waiting"] if self.num_waiting else []

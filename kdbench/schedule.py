@@ -1,5 +1,6 @@
 """One function that executes cells, in this process or by Ray; only sweeps/tune.py knows Ray beside it."""
 
+import logging
 import os
 import re
 import sys
@@ -405,6 +406,8 @@ def _start_ray(address: str | None, here: Cluster) -> Cluster:
     import ray
 
     if not ray.is_initialized():
+        # How it protects a cluster of one's own machine is no news to who benchmarks detectors.
+        logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
         quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
         own: dict[str, Any] = {
             "num_cpus": here.cpus,

@@ -3,6 +3,7 @@
 import json
 import time
 from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -45,11 +46,23 @@ def states(results: Results, now: float | None = None) -> list[State]:
     return [_state(results, run, running, time.time() if now is None else now) for run in runs]
 
 
-def seconds_left(cells: dict[str, float], ended: set[str], elapsed_s: float) -> float | None:
-    """Time for what is left at the pace of what has ended, each cell weighed by its expected time."""
-    done = sum(weight for cell_id, weight in cells.items() if cell_id in ended)
-    left = sum(weight for cell_id, weight in cells.items() if cell_id not in ended)
-    return elapsed_s * left / done if done else None
+def seconds_left(
+    cells: Mapping[str, float], ended: Collection[str], running: Mapping[str, float], elapsed_s: float
+) -> float | None:
+    """Time for what is left at the pace so far, each cell weighed by its expected time.
+
+    `running` is cell id -> the part of it that is done. None while nothing is.
+    """
+    parts = {cell_id: 1.0 if cell_id in ended else running.get(cell_id, 0.0) for cell_id in cells}
+    done = sum(weight * parts[cell_id] for cell_id, weight in cells.items())
+    return elapsed_s * (sum(cells.values()) - done) / done if done else None
+
+
+def part_done(phase: str, done: int, total: int) -> float:
+    """How much of a cell is done; what is not training counts as nothing."""
+    if phase == "evaluate":
+        return 1.0
+    return done / total if phase == "train" and total else 0.0
 
 
 def _state(results: Results, run: RunFile, running: list[Holder], now: float) -> State:
@@ -63,5 +76,12 @@ def _state(results: Results, run: RunFile, running: list[Holder], now: float) ->
         run=run,
         counts=counts,
         running=own,
-        left_s=seconds_left(run.cells, ended.keys() - busy, now - run.started),
+        left_s=seconds_left(
+            run.cells, ended.keys() - busy, {h.cell_id: _part(h) for h in own}, now - run.started
+        ),
     )
+
+
+def _part(holder: Holder) -> float:
+    said = holder.progress
+    return part_done(said.get("phase", ""), said.get("done", 0), said.get("total", 0))

@@ -1,5 +1,7 @@
 """Small trees of images with the real layouts, and the folders that tests may use."""
 
+import gc
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +10,11 @@ import pytest
 from PIL import Image
 
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+def pytest_collection_finish() -> None:
+    """A cell collects garbage when it ends; the million objects of imported modules are none."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -62,13 +69,18 @@ def write_category(
     return folder
 
 
-@pytest.fixture
-def mvtec(tmp_path: Path) -> Path:
-    """A root with the categories bottle and screw of mvtec_ad, 40x40 pixels."""
-    root = tmp_path / "mvtec"
+@pytest.fixture(scope="session")
+def _mvtec(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("images") / "mvtec"
     write_category(root, "bottle", seed=1)
     write_category(root, "screw", seed=2)
     return root
+
+
+@pytest.fixture
+def mvtec(_mvtec: Path, tmp_path: Path) -> Path:
+    """A root with the categories bottle and screw of mvtec_ad, 40x40 pixels, to do with as one likes."""
+    return shutil.copytree(_mvtec, tmp_path / "mvtec")
 
 
 @pytest.fixture

@@ -80,6 +80,14 @@ def test_a_busy_neighbour_is_seen_and_named():
     assert any("python" in text and text.endswith(" cores") for text in found), found
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="kernel threads are told apart on Linux only")
+def test_the_kernels_own_threads_are_no_neighbours():
+    kernel = {process.pid for process in latency.psutil.process_iter() if process.ppid() == 2}
+    seen = {pid for pid, _ in latency._cpu_seconds()}
+    assert seen
+    assert not seen & kernel
+
+
 def test_one_detector_of_each_kind_is_timed_and_once(mvtec, tmp_path):
     results = Results(tmp_path / "r")
     planned = jobs(mvtec, tmp_path / "r", seeds=(0, 1), methods=("stfpm", "rd4ad"))

@@ -23,6 +23,7 @@ def install(package: Path, name: str, site: Path) -> None:
     (site / f"kdbench_{name}.py").write_text((package / f"kdbench_{name}.py").read_text())
 
 
+@pytest.mark.slow
 def test_a_new_method_runs_as_it_is_written(kdbench, mvtec, tmp_path):
     code, printed = kdbench("new-method", "my_method", "--folder", tmp_path)
     assert code == 0

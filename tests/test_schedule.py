@@ -16,7 +16,7 @@ from kdbench.request import Request, plan
 from kdbench.resources import Cluster, Need, Node
 from kdbench.results import Results, read_rows
 from kdbench.run import ELSEWHERE, ResultsError, execute_cell
-from kdbench.status import RunFile, seconds_left, states, write_run
+from kdbench.status import RunFile, part_done, seconds_left, states, write_run
 from kdbench.storage import Storage
 
 slow = pytest.mark.slow
@@ -200,9 +200,18 @@ def test_ray_is_used_when_cells_can_run_side_by_side(mvtec, tmp_path, asked, cou
 
 def test_the_time_left_weighs_cells_by_what_they_take():
     cells = {"a": 1.0, "b": 3.0, "c": 6.0}
-    assert seconds_left(cells, {"a", "b"}, elapsed_s=20) == pytest.approx(30)
-    assert seconds_left(cells, {"a", "b", "c"}, elapsed_s=20) == 0
-    assert seconds_left(cells, set(), elapsed_s=20) is None
+    assert seconds_left(cells, {"a", "b"}, {}, elapsed_s=20) == pytest.approx(30)
+    assert seconds_left(cells, {"a", "b", "c"}, {}, elapsed_s=20) == 0
+    assert seconds_left(cells, set(), {}, elapsed_s=20) is None
+
+
+def test_the_time_left_falls_while_a_cell_is_trained():
+    cells = {"a": 1.0, "b": 3.0, "c": 6.0}
+    half = part_done("train", 50, 100)
+    assert seconds_left(cells, {"a"}, {"b": half}, elapsed_s=20) == pytest.approx(20 * 7.5 / 2.5)
+    # A little later another quarter of it is done, and less time is left.
+    assert seconds_left(cells, {"a"}, {"b": 0.75}, elapsed_s=26) == pytest.approx(26 * 6.75 / 3.25)
+    assert (part_done("prepare", 9, 10), part_done("evaluate", 0, 10), part_done("start", 0, 0)) == (0, 1, 0)
 
 
 def test_the_status_is_told_by_the_files_alone(mvtec, tmp_path):

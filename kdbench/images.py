@@ -71,13 +71,18 @@ def open_images(
         _decode_all(category.train, size, folder / "train.npy", tick)
         _decode_all([s.path for s in category.test], size, folder / "test.npy", tick)
 
-    folder = _store(_key(dataset, category, fingerprint, RULE, size), build)
+    folder = build_once(_key(dataset, category, fingerprint, RULE, size), build)
     return Images(train=np.load(folder / "train.npy", "r"), test=np.load(folder / "test.npy", "r"))
 
 
 def images_ready(dataset: Dataset, category: Category, fingerprint: str, size: int) -> bool:
     """Whether `open_images` would find the store without decoding."""
     return _key(dataset, category, fingerprint, RULE, size).is_dir()
+
+
+def store_name(dataset: Dataset, category: Category, fingerprint: str, size: int) -> str:
+    """What identifies the pixels that `open_images` gives."""
+    return _key(dataset, category, fingerprint, RULE, size).name
 
 
 def open_truth(dataset: Dataset, category: Category, fingerprint: str, preset: Preset) -> Truth:
@@ -99,7 +104,7 @@ def open_truth(dataset: Dataset, category: Category, fingerprint: str, preset: P
         np.save(folder / "shapes.npy", np.array([mask.shape for mask in masks]))
         np.save(folder / "marked.npy", np.array(filled) | ~label)
 
-    folder = _store(_key(dataset, category, fingerprint, preset.mask_rule, preset.evaluation_size), build)
+    folder = build_once(_key(dataset, category, fingerprint, preset.mask_rule, preset.evaluation_size), build)
     marked, shapes = np.load(folder / "marked.npy"), np.load(folder / "shapes.npy")
     return Truth(label=label, marked=marked, regions=np.load(folder / "regions.npy", "r"), shapes=shapes)
 
@@ -212,7 +217,8 @@ def _key(dataset: Dataset, category: Category, fingerprint: str, rule: str, size
     return cache_folder() / "images" / f"{name}-{digest}"
 
 
-def _store(folder: Path, build: Callable[[Path], Any]) -> Path:
+def build_once(folder: Path, build: Callable[[Path], Any]) -> Path:
+    """The folder, made by `build` in another place if no process did before: whole, or not there."""
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)

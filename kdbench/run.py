@@ -17,11 +17,12 @@ from safetensors.torch import save
 
 from kdbench import evaluate, pictures, provenance, train
 from kdbench.backbone import Weights, teacher
-from kdbench.cell import Cell
+from kdbench.cell import Cell, canonical_json
 from kdbench.checkpoint import Checkpoints, remove_checkpoint
 from kdbench.dataset import Category, Dataset, fingerprint, fingerprint_of
 from kdbench.errors import DataError
-from kdbench.images import Images, open_images, open_truth
+from kdbench.features import Shared
+from kdbench.images import Images, open_images, open_truth, store_name
 from kdbench.lease import Holder, acquire
 from kdbench.method import Method
 from kdbench.metrics import METRIC_VERSION, PRO_LIMIT
@@ -293,7 +294,9 @@ class Ready:
     def config(self) -> Any:
         return self.method.config
 
-    def batches(self, pixels: np.ndarray, *, cached: bool) -> train.Batches:
+    def batches(
+        self, pixels: np.ndarray, *, cached: bool = False, shared: Shared | None = None
+    ) -> train.Batches:
         return train.Batches(
             pixels,
             self.method.teacher,
@@ -302,6 +305,7 @@ class Ready:
             autocast=train.autocast_for(self.precision, self.device),
             batch_size=self.config.batch_size,
             cached=cached,
+            shared=shared,
         )
 
 
@@ -329,12 +333,23 @@ def prepare(cell: Cell, place: Place) -> Ready:
 
 def _training_images(cell: Cell, ready: Ready) -> tuple[train.Batches, train.Batches | None]:
     """Batches to train on, and held-out ones if the checkpoint is chosen on them."""
-    normal = np.concatenate([store.train for store in ready.stores])
+    stored = [store.train for store in ready.stores]
+    normal = np.concatenate(stored)
+    size = ready.config.image_size
+    names = [store_name(ready.dataset, c, ready.prints[c.name], size) for c in ready.categories]
+    # The hardware and torch are in it: another machine that shares the cache rounds in another way.
+    hardware = provenance.machine_provenance(ready.device)["device_name"]
+    network = [cell.teacher_sha256, ready.config.backbone, ready.config.levels, ready.precision]
+    made_by = canonical_json([network, torch.__version__, hardware])
+
+    def batches(rows: np.ndarray) -> train.Batches:
+        shared = Shared(names=names, pixels=stored, rows=rows, made_by=made_by)
+        return ready.batches(normal[rows], cached=True, shared=shared)
+
     if ready.config.checkpoint != "heldout":
-        return ready.batches(normal, cached=True), None
-    counts = [len(store.train) for store in ready.stores]
-    kept, aside = train.split_heldout(counts, ready.config.heldout_share, cell.seed)
-    return ready.batches(normal[kept], cached=True), ready.batches(normal[aside], cached=True)
+        return batches(np.arange(len(normal))), None
+    kept, aside = train.split_heldout([len(s) for s in stored], ready.config.heldout_share, cell.seed)
+    return batches(kept), batches(aside)
 
 
 def made_by(ready: Ready) -> dict[str, Any]:
@@ -376,7 +391,7 @@ def _evaluate(
     """What one category gives: metrics, per-image scores, curves and pictures."""
     clock, preset, print_ = time.perf_counter(), PRESETS[cell.preset], ready.prints[category.name]
     truth = open_truth(ready.dataset, category, print_, preset)
-    scored = evaluate.score(ready.method, ready.batches(store.test, cached=False), tell.step)
+    scored = evaluate.score(ready.method, ready.batches(store.test), tell.step)
     measured = evaluate.measure(scored, truth, preset)
     row = {
         **measured.metrics,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from kdbench.backbone import FeaturePyramid, normalisation
+from kdbench.features import Features, Shared
 from kdbench.method import Method
 
 # Share of the free memory of the device that cached teacher features may take.
@@ -50,7 +51,8 @@ class Batches:
     """Normalised images and the teacher's levels for them; features are constants, so they are computed once.
 
     `pixels` is uint8 [N,S,S,3]. The features are kept on the device if they fit into a share of its free
-    memory (`cache` is "device"), else computed anew for every batch ("recomputed"), equal up to rounding.
+    memory (`cache` is "device"), else in files that all processes share, if `shared` says where they belong
+    and the disk has room ("disk"), else computed anew for every batch ("recomputed"): equal up to rounding.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Batches:
         autocast: AbstractContextManager,
         batch_size: int,
         cached: bool = True,
+        shared: Shared | None = None,
     ) -> None:
         writable = pixels if pixels.flags.writeable else pixels.copy()  # torch shares memory only with such
         self.pixels = torch.from_numpy(writable).to(device)
@@ -71,12 +74,20 @@ class Batches:
         self.mean = torch.tensor(mean, device=device)[:, None, None] * 255
         self.std = torch.tensor(std, device=device)[:, None, None] * 255
         self.levels: list[Tensor] | None = None
-        if cached and len(pixels) and self._feature_bytes() <= CACHE_SHARE * free_memory(device):
+        self.features: Features | None = None
+        if not cached or not len(pixels):
+            return
+        one = self._bytes_per_image()
+        if len(pixels) * one <= CACHE_SHARE * free_memory(device):
             batches = [self._teach(self.images(index)) for index in self.in_order()]
             self.levels = [torch.cat(level) for level in zip(*batches, strict=True)]
+        elif shared is not None and shared.fits(one):
+            self.features = shared.open(self._teach_pixels, batch_size)
 
     @property
     def cache(self) -> str:
+        if self.features is not None:
+            return "disk"
         return "recomputed" if self.levels is None else "device"
 
     def __len__(self) -> int:
@@ -93,20 +104,28 @@ class Batches:
 
     def images(self, index: Tensor) -> Tensor:
         """Normalised images [B,3,S,S] in channels-last order."""
-        return (self.pixels[index].permute(0, 3, 1, 2).float() - self.mean) / self.std
+        return self._normalised(self.pixels[index])
 
     def taught(self, index: Tensor, images: Tensor) -> list[Tensor]:
         """The teacher's levels for these images."""
+        if self.features is not None:
+            return self.features.take(index)
         return self._teach(images) if self.levels is None else [level[index] for level in self.levels]
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        return (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std
 
     @torch.no_grad()
     def _teach(self, images: Tensor) -> list[Tensor]:
         with self.autocast:
             return self.teacher(images)
 
-    def _feature_bytes(self) -> int:
+    def _teach_pixels(self, pixels: np.ndarray) -> list[Tensor]:
+        return self._teach(self._normalised(torch.from_numpy(pixels.copy()).to(self.pixels.device)))
+
+    def _bytes_per_image(self) -> int:
         one = self._teach(self.images(torch.zeros(1, dtype=torch.long, device=self.pixels.device)))
-        return len(self.pixels) * sum(level.nbytes for level in one)
+        return sum(level.nbytes for level in one)
 
 
 class Training:

@@ -14,6 +14,8 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 def pytest_collection_finish() -> None:
     """A cell collects garbage when it ends; the million objects of imported modules are none."""
+    import hypothesis  # noqa: F401, it asks the collector who refers to its parts, which would not know any more
+
     gc.freeze()
 
 

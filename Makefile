@@ -1,8 +1,8 @@
 # `make run` and `make test` are all that a fresh machine with Python, pip and make needs.
 PYTHON ?= python3
 BIN := .venv/bin
-# What the mission names; each method joins as it lands.
-METHODS := stfpm,dcam,snl,dskd
+# The longest first: nothing is known of what they take before the first run.
+METHODS := dskd,stfpm,dcam,snl
 
 .PHONY: run test test-all check format clean
 

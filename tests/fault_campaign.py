@@ -31,6 +31,7 @@ from kdbench.storage import Storage
 CATEGORIES = ("bottle", "cable", "capsule", "screw")
 NUM_SEEDS = 10
 FAULTS_PER_ROUND = 34
+CALM_S = 15.0  # no fault for so long, unless a cell ends: the grid shall move while it is struck
 NUM_CELLS = len(CATEGORIES) * NUM_SEEDS
 DISK_BYTES = 128 << 20  # a run refuses to begin with less than 64 MiB
 
@@ -56,7 +57,8 @@ class Campaign:
         self.hosts, self.root, self.results, self.random = hosts, root, results, random.Random(seed)
         self.struck: Counter[str] = Counter()
         self.driver: subprocess.Popen[str] | None = None
-        self.num_drivers = self.num_refused = 0
+        self.num_drivers = self.num_refused = self.num_ended = 0
+        self.struck_at = 0.0
 
     def start_driver(self) -> None:
         more = ("--executor", "ray", "--address", self.hosts.head)
@@ -137,16 +139,24 @@ class Campaign:
                 self.num_refused = self.num_refused + 1 if refused else 0
                 assert self.num_refused < 10, (self.results.parent / "driver.log").read_text()[-2000:]
                 self.start_driver()
-            if self.struck.total() < num_faults and holders(Storage(self.results)):
+            if self.struck.total() < num_faults and self.due() and holders(Storage(self.results)):
                 time.sleep(self.random.uniform(0, 2))  # so that it strikes a cell at any moment of its life
                 self.strike()
+                self.struck_at, self.num_ended = time.monotonic(), self.count()
             else:
                 time.sleep(0.1)
         self.driver.wait()
 
+    def due(self) -> bool:
+        """Whether a cell has ended since the last fault, or so much time has passed that none will."""
+        return self.count() > self.num_ended or time.monotonic() - self.struck_at > CALM_S
+
+    def count(self) -> int:
+        """Cells that have ended."""
+        return len(list((self.results / "cells").glob("[!.]*.parquet")))
+
     def complete(self) -> bool:
-        ended = len(list((self.results / "cells").glob("[!.]*.parquet")))
-        return ended == NUM_CELLS and self.driver is not None and self.driver.poll() == 0
+        return self.count() == NUM_CELLS and self.driver is not None and self.driver.poll() == 0
 
 
 def check(results: Path, quiet: Path) -> None:

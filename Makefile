@@ -4,7 +4,7 @@ BIN := .venv/bin
 # The longest first: nothing is known of what they take before the first run.
 METHODS := dskd,stfpm,dcam,snl
 
-.PHONY: run test test-all check format clean
+.PHONY: run test test-all bench bench-peers format clean
 
 run: .venv/.installed
 	$(BIN)/kdbench run --methods $(METHODS) --setting multiclass
@@ -20,22 +20,32 @@ test: .venv/.tools
 test-all: test
 	$(BIN)/python -m pytest -q -m "slow and not gpu and not network"
 
+# How long the parts of a cell take here.
+bench: .venv/.bench
+	$(BIN)/python -m pytest -q tests/benchmarks/bench_speed.py --benchmark-columns=median,iqr,rounds --benchmark-sort=name
+
+# The same work by anomalib and adeval, in turn, in an environment of their own; writes docs/performance.md.
+# IMAGES is a category in MVTec layout, WEIGHTS those of torchvision's ResNet-18.
+bench-peers: .venv-peers/.installed
+	.venv-peers/bin/python tests/benchmarks/peers.py --images "$(IMAGES)" --weights "$(WEIGHTS)" --out docs/performance.md
+
 format: .venv/.tools
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv .venv-peers build dist *.egg-info
 
 # requirements.lock only constrains: what is installed is what pyproject.toml names. uv is used when it is there.
 # Python compiles what it imports when it does: all of PyTorch beforehand would take longer than the first run.
+# $(1) is the environment, $(2) what is installed into it.
 define install
 	@if command -v uv >/dev/null 2>&1; then \
-	    uv venv -q --allow-existing --python $(PYTHON) .venv && \
-	    uv pip install -q --python $(BIN)/python -c requirements.lock -e '$(1)'; \
+	    uv venv -q --allow-existing --python $(PYTHON) $(1) && \
+	    uv pip install -q --python $(1)/bin/python -c requirements.lock $(2); \
 	else \
-	    $(PYTHON) -m venv .venv && \
-	    $(BIN)/python -m pip install -q --disable-pip-version-check --no-compile -c requirements.lock -e '$(1)'; \
+	    $(PYTHON) -m venv $(1) && \
+	    $(1)/bin/python -m pip install -q --disable-pip-version-check --no-compile -c requirements.lock $(2); \
 	fi
 	@touch $@
 endef
@@ -43,8 +53,14 @@ endef
 .venv/.installed: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kdbench needs Python 3.11 or newer: make PYTHON=python3.11")'
 	@echo "installing into .venv (once; PyTorch with CUDA is about 3 GB)"
-	$(call install,.)
+	$(call install,.venv,-e .)
 
 .venv/.tools: .venv/.installed
 	@echo "installing what the tests need"
-	$(call install,.[dev])
+	$(call install,.venv,-e '.[dev]')
+
+.venv/.bench: .venv/.tools
+	$(call install,.venv,-e '.[bench]')
+
+.venv-peers/.installed: pyproject.toml requirements.lock
+	$(call install,.venv-peers,-e . anomalib==2.7.0 adeval==1.1.0)

@@ -107,4 +107,5 @@ def test_image_store(benchmark, tmp_path):
 def test_start(benchmark, words):
     command = [sys.executable, "-m", "kdbench", *words]
     root = Path(__file__).parents[2]
-    benchmark.pedantic(subprocess.run, args=(command,), kwargs={"capture_output": True, "cwd": root}, rounds=5)
+    options = {"capture_output": True, "check": True, "cwd": root}
+    benchmark.pedantic(subprocess.run, args=(command,), kwargs=options, rounds=5)

@@ -558,10 +558,7 @@ def report(
     chosen = {"huggingface_hub": push_to_hub, "mlflow": mlflow, "wandb": wandb}
     for module in (name for name, value in chosen.items() if value):
         publish.check_extra(module)  # before the report is written, not after
-    _report(results, out_, page=True)
-    from kdbench.reports.leaderboard import report_files
-
-    files = report_files(out_)
+    files = _report(results, out_, page=True)
     if push_to_hub:
         say(f"pushed: {publish.push_to_hub(results, files, push_to_hub)}")
     if mlflow:
@@ -570,7 +567,8 @@ def report(
         say(f"logged {publish.log_to_wandb(results, files, wandb)} runs to the wandb project {wandb}")
 
 
-def _report(results: str, folder: Path, *, page: bool = False) -> None:
+def _report(results: str, folder: Path, *, page: bool = False) -> list[Path]:
+    """Write the leaderboard, or with `page` everything; say where it is; returns the files."""
     from kdbench.reports.leaderboard import write_leaderboard
     from kdbench.reports.sweep import write_sweeps
     from kdbench.results import read_trials
@@ -579,18 +577,22 @@ def _report(results: str, folder: Path, *, page: bool = False) -> None:
         if page:
             from kdbench.reports.page import write_report
 
-            path, headline = write_report(results, folder)
+            written = write_report(results, folder)
+            path, headline, files = written.page, written.headline, written.files
         else:
             path, headline = write_leaderboard(results, folder)
+            files = [path]
     except FileNotFoundError as error:
         if read_trials(results).num_rows:  # a sweep alone has no leaderboard
-            say(f"report: {write_sweeps(results, folder)}")
-            return
+            path = write_sweeps(results, folder)
+            say(f"report: {path}")
+            return [path]
         raise RequestError([str(error)]) from error
     except OSError as error:
         raise RequestError([f"cannot write the report in {folder}: {error.strerror}"]) from error
     say(headline)
     say(f"report: {path}")
+    return files
 
 
 @app.command()

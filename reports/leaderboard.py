@@ -43,22 +43,19 @@ class Section:
 
 def write_leaderboard(results: str | Path, folder: Path) -> tuple[Path, str]:
     """Write `leaderboard.md`, `.csv`, `.tex` and `.html` of all rows; returns the first and a headline."""
-    return write_tables(results, assemble(load(results)), folder)
+    files, headline = write_tables(results, assemble(load(results)), folder)
+    return files[0], headline
 
 
-def write_tables(results: str | Path, found: Sequence[Section], folder: Path) -> tuple[Path, str]:
-    """Write the files of `rendered`, with the sweeps; returns the first and a headline for the terminal."""
+def write_tables(results: str | Path, found: Sequence[Section], folder: Path) -> tuple[list[Path], str]:
+    """Write the files of `rendered`, with the sweeps; returns them and a headline for the terminal."""
     files = rendered(found)
     files["leaderboard.md"] += sweep_sections(results, folder)
     for name, said in files.items():
         with written_aside(folder / name) as aside:
             aside.write_text(said, encoding="utf-8")
-    return folder / "leaderboard.md", "\n".join(section.headline for section in found if section.headline)
-
-
-def report_files(folder: Path) -> list[Path]:
-    """The files of a report in `folder`, and nothing else that lies there."""
-    return [folder / f"leaderboard.{kind}" for kind in ("md", "csv", "tex", "html")]
+    headline = "\n".join(section.headline for section in found if section.headline)
+    return [folder / name for name in files], headline
 
 
 def rendered(found: Sequence[Section]) -> dict[str, str]:

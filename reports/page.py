@@ -5,6 +5,7 @@ Jinja escapes what comes from rows; the page's policy lets no script run but our
 
 import base64
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -82,16 +83,26 @@ class _Part:
     exhibits: list[Exhibit]
 
 
-def write_report(results: str | Path, folder: Path) -> tuple[Path, str]:
-    """Write leaderboard, page and figures of all rows; returns the page and a headline for the terminal."""
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """A report that was written: its page, what the terminal shows of it, and all of its files."""
+
+    page: Path
+    headline: str
+    files: list[Path]
+
+
+def write_report(results: str | Path, folder: Path) -> Written:
+    """Write leaderboard, page and figures of all rows."""
     rows = load(results)
     found = assemble(rows)
-    _, headline = write_tables(results, found, folder)
-    return write_page(Storage(results), rows, found, folder), headline
+    tables, headline = write_tables(results, found, folder)
+    page, *drawn = write_page(Storage(results), rows, found, folder)
+    return Written(page=page, headline=headline, files=[*tables, page, *drawn])
 
 
-def write_page(results: Storage, rows: Rows, found: Sequence[Section], folder: Path) -> Path:
-    """Write `report.html` and the files of its figures; returns the path of the page."""
+def write_page(results: Storage, rows: Rows, found: Sequence[Section], folder: Path) -> list[Path]:
+    """Write `report.html` and the files of its figures; returns the page, then those."""
     look = figures.marks(rows.cells["entry"])
     parts = [_part(results, rows, group, cells, look) for group, cells in sections(rows.cells)]
     shared = [
@@ -100,6 +111,7 @@ def write_page(results: Storage, rows: Rows, found: Sequence[Section], folder: P
     ]
     links = Links(dict.fromkeys(rows.cells["cell_id"]))
     drawn = {part.group.title: _drawn(part.sketches, part.group.title, folder) for part in parts}
+    drawn_for_all = _drawn(shared, "", folder)
     galleries = _galleries(parts)
     facts, points = _facts(rows.cells, links), _points(parts, look)
     text = _template().render(
@@ -119,7 +131,7 @@ def write_page(results: Storage, rows: Rows, found: Sequence[Section], folder: P
             }
             for i, section in enumerate(found)
         ],
-        shared_figures=_drawn(shared, "", folder),
+        shared_figures=drawn_for_all,
         **facts,
         cell_anchor=links.anchor,
         group=links.group,
@@ -128,7 +140,8 @@ def write_page(results: Storage, rows: Rows, found: Sequence[Section], folder: P
     )
     with written_aside(folder / "report.html") as aside:
         aside.write_text(text, encoding="utf-8")
-    return folder / "report.html"
+    every = [*itertools.chain(*drawn.values()), *drawn_for_all]
+    return [folder / "report.html", *(path for figure in every for path in figure["files"])]
 
 
 def _part(results: Storage, rows: Rows, group: Group, cells: pd.DataFrame, look: dict[str, Mark]) -> _Part:
@@ -171,12 +184,15 @@ def _drawn(sketches: Iterable[Sketch], section: str, folder: Path) -> list[dict[
             "short": sketch.title.removesuffix(f": {section}"),
             "says": sketch.says,
             "why_not": sketch.why_not,
+            "files": [],
         }
         if sketch.draw:
             figure = figures.render(sketch)
             for kind, content in (("svg", figure.svg), ("png", figure.png)):
-                with written_aside(folder / FOLDER / f"{sketch.name}.{kind}") as aside:
+                path = folder / FOLDER / f"{sketch.name}.{kind}"
+                with written_aside(path) as aside:
                     aside.write_bytes(content)
+                said["files"].append(path)
             said |= {"svg": _base64(figure.svg), "width": figure.width, "height": figure.height}
         drawn.append(said)
     return drawn

@@ -63,7 +63,7 @@ def push_to_hub(results: str | Path, files: Sequence[Path], repo: str) -> str:
     A repository that does not exist is made, private: rows name hosts, and errors name paths.
     """
     hub = check_extra("huggingface_hub")
-    said = {f"report/{file.name}": file.read_bytes() for file in files}
+    said = {f"report/{file.relative_to(files[0].parent)}": file.read_bytes() for file in files}
     parts = {name: read(results) for name, read in PARTS.items()}
     parts = {name: rows for name, rows in parts.items() if rows.num_rows}
     said |= {f"data/{name}.parquet": _parquet(rows) for name, rows in parts.items()}

@@ -26,7 +26,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         datasets={"toy": ("nut", "wood")}, methods=("dcam", "dskd", "stfpm"), seeds=(0, 1), num_images=12
     )
     fabricate(folder / "results", grid)
-    return write_report(folder / "results", folder / "out")[0]
+    return write_report(folder / "results", folder / "out").page
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,11 @@ def page(tmp_path_factory) -> tuple[Page, Path]:
         datasets={"toy": ("nut", "wood")}, methods=("dcam", "stfpm"), settings=("oneclass",), seeds=(0, 1)
     )
     fabricate(folder / "results", grid)
-    path, headline = write_report(folder / "results", folder / "out")
+    written = write_report(folder / "results", folder / "out")
+    path, headline = written.page, written.headline
+    on_disk = {path for path in (folder / "out").rglob("*") if path.is_file()}
+    assert set(written.files) == on_disk
+    assert len(written.files) == len(on_disk)
     assert "dcam" in headline
     return Page(path.read_text(encoding="utf-8")), folder
 
@@ -153,7 +157,7 @@ def test_what_comes_from_rows_cannot_become_markup_or_script(tmp_path):
     }
     timing = {"cell_id": "c", "method": EVIL, "device_name": EVIL, "device": "cuda", "images_per_s": 1.0}
     results.write_latency([timing | times])
-    path, _ = write_report(tmp_path / "r", tmp_path / "out")
+    path = write_report(tmp_path / "r", tmp_path / "out").page
     page = Page(path.read_text(encoding="utf-8"))
     assert "<script>alert" not in page.text
     assert [own for tag, own in page.tags if tag == "script"] == [
@@ -166,7 +170,7 @@ def test_what_comes_from_rows_cannot_become_markup_or_script(tmp_path):
 
 def test_a_result_with_nothing_but_one_row_has_a_page_that_says_what_is_missing(tmp_path):
     Results(tmp_path / "r").write_rows([row()])
-    path, _ = write_report(tmp_path / "r", tmp_path / "out")
+    path = write_report(tmp_path / "r", tmp_path / "out").page
     text = path.read_text(encoding="utf-8")
     assert 'id="chart"' not in text
     assert "No pictures" in text
@@ -176,11 +180,11 @@ def test_a_result_with_nothing_but_one_row_has_a_page_that_says_what_is_missing(
 
 def test_only_failures_have_a_page_too(tmp_path):
     Results(tmp_path / "r").write_rows([row(status="oom", error="MemoryError", image_auroc=None)])
-    path, _ = write_report(tmp_path / "r", tmp_path / "out")
+    path = write_report(tmp_path / "r", tmp_path / "out").page
     assert "error 1: MemoryError" in path.read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
 def test_the_same_rows_give_the_same_page(page, tmp_path):
-    again, _ = write_report(page[1] / "results", tmp_path / "out")
+    again = write_report(page[1] / "results", tmp_path / "out").page
     assert again.read_text(encoding="utf-8") == page[0].text

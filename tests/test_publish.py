@@ -102,11 +102,17 @@ def check_pushed(hub: Hub, results: Path, out: Path) -> None:
         "README.md",
         "data/cells.parquet",
         "data/scores.parquet",
-        *(f"report/leaderboard.{kind}" for kind in ("md", "csv", "tex", "html")),
+        *(
+            f"report/{path.relative_to(out)}"
+            for path in out.rglob("*")
+            if path.is_file() and path.name != "private.txt"
+        ),
     }
     cells = pq.read_table(io.BytesIO(hub.files["data/cells.parquet"]))
     assert cells.schema.equals(ROW_SCHEMA)
     assert cells.equals(read_rows(results))
+    assert {"report/report.html", "report/leaderboard.csv"} < set(hub.files)
+    assert any(name.startswith("report/figures/") for name in hub.files)
     assert hub.files["report/leaderboard.md"] == (out / "leaderboard.md").read_bytes()
     assert "- config_name: scores\n  data_files: data/scores.parquet" in hub.files["README.md"].decode()
 

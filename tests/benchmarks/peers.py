@@ -230,7 +230,7 @@ def metrics(
     if not hasattr(np, "trapz"):
         np.trapz = np.trapezoid  # adeval was written before NumPy 2.4
     scaled = (maps - maps.min()) / (maps.max() - maps.min())  # torchmetrics would squash anything else
-    theirs_maps, theirs_masks = torch.from_numpy(scaled)[:, None], torch.from_numpy(masks)[:, None]
+    theirs_maps, theirs_masks = torch.from_numpy(scaled), torch.from_numpy(masks)
     shapes = np.full((len(maps), 2), maps.shape[1])
 
     def ours() -> dict[str, Any]:
@@ -306,10 +306,11 @@ def report(asked: Any, ratios: list[Ratio], accuracy: list[Any]) -> str:
     return PAGE.format(**values)
 
 
-PAGE = """# Speed beside the peers
+PAGE = """\
+# Speed beside the peers
 
-Written by `make bench-peers`; nothing here is edited by hand. The same work in turn, A B A B, in one process on
-{machine}; {peers}.
+Written by `make bench-peers`; nothing here is edited by hand. The same work in turn, A B A B, in one process
+on {machine}; {peers}.
 kdbench ran in {precision}, what `--precision auto` means there.
 
 A ratio is the peer's median time by ours: above 1, kdbench is faster. The spread is the smallest and the

@@ -16,8 +16,8 @@ test: .venv/.tools
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal
 
-# Also what starts Ray, trains on real images or takes more than a few seconds.
-test-all: test
+# Also what starts Ray, trains on real images, opens a browser or takes more than a few seconds.
+test-all: test .venv/.extras
 	$(BIN)/python -m pytest -q -m "slow and not gpu and not network"
 
 # How long the parts of a cell take here.
@@ -58,6 +58,9 @@ endef
 .venv/.tools: .venv/.installed
 	@echo "installing what the tests need"
 	$(call install,.venv,-e '.[dev]')
+
+.venv/.extras: .venv/.tools
+	$(call install,.venv,-e '.[browser]' -e '.[sweep]')
 
 .venv/.bench: .venv/.tools
 	$(call install,.venv,-e '.[bench]')

@@ -76,6 +76,9 @@ def writes_a_row(cell, place, run_id, notify, timeout_s):
     results = Results(place.results)
     lease = acquire(results.storage, Holder(cell_id=cell.id, run_id=run_id))
     row = {"cell_id": cell.id, "run_id": run_id, "category": cell.category, "status": "ok"}
+    row |= {"method": cell.method, "config": cell.config, "device": "cpu", "num_threads": 1}
+    row |= {"num_train": 2, "num_heldout": 0, "num_test": 2, "peak_memory_bytes": 1 << 28}
+    row |= dict.fromkeys(("prepare_s", "train_s", "evaluate_s"), 0.001)
     results.write_rows([row])
     lease.release()
     return outcome_of(cell, "ok", 0.0)

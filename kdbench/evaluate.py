@@ -61,8 +61,11 @@ def measure(scored: Scored, truth: Truth, preset: Preset) -> Measured:
     if truth.regions is None or not truth.regions.any():
         return Measured(metrics=nothing | image, curves=curves_of(by_image, None))
     # One long row of pixels: images may differ in size, and regions are numbered over all of them anyway.
-    pixels = np.concatenate([at_size(scored.maps[i], tuple(truth.shapes[i])).ravel() for i in counted])
-    regions = np.concatenate([truth.regions[starts[i] : starts[i + 1]] for i in counted])
+    if len(counted) == len(scored.maps) and (truth.shapes == scored.maps.shape[1:]).all():
+        pixels, regions = scored.maps.ravel(), truth.regions
+    else:
+        pixels = np.concatenate([at_size(scored.maps[i], tuple(truth.shapes[i])).ravel() for i in counted])
+        regions = np.concatenate([truth.regions[starts[i] : starts[i + 1]] for i in counted])
     by_pixel = pixel_curve(pixels[None, None], regions[None, None])
     values = {**image_metrics_of(by_image), **pixel_metrics_of(by_pixel)}
     legacy = {}

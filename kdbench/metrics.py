@@ -138,14 +138,21 @@ def pixel_curve(maps: Floats, regions: NDArray[np.int32]) -> Curve:
 
 def _curve(normal: Floats, defective: Floats, *, weights: NDArray[np.float64]) -> Curve:
     """Curve from the sorted scores of normals [M], the scores of defects [P] and their weights [P] in PRO."""
-    scores, which = np.unique(defective, return_inverse=True)
-    pro = np.cumsum(np.bincount(which, weights)[::-1])
+    order = np.argsort(defective)
+    scores = defective[order]
+    firsts = np.flatnonzero(np.append(True, scores[1:] != scores[:-1]))  # of each distinct score
+    scores = scores[firsts]
+    left = np.searchsorted(normal, scores, "left")
+    right = left.copy()  # looked up once more where a normal ties with a defect, which between floats is rare
+    tied = np.flatnonzero(normal[np.minimum(left, normal.size - 1)] == scores)
+    right[tied] = np.searchsorted(normal, scores[tied], "right")
+    pro = np.cumsum(np.add.reduceat(weights[order], firsts)[::-1])
     return Curve(
         num_normal=float(normal.size),
         num_defective=float(defective.size),
-        above=(normal.size - np.searchsorted(normal, scores, "right")[::-1]).astype(np.float64),
-        at_or_above=(normal.size - np.searchsorted(normal, scores, "left")[::-1]).astype(np.float64),
-        hits=np.cumsum(np.bincount(which)[::-1]).astype(np.float64),
+        above=(normal.size - right[::-1]).astype(np.float64),
+        at_or_above=(normal.size - left[::-1]).astype(np.float64),
+        hits=(defective.size - firsts[::-1]).astype(np.float64),
         pro=pro / pro[-1],  # the number of regions but for rounding, so that no metric can exceed 1
     )
 
@@ -156,20 +163,21 @@ def _region_weights(regions: NDArray[np.int32], where: NDArray[np.intp]) -> NDAr
         raise ValueError(
             f"regions hold {regions.min()}: they count from 1, and 0 is outside; use label_regions"
         )
-    numbers, which, areas = np.unique(regions.ravel()[where], return_inverse=True, return_counts=True)
+    numbers = regions.ravel()[where]
+    areas = np.bincount(numbers)
     # Masks labelled one by one would start at 1 in every image and be merged here without a word.
     images = where // (regions.shape[1] * regions.shape[2])
-    lowest, highest = np.full(numbers.size, regions.shape[0]), np.zeros(numbers.size, dtype=np.intp)
-    np.minimum.at(lowest, which, images)
-    np.maximum.at(highest, which, images)
-    shared = np.flatnonzero(lowest < highest)
+    first, last = np.zeros(areas.size, dtype=np.intp), np.zeros(areas.size, dtype=np.intp)
+    first[numbers[::-1]] = images[::-1]  # of several values for one place NumPy keeps the last
+    last[numbers] = images
+    shared = np.flatnonzero(first < last)
     if shared.size:
-        number, first, last = numbers[shared[0]], lowest[shared[0]], highest[shared[0]]
+        number = shared[0]
         raise ValueError(
-            f"region {number} lies in image {first} and in image {last}: regions are counted over the whole"
-            " category; use label_regions"
+            f"region {number} lies in image {first[number]} and in image {last[number]}: regions are counted"
+            " over the whole category; use label_regions"
         )
-    weights: NDArray[np.float64] = 1 / areas[which]
+    weights: NDArray[np.float64] = 1 / areas[numbers]
     return weights
 
 

@@ -18,6 +18,7 @@ LAYERS = (
     ("dataset",),
     ("backbone", "results"),
     ("method", "images", "datasets"),
+    ("features",),
     ("methods", "registry", "train"),
     ("evaluate", "pictures", "provenance", "detector"),
     ("run", "probe", "status"),

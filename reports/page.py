@@ -265,7 +265,8 @@ def _facts(cells: pd.DataFrame, links: Links) -> dict[str, Any]:
         recipe = recipes.add(row["entry"], f"{_lines(row, RECIPE)}\nconfig {config}")
         title = f"{row['place']}, host {_said(row['host'])}, kdbench {_said(row['kdbench_version'])}"
         machine = machines.add(title, _lines(row, ENVIRONMENT))
-        error = errors.add(str(row["error"]).strip().splitlines()[-1], row["error"]) if row["error"] else None
+        said = "" if pd.isna(row["error"]) else row["error"].strip()
+        error = errors.add(said.splitlines()[-1], said) if said else None
         values = means.loc[cell_id]
         listed.append(
             {

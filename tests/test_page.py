@@ -62,6 +62,13 @@ def test_the_report_has_page_figures_and_leaderboard(page):
     assert "workers-0" in drawn
 
 
+def test_cells_that_ended_well_have_no_error(page):
+    text = page[0].text
+    assert ">nan<" not in text
+    assert "error 1" not in text
+    assert "<h3>Errors</h3>" not in text
+
+
 def test_nothing_is_fetched_and_only_our_script_may_run(page):
     text = page[0].text
     for tag, own in page[0].tags:

@@ -81,7 +81,7 @@ class Costs:
 def known_costs(results: Storage) -> Costs:
     """What the rows in `results` say; nothing if there are none yet."""
     try:
-        return Costs(read_rows(results).select(COST_COLUMNS).to_pylist())
+        return Costs(read_rows(results, COST_COLUMNS).to_pylist())
     except FileNotFoundError:
         return Costs([])
 

@@ -438,9 +438,12 @@ def audit_name(trial_id: str) -> str:
     return f"audits/{trial_id}.parquet"
 
 
-def read_rows(where: str | Path | Storage) -> pa.Table:
-    """All rows of a results folder, also while cells are still being written; FileNotFoundError if none."""
-    rows = _read_part(where, "cells", ROW_SCHEMA)
+def read_rows(where: str | Path | Storage, columns: Sequence[str] | None = None) -> pa.Table:
+    """All rows of a results folder, also while cells are still being written; FileNotFoundError if none.
+
+    Of ten thousand cells all columns take most of a gigabyte, so who needs few names them.
+    """
+    rows = _read_part(where, "cells", ROW_SCHEMA, columns=columns)
     if not rows.num_rows:
         raise FileNotFoundError(f"no results in {where}: `kdbench run --results {where}` writes them")
     return rows
@@ -487,12 +490,16 @@ def read_inputs(where: str | Path | Storage, category_fingerprint: str) -> pa.Ta
 
 
 def _read_part(
-    where: str | Path | Storage, folder: str, schema: pa.Schema, only: set[str] | None = None
+    where: str | Path | Storage,
+    folder: str,
+    schema: pa.Schema,
+    only: set[str] | None = None,
+    columns: Sequence[str] | None = None,
 ) -> pa.Table:
     storage = where if isinstance(where, Storage) else Storage(where)
 
     def read(name: str) -> pa.Table:
-        return _conform(_read(storage, name), schema, storage.path(name))
+        return _conform(_read(storage, name), schema, storage.path(name)).select(columns or schema.names)
 
     names = [name for name in storage.names(folder) if name.endswith(".parquet")]
     names = names if only is None else [name for name in names if name in only]

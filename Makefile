@@ -37,7 +37,6 @@ clean:
 	rm -rf .venv .venv-peers build dist *.egg-info
 
 # requirements.lock only constrains: what is installed is what pyproject.toml names. uv is used when it is there.
-# Python compiles what it imports when it does: all of PyTorch beforehand would take longer than the first run.
 # $(1) is the environment, $(2) what is installed into it.
 define install
 	@if command -v uv >/dev/null 2>&1; then \
@@ -45,7 +44,7 @@ define install
 	    uv pip install -q --python $(1)/bin/python -c requirements.lock $(2); \
 	else \
 	    $(PYTHON) -m venv $(1) && \
-	    $(1)/bin/python -m pip install -q --disable-pip-version-check --no-compile -c requirements.lock $(2); \
+	    $(1)/bin/python -m pip install -q --disable-pip-version-check -c requirements.lock $(2); \
 	fi
 	@touch $@
 endef

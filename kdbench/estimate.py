@@ -22,20 +22,11 @@ STEP_IMAGES = 4  # of a measured step; enough to keep two cores busy
 MEMORY_MARGIN = 1.25  # on what cells of the kind were seen to take
 CUDA_CONTEXT_BYTES = 1 << 30  # of a process on a GPU, beside what its tensors take
 GPU_STEP = 0.1  # shares of a GPU are rounded up to it
-COST_COLUMNS = [
-    *(
-        "cell_id",
-        "status",
-        "method",
-        "config",
-        "device",
-        "num_threads",
-        "num_train",
-        "num_heldout",
-        "num_test",
-    ),
-    *("prepare_s", "train_s", "evaluate_s", "peak_memory_bytes", "device_memory_bytes"),
-]
+COST_COLUMNS = (
+    *("cell_id", "status", "method", "config", "device", "num_threads"),
+    *("num_train", "num_heldout", "num_test", "prepare_s", "train_s", "evaluate_s"),
+    *("peak_memory_bytes", "device_memory_bytes"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -499,7 +499,8 @@ def _read_part(
     storage = where if isinstance(where, Storage) else Storage(where)
 
     def read(name: str) -> pa.Table:
-        return _conform(_read(storage, name), schema, storage.path(name)).select(columns or schema.names)
+        whole = _conform(_read(storage, name), schema, storage.path(name))
+        return whole.select(list(columns)) if columns else whole
 
     names = [name for name in storage.names(folder) if name.endswith(".parquet")]
     names = names if only is None else [name for name in names if name in only]

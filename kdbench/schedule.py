@@ -164,6 +164,10 @@ class _Grid:
         """Who of another run has the lease of one of these cells."""
         return [h for h in holders(self.storage) if h.cell_id in ids and h.run_id != self.run_id]
 
+    def leased(self, now: Sequence[Holder]) -> set[str]:
+        """Cells that this run holds."""
+        return {holder.cell_id for holder in now if holder.run_id == self.run_id}
+
 
 def _in_process(grid: _Grid) -> Iterator[Outcome]:
     waiting = deque(grid.jobs)
@@ -304,12 +308,10 @@ def _silent(grid: _Grid, running: dict[Any, _Attempt], now: Sequence[Holder]) ->
     """
     import ray
 
-    leased = {holder.cell_id for holder in now if holder.run_id == grid.run_id}
-    ended, lost = set(grid.storage.names("cells")), []
+    leased, lost = grid.leased(now), []
     for reference, attempt in running.items():
         cell_id = attempt.job.cell.id
-        wrote = cell_name(cell_id) in ended and attempt.job.place.replaces is None
-        if cell_id in leased or not (wrote or attempt.running_since is not None):
+        if cell_id in leased or not (attempt.running_since is not None or _wrote(grid, attempt.job)):
             attempt.silent_since = None
         elif attempt.silent_since is None:
             attempt.silent_since = time.monotonic()
@@ -319,11 +321,16 @@ def _silent(grid: _Grid, running: dict[Any, _Attempt], now: Sequence[Holder]) ->
     return lost
 
 
+def _wrote(grid: _Grid, job: Job) -> bool:
+    """Whether a cell that had no rows before has them now: it can end between two looks at the leases."""
+    return job.place.replaces is None and grid.storage.exists(cell_name(job.cell.id))
+
+
 def _kill_overdue(grid: _Grid, running: dict[Any, _Attempt], now: Sequence[Holder]) -> None:
     """Kill what runs on long after its time; cells stop by themselves between two batches, if they can."""
     import ray
 
-    leased = {holder.cell_id for holder in now if holder.run_id == grid.run_id}
+    leased = grid.leased(now)
     for reference, attempt in running.items():
         if attempt.running_since is None and attempt.job.cell.id in leased:
             attempt.running_since = time.monotonic()

@@ -551,14 +551,28 @@ def report(
     wandb: Annotated[
         str | None, typer.Option(metavar="PROJECT", help="Also log to this Weights & Biases project.")
     ] = None,
+    rows: Annotated[
+        Path | None, typer.Option(help="Also write all rows here, a few files that can be shared.")
+    ] = None,
+    into: Annotated[
+        list[Path] | None, typer.Option(metavar="PAGE", help="Also fill the tables of this Markdown page.")
+    ] = None,
 ) -> None:
     """Write the report of all rows of a results folder; works while cells are still running."""
     from kdbench.reports import publish
+    from kdbench.reports.embed import embed
+    from kdbench.reports.leaderboard import all_tables
 
     chosen = {"huggingface_hub": push_to_hub, "mlflow": mlflow, "wandb": wandb}
     for module in (name for name, value in chosen.items() if value):
         publish.check_extra(module)  # before the report is written, not after
     files = _report(results, out_, page=True)
+    if rows:
+        publish.write_rows(results, rows)
+        say(f"rows: {rows}")
+    for page in into or ():
+        embed(page, all_tables(results))
+        say(f"tables: {page}")
     if push_to_hub:
         say(f"pushed: {publish.push_to_hub(results, files, push_to_hub)}")
     if mlflow:

@@ -66,7 +66,7 @@ def measure(scored: Scored, truth: Truth, preset: Preset) -> Measured:
     else:
         pixels = np.concatenate([at_size(scored.maps[i], tuple(truth.shapes[i])).ravel() for i in counted])
         regions = np.concatenate([truth.regions[starts[i] : starts[i + 1]] for i in counted])
-    by_pixel = pixel_curve(pixels[None, None], regions[None, None])
+    by_pixel = pixel_curve(pixels[None, None], regions[None, None], num_threads=torch.get_num_threads())
     values = {**image_metrics_of(by_image), **pixel_metrics_of(by_pixel)}
     legacy = {}
     if preset.pro:

@@ -6,10 +6,12 @@ All are fractions. Whatever changes a number here also changes METRIC_VERSION, w
 
 Only the scores of defects need to be looked at: between two neighbouring ones neither the recall nor the PRO
 moves. So the normal pixels, nearly all there are, are sorted by value only and then searched, which costs a
-tenth of sorting all pixels together with what each belongs to.
+tenth of sorting all pixels together with what each belongs to. Counts of parts add up, so threads share that
+work, and their number changes no result.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,10 +118,10 @@ def image_curve(score: Floats, label: NDArray[np.bool_]) -> Curve:
     _check_same_shape(score=score, label=label)
     _check_both_kinds(int(np.count_nonzero(label)), label.size, what="image")
     defective = score[label]
-    return _curve(np.sort(score[~label]), defective, weights=np.ones(defective.size))
+    return _curve([score[~label]], defective, weights=np.ones(defective.size))
 
 
-def pixel_curve(maps: Floats, regions: NDArray[np.int32]) -> Curve:
+def pixel_curve(maps: Floats, regions: NDArray[np.int32], *, num_threads: int = 1) -> Curve:
     """Curve of the pixels [N,H,W] of a category; all outside the regions are normal, whatever the image."""
     _check_scores(maps, name="maps", num_axes=3)
     _check_array(regions, name="regions", num_axes=3, dtypes=(np.int32,))
@@ -127,34 +129,50 @@ def pixel_curve(maps: Floats, regions: NDArray[np.int32]) -> Curve:
     where = np.flatnonzero(regions > 0)
     _check_both_kinds(where.size, regions.size, what="pixel")
     weights = _region_weights(regions, where)
-    # Moving the defects behind everything before sorting is faster than picking out the normals, and needs no
-    # second copy of the maps; no score is infinite.
+    # Moving the defects behind all scores that are looked for is faster than picking out the normals, and
+    # needs no second copy of the maps; no score is infinite.
     normal = maps.flatten()
     defective = normal[where]
     normal[where] = np.inf
-    normal.sort()
-    return _curve(normal[: -where.size], defective, weights=weights)
+    return _curve(np.array_split(normal, min(num_threads, normal.size)), defective, weights=weights)
 
 
-def _curve(normal: Floats, defective: Floats, *, weights: NDArray[np.float64]) -> Curve:
-    """Curve from the sorted scores of normals [M], the scores of defects [P] and their weights [P] in PRO."""
+def _curve(parts: Sequence[Floats], defective: Floats, *, weights: NDArray[np.float64]) -> Curve:
+    """Curve from the scores of normals, of defects [P], and the weights of these [P] in PRO.
+
+    The normals come in parts, which are sorted in place, each by a thread; infinite ones are nobody's.
+    """
     order = np.argsort(defective)
     scores = defective[order]
     firsts = np.flatnonzero(np.append(True, scores[1:] != scores[:-1]))  # of each distinct score
     scores = scores[firsts]
-    left = np.searchsorted(normal, scores, "left")
-    right = left.copy()  # looked up once more where a normal ties with a defect, which between floats is rare
-    tied = np.flatnonzero(normal[np.minimum(left, normal.size - 1)] == scores)
-    right[tied] = np.searchsorted(normal, scores[tied], "right")
+    if len(parts) == 1:
+        counted = [_counted(parts[0], scores)]
+    else:
+        with ThreadPoolExecutor(len(parts)) as pool:
+            counted = list(pool.map(_counted, parts, [scores] * len(parts)))
+    num_normal, below, up_to = (np.sum(counts, 0) for counts in zip(*counted, strict=True))
     pro = np.cumsum(np.add.reduceat(weights[order], firsts)[::-1])
     return Curve(
-        num_normal=float(normal.size),
+        num_normal=float(num_normal),
         num_defective=float(defective.size),
-        above=(normal.size - right[::-1]).astype(np.float64),
-        at_or_above=(normal.size - left[::-1]).astype(np.float64),
+        above=(num_normal - up_to[::-1]).astype(np.float64),
+        at_or_above=(num_normal - below[::-1]).astype(np.float64),
         hits=(defective.size - firsts[::-1]).astype(np.float64),
         pro=pro / pro[-1],  # the number of regions but for rounding, so that no metric can exceed 1
     )
+
+
+def _counted(normal: Floats, scores: Floats) -> tuple[int, NDArray[np.intp], NDArray[np.intp]]:
+    """How many normals there are, and how many are below and not above each of some scores; sorts them."""
+    normal.sort()
+    below = np.searchsorted(normal, scores, "left")
+    up_to = (
+        below.copy()
+    )  # looked up once more where a normal ties with a defect, which between floats is rare
+    tied = np.flatnonzero(normal[np.minimum(below, normal.size - 1)] == scores)
+    up_to[tied] = np.searchsorted(normal, scores[tied], "right")
+    return int(np.searchsorted(normal, np.inf)), below, up_to
 
 
 def _region_weights(regions: NDArray[np.int32], where: NDArray[np.intp]) -> NDArray[np.float64]:

@@ -47,6 +47,11 @@ def write_leaderboard(results: str | Path, folder: Path) -> tuple[Path, str]:
     return files[0], headline
 
 
+def all_tables(results: str | Path) -> list[Table]:
+    """Every table of the report."""
+    return [table for section in assemble(load(results)) for table in section.tables]
+
+
 def write_tables(results: str | Path, found: Sequence[Section], folder: Path) -> tuple[list[Path], str]:
     """Write the files of `rendered`, with the sweeps; returns them and a headline for the terminal."""
     files = rendered(found)

@@ -1,6 +1,7 @@
-"""Publishing rows and report: a dataset repository of the Hugging Face Hub, MLflow, Weights & Biases.
+"""Publishing rows and report: a folder, a repository of the Hugging Face Hub, MLflow, Weights & Biases.
 
-Each needs its extra. Nothing is published that the report did not write or the rows do not say.
+All but the folder need their extra. Nothing is published that the report did not write or the rows do
+not say.
 """
 
 import importlib
@@ -18,6 +19,7 @@ from kdbench.errors import RequestError
 from kdbench.reports.entries import Entry, entries
 from kdbench.reports.rows import Group, load_rows, sections
 from kdbench.results import read_latencies, read_probes, read_rows, read_scores
+from kdbench.storage import Storage
 
 EXTRAS = {"huggingface_hub": "hub", "mlflow": "mlflow", "wandb": "wandb"}
 EXPERIMENT = "kdbench"
@@ -55,6 +57,24 @@ def check_extra(module: str) -> ModuleType:
     except ImportError as error:
         extra = EXTRAS[module]
         raise RequestError([f"{module} is not installed: pip install kdbench[{extra}]"]) from error
+
+
+def write_rows(results: str | Path, folder: Path) -> None:
+    """Write all rows, one Parquet file per kind, to a folder that `kdbench report --results` reads.
+
+    What a report draws from other files is not among them: curves, pictures. RequestError if the folder has
+    other rows, which would then be counted too.
+    """
+    target = Storage(folder)
+    whole = {f"{kind}/rows.parquet": read(results) for kind, read in PARTS.items()}
+    others = [name for kind in PARTS for name in target.names(kind) if name not in whole]
+    if others:
+        raise RequestError([f"{folder} has other rows already, {others[0]} for one: name another folder"])
+    for name, rows in whole.items():
+        if rows.num_rows:
+            target.write(name, _parquet(rows))
+        else:
+            target.remove(name)
 
 
 def push_to_hub(results: str | Path, files: Sequence[Path], repo: str) -> str:

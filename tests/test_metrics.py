@@ -269,6 +269,17 @@ def test_normal_pixels_of_defective_and_of_good_images_count_alike() -> None:
     assert measure(maps[~good], masks[~good]) != measure(maps, masks)
 
 
+@examples
+@given(images=images(), num_threads=st.sampled_from([2, 3, 1000]))
+def test_the_number_of_threads_changes_no_count(
+    images: tuple[np.ndarray, np.ndarray], num_threads: int
+) -> None:
+    maps, regions = images[0], label_regions(images[1])
+    one, several = pixel_curve(maps, regions), pixel_curve(maps, regions, num_threads=num_threads)
+    for name in ("num_normal", "num_defective", "above", "at_or_above", "hits", "pro"):
+        np.testing.assert_array_equal(getattr(several, name), getattr(one, name), strict=True)
+
+
 @pytest.mark.parametrize("regions_per_image", [1, 4])
 def test_regions_of_equal_size_make_pro_the_roc_curve(regions_per_image: int) -> None:
     maps, masks = blobs(3)[0], np.zeros((12, 24, 24), dtype=bool)

@@ -16,8 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 from fabricated import all_metrics, row, scores
 
-from kdbench.reports.publish import summaries
-from kdbench.results import ROW_SCHEMA, Results, read_rows
+from kdbench.errors import RequestError
+from kdbench.reports.leaderboard import write_leaderboard
+from kdbench.reports.publish import summaries, write_rows
+from kdbench.results import ROW_SCHEMA, Results, read_rows, read_scores
 
 Call = Callable[..., tuple[int, str]]
 
@@ -86,6 +88,27 @@ def results(tmp_path: Path) -> Path:
         Results(folder).write_scores(name, scores(name, "a", merit=1, seed=0, num_images=6))
         Results(folder).write_rows([row(category=category, **facts) for category in categories])
     return folder
+
+
+def test_rows_in_a_folder_of_their_own_give_the_same_report(results: Path, tmp_path: Path) -> None:
+    write_rows(results, tmp_path / "rows")
+    written = [path.relative_to(tmp_path / "rows").as_posix() for path in (tmp_path / "rows").rglob("*.*")]
+    assert sorted(written) == ["cells/rows.parquet", "scores/rows.parquet"]
+    assert read_rows(tmp_path / "rows").equals(read_rows(results))
+    before, after = (write_leaderboard(f, tmp_path / f"of-{f.name}")[0] for f in (results, tmp_path / "rows"))
+    assert before.read_bytes() == after.read_bytes()
+
+    (results / "scores/c0.parquet").unlink()
+    (results / "scores/c1.parquet").unlink()
+    write_rows(results, tmp_path / "rows")  # again: what is gone is gone there too
+    assert read_scores(tmp_path / "rows").num_rows == 0
+    assert read_rows(tmp_path / "rows").num_rows == 3
+
+
+def test_rows_are_not_written_beside_others(results: Path) -> None:
+    with pytest.raises(RequestError, match=r"results has other rows already, cells/c0\.parquet"):
+        write_rows(results, results)
+    assert read_rows(results).num_rows == 3
 
 
 def check_pushed(hub: Hub, results: Path, out: Path) -> None:

@@ -112,7 +112,7 @@ def per_category(group: Group, found: Sequence[Entry], metric: str) -> Table:
     )
 
 
-def settings(found: Sections) -> Iterator[Table]:
+def settings(found: Sections, evidence: Evidence) -> Iterator[Table]:
     """Oneclass against multiclass of one dataset: what a method loses when one model has all categories."""
     by_group = {group: {entry.name: entry for entry in entries_} for group, entries_ in found}
     for group, oneclass in by_group.items():
@@ -124,7 +124,7 @@ def settings(found: Sections) -> Iterator[Table]:
             line
             for name in both
             for metric in MAIN
-            for line in _drop(oneclass[name], by_group[other][name], metric)
+            for line in _drop(oneclass[name], by_group[other][name], metric, evidence)
         ]
         if body:
             yield Table(
@@ -137,7 +137,8 @@ def settings(found: Sections) -> Iterator[Table]:
                 keys=("method", "metric"),
                 notes=(
                     "Means over the categories that both settings have. The drop is oneclass minus "
-                    "multiclass, paired over them: bootstrap interval, Wilcoxon's signed-rank test.",
+                    "multiclass, paired over them: bootstrap interval, Wilcoxon's signed-rank test. With too "
+                    "few categories the interval of I-AUROC is over the test images, the same for both.",
                 ),
             )
 
@@ -247,13 +248,16 @@ def _kinds(found: Sequence[Entry], metric: str) -> Iterator[tuple[Value, ...]]:
         yield tuple(line)
 
 
-def _drop(oneclass: Entry, multiclass: Entry, metric: str) -> Iterator[tuple[Value, ...]]:
+def _drop(oneclass: Entry, multiclass: Entry, metric: str, evidence: Evidence) -> Iterator[tuple[Value, ...]]:
     pair = pd.concat([e.by_category[metric] for e in (oneclass, multiclass)], axis=1).dropna()
     if pair.empty:
         return
     total = len(oneclass.dataset_categories)
     one, multi = pair.iloc[:, 0], pair.iloc[:, 1]
     values = [percent(s.mean(), cell_ids=e.cell_ids) for s, e in ((one, oneclass), (multi, multiclass))]
-    drop = paired_difference(one, multi, (*oneclass.cell_ids, *multiclass.cell_ids))
+    ids = (*oneclass.cell_ids, *multiclass.cell_ids)
+    drop = paired_difference(
+        one, multi, ids, evidence.difference_over_images(oneclass, multiclass, metric, [*pair.index])
+    )
     over = text(f"{len(pair)} of {total}")
     yield (text(oneclass.name), text(TITLES[metric]), *values, *drop, over)

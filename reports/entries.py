@@ -32,7 +32,7 @@ class Mean(NamedTuple):
 
 # What the tables look at, of eighty columns: taking a part of the rows costs by the column.
 KEPT = [
-    *("cell_id", "dataset", "category", "dataset_categories", "texture", "seed", "status", "error"),
+    *("cell_id", "recipe", "dataset", "category", "dataset_categories", "texture", "seed", "status", "error"),
     *COLUMNS,
     *("num_parameters", "num_trained_parameters", "flops", "train_s", "peak_memory_bytes", "place"),
 ]
@@ -72,6 +72,11 @@ class Entry:
     def cell_ids(self) -> tuple[str, ...]:
         """The cells behind its rows, each once."""
         return tuple(dict.fromkeys(self.rows["cell_id"]))
+
+    @property
+    def recipe(self) -> str:
+        """Its configuration, teacher and training categories as JSON; of several cells the first one's."""
+        return str(self.rows["recipe"].iloc[0])
 
     @cached_property
     def ok(self) -> pd.DataFrame:

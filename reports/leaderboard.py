@@ -82,7 +82,7 @@ def assemble(rows: Rows) -> list[Section]:
     report = [*_overviews(found, evidence)]
     report += [_section(group, lines, rows, evidence) for group, lines in found]
     others = {
-        "Oneclass against multiclass": accuracy.settings(found),
+        "Oneclass against multiclass": accuracy.settings(found, evidence),
         "Holes": (*gaps.counts(found), *gaps.failures(found)),
         "Methods": accuracy.papers([entry.method for _, lines in found for entry in lines]),
     }
@@ -101,6 +101,8 @@ def _overviews(found: Sequence[tuple[Group, list[Entry]]], evidence: Evidence) -
 
 
 def _section(group: Group, found: list[Entry], rows: Rows, evidence: Evidence) -> Section:
+    common = common_categories(found)
+    some = common if any(entry.holes for entry in found) else []
     tables = [
         accuracy.ranking(group, found, evidence),
         *accuracy.partial(group, found),
@@ -108,7 +110,9 @@ def _section(group: Group, found: list[Entry], rows: Rows, evidence: Evidence) -
         *costs.latencies(group, found, rows.latencies),
         *costs.training(group, found),
         *significance.intervals(evidence, found, group.title),
+        *significance.partial_intervals(evidence, found, some, group.title),
         *significance.comparisons(found, group.title),
+        *significance.differences_over_images(evidence, found, common, group.title),
         significance.average_ranks(found, ranked_by(found), group.title),
         *(accuracy.per_category(group, found, metric) for metric in accuracy.PER_CATEGORY),
         *accuracy.published(group, found),

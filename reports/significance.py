@@ -1,6 +1,7 @@
 """What the numbers of a section can carry: intervals, which best is really best, and which methods differ."""
 
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from kdbench.metrics import IMAGE_METRICS
 from kdbench.reports import statistics
 from kdbench.reports.entries import MAIN, TITLES, Entry
+from kdbench.reports.rows import differing_keys
 from kdbench.reports.statistics import Interval, Ranks
 from kdbench.reports.tables import Table, Value, hole, number, text
 
@@ -46,7 +48,7 @@ class Evidence:
     def __init__(self, scores: pd.DataFrame) -> None:
         self._scores = _by_row(scores)
         self._rows: dict[tuple[str, str], ImageDraws | None] = {}
-        self._entries: dict[Entry, ImageDraws | None] = {}
+        self._entries: dict[tuple[Entry, tuple[str, ...]], ImageDraws | None] = {}
         self._best: dict[tuple[tuple[Entry, ...], str], str] = {}
         self._counts = cache(_counts)
 
@@ -59,8 +61,23 @@ class Evidence:
 
     def over_images(self, entry: Entry, metric: str) -> Interval | None:
         """Interval of the dataset's mean over drawn test images; None where scores are missing."""
-        draws = self._of_entry(entry) if entry.means.get(metric) is not None else None
+        whole = entry.means.get(metric) is not None
+        draws = self.within(entry, entry.dataset_categories) if whole else None
         return statistics.interval(draws.metrics[metric]) if draws else None
+
+    def difference_over_images(
+        self, a: Entry, b: Entry, metric: str, categories: Sequence[str]
+    ) -> Interval | None:
+        """Interval of mean a - mean b of these categories over the same drawn test images.
+
+        None for a metric that is not computed from image scores, and where scores are missing.
+        """
+        if metric not in IMAGE_METRICS:
+            return None
+        ours, theirs = self.within(a, categories), self.within(b, categories)
+        if not (ours and theirs and ours.images == theirs.images):
+            return None
+        return statistics.interval(ours.metrics[metric] - theirs.metrics[metric])
 
     def verdict(self, better: Entry, other: Entry, metric: str) -> Verdict:
         """Whether the better of two comparable entries is significantly better; LEGEND says by what test."""
@@ -70,11 +87,8 @@ class Evidence:
             if len(differences) >= statistics.MIN_PAIRS:
                 p = statistics.signed_rank(differences)
                 return Verdict(significant=p < statistics.ALPHA, over=over)
-        if metric in IMAGE_METRICS:
-            ours, theirs = self._of_entry(better), self._of_entry(other)
-            if ours and theirs and ours.images == theirs.images:
-                difference = statistics.interval(ours.metrics[metric] - theirs.metrics[metric])
-                return Verdict(significant=difference.excludes_zero, over="images")
+        if difference := self.difference_over_images(better, other, metric, better.dataset_categories):
+            return Verdict(significant=difference.excludes_zero, over="images")
         return Verdict(significant=False, over="")
 
     def best(self, found: Sequence[Entry], metric: str) -> str:
@@ -96,12 +110,14 @@ class Evidence:
         drawn = [self._of_row(*name) for name in names]
         return _mean([one for one in drawn if one], len(rows))
 
-    def _of_entry(self, entry: Entry) -> ImageDraws | None:
-        if entry not in self._entries:
-            by_category = [self.category_draws(rows) for _, rows in entry.ok.groupby("category")]
-            known = [one for one in by_category if one]
-            self._entries[entry] = _mean(known, len(by_category), same_images=False)
-        return self._entries[entry]
+    def within(self, entry: Entry, categories: Sequence[str]) -> ImageDraws | None:
+        """Draws of the mean over these categories; None where a score of one is missing."""
+        key = (entry, tuple(categories))
+        if key not in self._entries:
+            rows = entry.ok[entry.ok["category"].isin(categories)]
+            known = [one for _, part in rows.groupby("category") if (one := self.category_draws(part))]
+            self._entries[key] = _mean(known, len(categories), same_images=False)
+        return self._entries[key]
 
     def _of_row(self, cell_id: str, category: str, dataset: str) -> ImageDraws | None:
         key = (cell_id, category)
@@ -179,6 +195,75 @@ def intervals(evidence: Evidence, found: Sequence[Entry], title: str) -> Iterato
         )
 
 
+def partial_intervals(
+    evidence: Evidence, found: Sequence[Entry], categories: Sequence[str], title: str
+) -> Iterator[Table]:
+    """95 % intervals over images of means over some categories of the dataset."""
+    body = []
+    for entry in found:
+        draws = evidence.within(entry, categories)
+        ranges = (_range(statistics.interval(draws.metrics[m]) if draws else None) for m in IMAGE_METRICS)
+        body.append((text(entry.name), *(replace(value, cell_ids=entry.cell_ids) for value in ranges)))
+    if any(value.low is not None for line in body for value in line):
+        yield Table(
+            title=f"95 % intervals over images, {_over(categories)}: {title}",
+            head=("method", *(TITLES[metric] for metric in IMAGE_METRICS)),
+            body=tuple(body),
+            notes=(
+                f"Percentile bootstrap, {statistics.NUM_DRAWS} draws of test images, within each category "
+                "normal and defective ones with replacement. The variation between seeds is not in it.",
+            ),
+        )
+
+
+def differences_over_images(
+    evidence: Evidence, found: Sequence[Entry], categories: Sequence[str], title: str
+) -> Iterator[Table]:
+    """Pairs over the same test images, for where there are too few categories for `comparisons`.
+
+    Methods with one recipe are compared with each other; of a method with several recipes those that differ
+    in one key, which is what an ablation asks.
+    """
+    if not categories or len(categories) >= statistics.MIN_PAIRS:
+        return
+    body = []
+    for a, b in _worth_comparing(found):
+        within = evidence.difference_over_images(a, b, "image_auroc", categories)
+        if within is None:
+            continue
+        of_category = [entry.by_category["image_auroc"][[*categories]] for entry in (a, b)]
+        value, _, _ = paired_difference(*of_category, (*a.cell_ids, *b.cell_ids))
+        value = replace(value, low=within.low, high=within.high)
+        clear = text("yes" if within.excludes_zero else "no")
+        body.append((text(a.name), text(b.name), value, _range(within, "+"), clear))
+    if body:
+        yield Table(
+            title=f"I-AUROC, pairs over images, {_over(categories)}: {title}",
+            head=("method", "against", "difference", "95 % interval", "excludes 0"),
+            body=tuple(body),
+            keys=("method", "against"),
+            notes=(
+                f"Points of percent; paired bootstrap, {statistics.NUM_DRAWS} draws of the same test images "
+                "for both, seeds averaged. Not corrected for the number of pairs; without the variation "
+                "between seeds.",
+            ),
+        )
+
+
+def _worth_comparing(found: Sequence[Entry]) -> Iterator[tuple[Entry, Entry]]:
+    recipes = Counter(entry.method for entry in found)
+    for a, b in combinations(found, 2):
+        if a.method != b.method:
+            if recipes[a.method] == recipes[b.method] == 1:
+                yield a, b
+        elif len(differing_keys([a.recipe, b.recipe])) == 1:
+            yield a, b
+
+
+def _over(categories: Sequence[str]) -> str:
+    return f"over {', '.join(categories)}"
+
+
 def comparisons(found: Sequence[Entry], title: str) -> Iterator[Table]:
     """Every pair of comparable entries: paired over the categories, with Holm's correction per metric."""
     complete = [entry for entry in found if entry.comparable]
@@ -243,12 +328,17 @@ def average_ranks(found: Sequence[Entry], metric: str, title: str) -> Table:
     return Table(title=heading, head=head, body=tuple(body), notes=notes)
 
 
-def paired_difference(a: pd.Series, b: pd.Series, cell_ids: Sequence[str]) -> tuple[Value, Value, Value]:
-    """Mean of a - b by category with its interval and the p of Wilcoxon's signed-rank test, as body cells."""
+def paired_difference(
+    a: pd.Series, b: pd.Series, cell_ids: Sequence[str], over_images: Interval | None = None
+) -> tuple[Value, Value, Value]:
+    """Mean of a - b by category with its interval and the p of Wilcoxon's signed-rank test, as body cells.
+
+    With too few categories for an interval over them it is the one over images, if there is one.
+    """
     differences = (a - b).dropna().to_numpy()
     mean = float(differences.mean())
     enough = len(differences) >= statistics.MIN_CATEGORIES
-    within = statistics.interval(statistics.category_draws(differences)) if enough else None
+    within = statistics.interval(statistics.category_draws(differences)) if enough else over_images
     value = Value(
         text=f"{100 * mean:+.2f}",
         mean=mean,

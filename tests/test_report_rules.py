@@ -13,7 +13,15 @@ from kdbench.reports.costs import latencies, sizes, training
 from kdbench.reports.entries import Entry, entries, ranks
 from kdbench.reports.leaderboard import assemble
 from kdbench.reports.rows import Group, load, sections
-from kdbench.reports.significance import Evidence, average_ranks, comparisons, intervals, rank_groups
+from kdbench.reports.significance import (
+    Evidence,
+    average_ranks,
+    comparisons,
+    differences_over_images,
+    intervals,
+    partial_intervals,
+    rank_groups,
+)
 from kdbench.results import Results
 
 
@@ -113,6 +121,52 @@ def test_the_interval_over_images_is_that_of_the_mean_over_categories_and_seeds(
     assert [value.low for value in table.body[0]] == [None] * 5 + [
         evidence.over_images(entry, metric).low for metric in ("image_auroc", "image_ap", "image_f1_max")
     ]
+
+
+def image_auroc_draws(own: list[dict[str, Any]], category: str) -> np.ndarray:
+    """Bootstrap draws of the image AUROC of one category's scores."""
+    label = np.array([one["label"] for one in own])
+    counts = statistics.image_counts(label, f"fabricated/{category}")
+    values = np.array([one["image_score"] for one in own])
+    return statistics.image_metric_draws(values, label, counts)["image_auroc"]
+
+
+def test_some_categories_have_intervals_and_differences_over_their_images(tmp_path: Path) -> None:
+    drawn = {}
+    for method, merit in (("good", 3.0), ("next", 0.5)):
+        write(tmp_path, {"a": merit / 4, "b": merit / 5}, method=method, dataset_categories=["a", "b", "c"])
+        own = {name: scores(f"{method}-0", name, merit=merit, seed=j) for j, name in enumerate("ab")}
+        Results(tmp_path).write_scores(f"{method}-0", [*own["a"], *own["b"]])
+        drawn[method] = np.mean([image_auroc_draws(own[name], name) for name in "ab"], axis=0)
+    group, found, evidence = section(tmp_path)
+    assert [entry.holes for entry in found] == [("2 of 3 categories",)] * 2
+    (table,) = partial_intervals(evidence, found, ["a", "b"], group.title)
+    for line, method in zip(table.body, ("good", "next"), strict=True):
+        within = statistics.interval(drawn[method])
+        assert (line[0].text, line[1].low, line[1].high) == (method, within.low, within.high)
+    (table,) = differences_over_images(evidence, found, ["a", "b"], group.title)
+    within = statistics.interval(drawn["good"] - drawn["next"])
+    ((method, against, difference, _, clear),) = table.body
+    assert (method.text, against.text, clear.text) == ("good", "next", "yes")
+    assert (difference.low, difference.high) == (within.low, within.high)
+    assert difference.mean == pytest.approx((3.0 - 0.5) * (1 / 4 + 1 / 5) / 2)
+    assert difference.text == "+56.25"
+    assert not [*differences_over_images(evidence, found, [], group.title)]
+
+
+def test_recipes_of_one_method_are_paired_where_one_key_differs(tmp_path: Path) -> None:
+    recipes = [{"a": 1, "b": 1}, {"a": 2, "b": 1}, {"a": 2, "b": 2}]
+    for i, recipe in enumerate(recipes):
+        write(tmp_path, {"x": 0.5 + i / 10}, cell_id=f"c{i}", config=canonical_json(recipe))
+        Results(tmp_path).write_scores(f"c{i}", scores(f"c{i}", "x", merit=i, seed=i))
+    write(tmp_path, {"x": 0.5}, method="other")
+    Results(tmp_path).write_scores("other-0", scores("other-0", "x", merit=1, seed=9))
+    group, found, evidence = section(tmp_path)
+    (table,) = differences_over_images(evidence, found, ["x"], group.title)
+    pairs = [{line[0].text, line[1].text} for line in table.body]
+    one, two, three = (f"fabricated_a (a={r['a']}, b={r['b']})" for r in recipes)
+    assert len(pairs) == 2
+    assert all(pair in pairs for pair in ({one, two}, {two, three}))
 
 
 def test_a_missing_score_leaves_no_interval(tmp_path: Path) -> None:
@@ -284,3 +338,18 @@ def test_the_drop_is_paired_over_the_categories_of_both_settings(tmp_path: Path)
     assert line[6].mean == pytest.approx(4 / 128)
     assert line[5].low is not None
     assert 0.03 < line[5].low < 0.0714
+
+
+def test_with_few_categories_the_drop_has_its_interval_over_images(tmp_path: Path) -> None:
+    drawn = {}
+    for setting, merit, value in (("oneclass", 3.0, 0.9), ("multiclass", 0.5, 0.6)):
+        write(tmp_path, {"a": value}, setting=setting, cell_id=setting, dataset_categories=["a", "b"])
+        own = scores(setting, "a", merit=merit, seed=0)
+        Results(tmp_path).write_scores(setting, own)
+        drawn[setting] = image_auroc_draws(own, "a")
+    section_ = next(s for s in assemble(load(tmp_path)) if s.title == "Oneclass against multiclass")
+    lines = {line[1].text: line for line in section_.tables[0].body}
+    within = statistics.interval(drawn["oneclass"] - drawn["multiclass"])
+    assert (lines["I-AUROC"][5].low, lines["I-AUROC"][5].high) == (within.low, within.high)
+    assert lines["I-AUROC"][4].text == "+30.00"
+    assert lines["P-AUROC"][5].text == "-"  # pixels have no scores of images

@@ -330,10 +330,13 @@ def _said(value: Any) -> str:
 def _summary(cells: pd.DataFrame) -> str:
     counts = cells.drop_duplicates("cell_id")["status"].value_counts()
     ended = ", ".join(f"{count} {status}" for status, count in counts.items())
-    return (
-        f"{len(cells)} rows of {counts.sum()} cells ({ended}): {cells['entry'].nunique()} methods, "
-        f"{cells['dataset'].nunique()} datasets, {cells['seed'].nunique()} seeds."
-    )
+    parts = (("entry", "method"), ("dataset", "dataset"), ("seed", "seed"))
+    said = ", ".join(_counted(cells[column].nunique(), name) for column, name in parts)
+    return f"{_counted(len(cells), 'row')} of {_counted(counts.sum(), 'cell')} ({ended}): {said}."
+
+
+def _counted(count: int, name: str) -> str:
+    return f"{count} {name}" + ("" if count == 1 else "s")
 
 
 def _data(points: Sequence[dict[str, Any]], parts: Sequence[_Part], links: Links) -> dict[str, Any]:

@@ -182,7 +182,7 @@ def test_a_result_with_nothing_but_one_row_has_a_page_that_says_what_is_missing(
     assert 'id="chart"' not in text
     assert "No pictures" in text
     assert "<strong>Accuracy against latency:</strong> not drawn, no detector was timed." in text
-    assert "1 rows of 1 cells (1 ok)" in text
+    assert "1 row of 1 cell (1 ok): 1 method, 1 dataset, 1 seed." in text
 
 
 def test_only_failures_have_a_page_too(tmp_path):

@@ -4,7 +4,7 @@ BIN := .venv/bin
 # The longest first: nothing is known of what they take before the first run.
 METHODS := dskd,stfpm,dcam,snl
 
-.PHONY: run test test-all bench bench-peers format clean
+.PHONY: run test test-all bench bench-peers results format clean
 
 run: .venv/.installed
 	$(BIN)/kdbench run --methods $(METHODS) --setting multiclass
@@ -28,6 +28,21 @@ bench: .venv/.bench
 # IMAGES is a category in MVTec layout, WEIGHTS those of torchvision's ResNet-18.
 bench-peers: .venv-peers/.installed
 	.venv-peers/bin/python tests/benchmarks/peers.py --images "$(IMAGES)" --weights "$(WEIGHTS)" --out docs/performance.md
+
+# The first comparison, which docs/results.md reads: runs what results/first-* lack, then renders.
+# DATA has the folders mvtec_ad, visa and magnetic_tile; WEIGHTS are those of torchvision's ResNet-18.
+results: .venv/.installed
+	$(call compared,first-comparison,--into README.md --into docs/results.md)
+	$(call compared,first-ablations,)
+
+# $(1) is a folder of grids, $(2) what else the report does.
+define compared
+	for grid in reports/$(1)/*.toml; do \
+	    KDBENCH_DATA="$(DATA)" $(BIN)/kdbench run --config $$grid --weights "$(WEIGHTS)" || exit; \
+	done
+	KDBENCH_DATA="$(DATA)" $(BIN)/kdbench probe --results results/$(1) --weights "$(WEIGHTS)"
+	$(BIN)/kdbench report --results results/$(1) --out reports/$(1) --rows reports/$(1)/rows $(2)
+endef
 
 format: .venv/.tools
 	$(BIN)/ruff format .

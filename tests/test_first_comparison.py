@@ -1,0 +1,60 @@
+"""The published comparison: its tables are those of its rows, and what is said of it stands in them."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from kdbench.reports.embed import embed
+from kdbench.reports.leaderboard import all_tables, write_leaderboard
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = [ROOT / "reports/first-comparison"]
+PAGE = ROOT / "docs/results.md"
+REFERENCE = re.compile(r'^\[(T\d+)\]: (\S+) "(.+)"$', re.MULTILINE)
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_the_tables_are_those_of_the_rows(folder: Path, tmp_path: Path) -> None:
+    write_leaderboard(folder / "rows", tmp_path)
+    for name in ("leaderboard.md", "leaderboard.csv"):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), f"{name}: `make results`"
+
+
+@pytest.mark.parametrize("page", [PAGE, ROOT / "README.md"], ids=lambda page: page.name)
+def test_pages_hold_the_tables_of_the_rows(page: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copy(page, tmp_path))
+    embed(copy, all_tables(FOLDERS[0] / "rows"))
+    assert copy.read_bytes() == page.read_bytes(), f"{page.name}: `make results`"
+
+
+def sentences() -> list[str]:
+    """Every sentence of the page, without headings, tables, code and the list of references."""
+    left_out = r"<!-- table: .*?<!-- /table -->|^#.*?$|`[^`]*`"
+    said = re.sub(left_out, "", REFERENCE.sub("", PAGE.read_text()), flags=re.DOTALL | re.MULTILINE)
+    paragraphs = (" ".join(part.split()) for part in re.split(r"\n\s*\n|\n- ", said))
+    return [one for part in paragraphs for one in re.split(r"(?<=\.)\s+(?=[A-Z])", part) if one]
+
+
+@pytest.fixture(scope="module")
+def tables() -> dict[str, pd.DataFrame]:
+    """Reference -> the cells of the table that it names."""
+    found = {}
+    for reference, target, title in REFERENCE.findall(PAGE.read_text()):
+        cells = pd.read_csv((PAGE.parent / target).with_suffix(".csv"), keep_default_na=False)
+        found[reference] = cells[cells["table"] == title]
+        assert len(found[reference]), f"{reference}: no table {title!r}"
+    return found
+
+
+@pytest.mark.parametrize("sentence", sentences())
+def test_every_sentence_points_to_rows_that_say_its_numbers(
+    sentence: str, tables: dict[str, pd.DataFrame]
+) -> None:
+    cited = re.findall(r"\[(T\d+)\]", sentence)
+    assert cited
+    shown = " ".join(text for name in cited for text in tables[name]["text"])
+    for number in re.findall(r"\d+\.\d\d", sentence):
+        assert re.search(rf"(?<![\d.]){re.escape(number)}(?!\d)", shown), number

@@ -231,8 +231,8 @@ def differences_over_images(
         within = evidence.difference_over_images(a, b, "image_auroc", categories)
         if within is None:
             continue
-        of_category = [entry.by_category["image_auroc"][[*categories]] for entry in (a, b)]
-        value, _, _ = paired_difference(*of_category, (*a.cell_ids, *b.cell_ids))
+        ours, theirs = (entry.by_category["image_auroc"][[*categories]] for entry in (a, b))
+        value, _, _ = paired_difference(ours, theirs, (*a.cell_ids, *b.cell_ids))
         value = replace(value, low=within.low, high=within.high)
         clear = text("yes" if within.excludes_zero else "no")
         body.append((text(a.name), text(b.name), value, _range(within, "+"), clear))

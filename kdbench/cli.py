@@ -570,9 +570,11 @@ def report(
     if rows:
         publish.write_rows(results, rows)
         say(f"rows: {rows}")
-    for page in into or ():
-        embed(page, all_tables(results))
-        say(f"tables: {page}")
+    if into:
+        tables = all_tables(results)
+        for page in into:
+            embed(page, tables)
+            say(f"tables: {page}")
     if push_to_hub:
         say(f"pushed: {publish.push_to_hub(results, files, push_to_hub)}")
     if mlflow:

@@ -101,6 +101,14 @@ def test_scores_of_other_images_are_not_paired(tmp_path: Path) -> None:
     assert evidence.best(found, "image_auroc") == ""
 
 
+def image_draws(own: list[dict[str, Any]], category: str) -> dict[str, np.ndarray]:
+    """Bootstrap draws of the image metrics of one category's scores."""
+    label = np.array([one["label"] for one in own])
+    counts = statistics.image_counts(label, f"fabricated/{category}")
+    values = np.array([one["image_score"] for one in own])
+    return statistics.image_metric_draws(values, label, counts)
+
+
 def test_the_interval_over_images_is_that_of_the_mean_over_categories_and_seeds(tmp_path: Path) -> None:
     expected = []
     for seed in range(2):
@@ -109,10 +117,7 @@ def test_the_interval_over_images_is_that_of_the_mean_over_categories_and_seeds(
         # In any order on disk: the images are what pairs, not their place.
         Results(tmp_path).write_scores(f"m-{seed}", [*reversed(both["b"]), *both["a"]])
         for name, own in both.items():
-            label = np.array([one["label"] for one in own])
-            counts = statistics.image_counts(label, f"fabricated/{name}")
-            values = np.array([one["image_score"] for one in own])
-            expected.append(statistics.image_metric_draws(values, label, counts)["image_ap"])
+            expected.append(image_draws(own, name)["image_ap"])
     group, (entry,), evidence = section(tmp_path)
     within = evidence.over_images(entry, "image_ap")
     assert within == statistics.interval(np.mean(expected, axis=0))
@@ -123,21 +128,13 @@ def test_the_interval_over_images_is_that_of_the_mean_over_categories_and_seeds(
     ]
 
 
-def image_auroc_draws(own: list[dict[str, Any]], category: str) -> np.ndarray:
-    """Bootstrap draws of the image AUROC of one category's scores."""
-    label = np.array([one["label"] for one in own])
-    counts = statistics.image_counts(label, f"fabricated/{category}")
-    values = np.array([one["image_score"] for one in own])
-    return statistics.image_metric_draws(values, label, counts)["image_auroc"]
-
-
 def test_some_categories_have_intervals_and_differences_over_their_images(tmp_path: Path) -> None:
     drawn = {}
     for method, merit in (("good", 3.0), ("next", 0.5)):
         write(tmp_path, {"a": merit / 4, "b": merit / 5}, method=method, dataset_categories=["a", "b", "c"])
         own = {name: scores(f"{method}-0", name, merit=merit, seed=j) for j, name in enumerate("ab")}
         Results(tmp_path).write_scores(f"{method}-0", [*own["a"], *own["b"]])
-        drawn[method] = np.mean([image_auroc_draws(own[name], name) for name in "ab"], axis=0)
+        drawn[method] = np.mean([image_draws(own[name], name)["image_auroc"] for name in "ab"], axis=0)
     group, found, evidence = section(tmp_path)
     assert [entry.holes for entry in found] == [("2 of 3 categories",)] * 2
     (table,) = partial_intervals(evidence, found, ["a", "b"], group.title)
@@ -346,7 +343,7 @@ def test_with_few_categories_the_drop_has_its_interval_over_images(tmp_path: Pat
         write(tmp_path, {"a": value}, setting=setting, cell_id=setting, dataset_categories=["a", "b"])
         own = scores(setting, "a", merit=merit, seed=0)
         Results(tmp_path).write_scores(setting, own)
-        drawn[setting] = image_auroc_draws(own, "a")
+        drawn[setting] = image_draws(own, "a")["image_auroc"]
     section_ = next(s for s in assemble(load(tmp_path)) if s.title == "Oneclass against multiclass")
     lines = {line[1].text: line for line in section_.tables[0].body}
     within = statistics.interval(drawn["oneclass"] - drawn["multiclass"])

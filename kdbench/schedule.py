@@ -135,7 +135,7 @@ def _measure_with_ray(jobs: Sequence[Job], address: str | None, run_id: str) -> 
             yield job, "no node is left that it could be timed on"
             continue
         # All on one machine, which the task has for itself: every task of ours takes at least one CPU.
-        node = min(fitting, key=lambda node: str(node["NodeManagerHostname"]))
+        node = min(fitting, key=lambda node: (node["NodeManagerHostname"], node["NodeID"]))
         there = NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
         owning = {"num_cpus": node["Resources"].get("CPU", 1), "num_gpus": gpus}
         try:
@@ -393,17 +393,16 @@ def _prepare_nodes(grid: _Grid) -> None:
         return prepare(jobs, data)
 
     jobs, data = ray.put(grid.jobs), ray.put(grid.data)
-    tasks = {}
+    tasks = []  # nodes may share their host name, as containers of one image do
     for node in nodes:
         there = NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
-        tasks[node["NodeManagerHostname"]] = prepare_node.options(scheduling_strategy=there).remote(
-            jobs, data
-        )
+        name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+        tasks.append((name, prepare_node.options(scheduling_strategy=there).remote(jobs, data)))
     try:
-        found = {name: ray.get(task) for name, task in tasks.items()}
+        found = [(name, ray.get(task)) for name, task in tasks]
     finally:
         grid.storage.remove(marker)
-    complaints = [f"node {name}: {text}" for name, texts in found.items() for text in texts]
+    complaints = [f"node {name}: {text}" for name, texts in found for text in texts]
     if complaints:
         raise RequestError(complaints)
 

@@ -73,17 +73,20 @@ def test_a_cut_cable_and_a_dead_host_lose_nothing(hosts, tmp_path):
 
 
 def test_hosts_that_do_not_see_the_results_are_told_of_before_anything_runs(hosts, tmp_path):
-    """Each host mounts a folder of its own over the path of the results."""
+    """Two hosts of three mount a folder of their own over the path of the results; all share a host name."""
     root, results = tmp_path / "mvtec", tmp_path / "local/r"
     write_category(root, "bottle", seed=1)
     results.parent.mkdir()
     hosts.start_ray(0)
-    hosts.start_ray(1, mounting=results.parent)
+    for host in (1, 2):
+        hosts.start_ray(host, mounting=results.parent)
     more = ("--executor", "ray", "--address", hosts.head, "--categories", "bottle")
     driver = hosts.popen(
         0, words(root, results, *more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     said, _ = driver.communicate(timeout=240)
     assert driver.returncode == 2, said
-    assert f"does not see the results folder {results}; it must be on shared storage" in said
+    blind = f"does not see the results folder {results}; it must be on shared storage"
+    assert all(f"({hosts.address(host)}): {blind}" in said for host in (1, 2))
+    assert said.count(blind) == 2
     assert not list((results / "cells").glob("*.parquet"))

@@ -16,6 +16,7 @@ from kdbench.registry import get_method
 from kdbench.request import Found, Job, Request
 from kdbench.resources import Cluster, Need
 from kdbench.results import Results, detector_name, read_rows
+from kdbench.run import threads
 from kdbench.storage import Storage
 
 STEP_IMAGES = 4  # of a measured step; enough to keep two cores busy
@@ -230,7 +231,10 @@ def _memory(request: Request, cost: Cost | None, on_gpu: bool, cluster: Cluster)
 
 
 def _measured(job: Job, config: dict[str, Any]) -> float:
-    """Seconds per image of a training step on noise, the teacher's share left out since it runs once."""
+    """Seconds per image of training on noise, the teacher's share left out since it runs once.
+
+    The optimizer takes the same time for a few images as for a batch, so it is measured by itself.
+    """
     kind, device = get_method(job.cell.method), torch.device(job.place.device)
     validated = kind.Config.model_validate(config)
     method = kind(validated, teacher(validated.backbone, validated.levels, job.place.weights))
@@ -240,15 +244,23 @@ def _measured(job: Job, config: dict[str, Any]) -> float:
     images = torch.randn(STEP_IMAGES, 3, validated.image_size, validated.image_size, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
     autocast = train.autocast_for(train.choose_precision(validated.precision, device), device)
-    with torch.no_grad(), autocast:
-        taught = method.teacher(images)
-    for _ in range(3):  # the first two warm up
-        started = time.perf_counter()
-        with autocast:
-            loss = method.loss(images, taught)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-    return (time.perf_counter() - started) / STEP_IMAGES
+    with threads(job.place.num_threads):
+        with torch.no_grad(), autocast:
+            taught = method.teacher(images)
+        for _ in range(3):  # the first two warm up
+            started = _now(device)
+            with autocast:
+                loss = method.loss(images, taught)
+            optimizer.zero_grad()
+            loss.backward()
+            differentiated = _now(device)
+            optimizer.step()
+        ended = _now(device)
+    return (differentiated - started) / STEP_IMAGES + (ended - differentiated) / validated.batch_size
+
+
+def _now(device: torch.device) -> float:
+    """Seconds, once the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -91,8 +91,12 @@ def assemble(rows: Rows) -> list[Section]:
 
 
 def _overviews(found: Sequence[tuple[Group, list[Entry]]], evidence: Evidence) -> Iterator[Section]:
-    """Methods x (dataset, setting), where there are several of these under the same conditions."""
-    ordered = sorted(found, key=lambda pair: pair[0].conditions)
+    """Methods x (dataset, setting), where there are several of these under the same conditions.
+
+    What no method has run in full would be a column of holes; its own section says which.
+    """
+    complete = [pair for pair in found if not all(entry.holes for entry in pair[1])]
+    ordered = sorted(complete, key=lambda pair: pair[0].conditions)
     for conditions, of_conditions in groupby(ordered, key=lambda pair: pair[0].conditions):
         beside = list(of_conditions)
         if len(beside) > 1:

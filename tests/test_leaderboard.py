@@ -33,9 +33,9 @@ def write(folder: Path, method: str, values: dict[str, float | None], **changes:
         "metric_version": 1,
         "teacher_sha256": "0123456789",
     } | changes
-    row["cell_id"] = "-".join(str(row[k]) for k in ("method", "setting", "seed", "selection")) + str(
-        abs(hash((row["config"], tuple(values))))
-    )
+    row["cell_id"] = "-".join(
+        str(row[k]) for k in ("dataset", "method", "setting", "seed", "selection")
+    ) + str(abs(hash((row["config"], tuple(values)))))
     rows = []
     for category, value in values.items():
         metrics = dict.fromkeys((*METRICS, "mad"), value)
@@ -82,6 +82,25 @@ def test_a_mean_over_fewer_categories_is_never_the_mean(tmp_path):
         ["not run: b", "-"],
         ["mean", "-"],
     ]
+
+
+def test_the_overview_has_no_column_of_holes_alone(tmp_path):
+    """`first` is complete for both methods, `second` for one, `third` for none."""
+    whole, part = {"a": 0.5, "b": 0.6}, {"a": 0.5}
+    for dataset, stfpm, dcam in (("first", whole, whole), ("second", whole, part), ("third", part, part)):
+        write(tmp_path, "stfpm", stfpm, dataset=dataset)
+        write(tmp_path, "dcam", dcam, dataset=dataset)
+    text = write_leaderboard(tmp_path, tmp_path / "out")[0].read_text()
+    rows = table(text, "## Datasets and settings")
+    columns = [
+        "first, multiclass",
+        "rank, first, multiclass",
+        "second, multiclass",
+        "rank, second, multiclass",
+    ]
+    assert rows[0] == ["method", *columns]
+    assert rows[1] == ["dcam", "55.00", "1", "- (1 of 2 categories)", "-"]
+    assert "## third, multiclass" in text
 
 
 def test_a_failed_cell_is_a_hole_that_is_seen(tmp_path):

@@ -19,7 +19,7 @@ CATEGORIES = [NASTY, "plain", "third"]
 
 
 def write_golden_rows(folder: Path) -> None:
-    """Two settings of three categories: a tie, two seeds, a failed row, one category, an oracle, timings.
+    """Two settings of three categories: a tie, two seeds, a failed row, a lone category, an oracle, timings.
 
     All values are sums of powers of two, so that their means have no rounding of their own.
     """
@@ -47,6 +47,8 @@ def write_golden_rows(folder: Path) -> None:
     write(5, dict(zip(CATEGORIES, (1.0, 0.96875, 0.9375), strict=True)), method="one_seed")
     write(6, dict(zip(CATEGORIES, (0.5, None, 0.625), strict=True)), method="<script>&", seed=0)
     write(7, {"plain": 0.9375}, method="tie_a", setting="oneclass", categories=["plain"])
+    for number, name in enumerate(CATEGORIES, 9):
+        write(number, {name: whole[name]}, method="tie_b", setting="oneclass", categories=[name])
     write(8, dict.fromkeys(CATEGORIES, 1.0), method="tie_a", selection="test")
     timing = {name: row()[name] for name in ("run_id", "config", "dataset", "setting", "profile", "device")}
     timing |= {"device_name": "fabricated GPU", "precision": "fp32", "batch_size": 1, "images_per_s": 500.0}

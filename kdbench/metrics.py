@@ -24,6 +24,7 @@ PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro", "aupro_05")
 METRICS = IMAGE_METRICS + PIXEL_METRICS
 MAD_METRICS = METRICS[:7]
 PRO_LIMIT, PRO_LIMIT_05 = 0.3, 0.05  # false positive rates up to which `aupro` and `aupro_05` integrate
+MAX_STEPS = 4  # over normals that tie with a defect, before they are searched for
 
 Floats = NDArray[np.floating[Any]]
 
@@ -61,8 +62,10 @@ class Curve:
             raise ValueError(f"limit is {limit}: it is a false positive rate, above 0 and at most 1")
         # Two points for each score: just above it, where the curve arrives level from the last one, and at
         # it. Normals tied with the defects lie between the two and make that piece slant, as in AUROC.
-        fpr = np.stack([self.above, self.at_or_above], axis=1).ravel() / self.num_normal
-        pro = np.stack([np.append(0, self.pro[:-1]), self.pro], axis=1).ravel()
+        # Of the scores beyond the limit the first closes the area.
+        num = np.searchsorted(self.above / self.num_normal, limit, "right") + 1
+        fpr = np.stack([self.above[:num], self.at_or_above[:num]], axis=1).ravel() / self.num_normal
+        pro = np.stack([np.append(0, self.pro[:-1])[:num], self.pro[:num]], axis=1).ravel()
         fpr, pro = np.concatenate([[0], fpr, [1]]), np.concatenate([[0], pro, [1]])
         num_within = np.searchsorted(fpr, limit, "right")
         at_limit = np.interp(limit, fpr, pro)  # a point exactly at the limit only adds a piece of width 0
@@ -78,7 +81,10 @@ def label_regions(masks: NDArray[np.bool_]) -> NDArray[np.int32]:
     _check_array(masks, name="masks", num_axes=3, dtypes=(np.bool_,))
     neighbours = np.zeros((3, 3, 3), dtype=bool)
     neighbours[1] = True  # the eight around a pixel in its own image, none in the images before and after
-    regions: NDArray[np.int32] = label(masks, neighbours, output=np.int32)[0]
+    regions = np.zeros(masks.shape, dtype=np.int32)
+    defective = masks.any(axis=(1, 2))
+    if defective.any():
+        regions[defective] = label(masks[defective], neighbours, output=np.int32)[0]
     return regions
 
 
@@ -167,10 +173,12 @@ def _counted(normal: Floats, scores: Floats) -> tuple[int, NDArray[np.intp], NDA
     """How many normals there are, and how many are below and not above each of some scores; sorts them."""
     normal.sort()
     below = np.searchsorted(normal, scores, "left")
-    up_to = (
-        below.copy()
-    )  # looked up once more where a normal ties with a defect, which between floats is rare
-    tied = np.flatnonzero(normal[np.minimum(below, normal.size - 1)] == scores)
+    up_to, last = below.copy(), normal.size - 1
+    tied = np.flatnonzero(normal[np.minimum(below, last)] == scores)
+    # Most defects tie with a few normals or with none, which stepping over them finds sooner than a search.
+    for _ in range(MAX_STEPS):
+        up_to[tied] += 1
+        tied = tied[normal[np.minimum(up_to[tied], last)] == scores[tied]]
     up_to[tied] = np.searchsorted(normal, scores[tied], "right")
     return int(np.searchsorted(normal, np.inf)), below, up_to
 

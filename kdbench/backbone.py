@@ -84,6 +84,11 @@ def pyramid(backbone: str, levels: tuple[int, ...]) -> FeaturePyramid:
     if hasattr(body, "blocks") and hasattr(body, "_stage_out_idx"):
         # timm keeps (and runs) the EfficientNet stages behind the last level; nobody reads them.
         body.blocks = body.blocks[: max(body._stage_out_idx)]
+    # timm starts the last normalisation of every residual block at 0; torchvision, where the papers take
+    # their students from, at 1.
+    for module in body.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
     return FeaturePyramid(body, levels, body.feature_info.channels(), body.feature_info.reduction())
 
 

@@ -437,3 +437,12 @@ def test_other_real_weights_do_not_fit_resnet18(shared: Path) -> None:
 def test_known_backbones_are_named_with_a_tag() -> None:
     assert all("." in name or name == "tiny" for name in BACKBONES)
     assert EMBEDDED in BACKBONES
+
+
+def test_a_student_starts_as_torchvision_starts_it():
+    """timm would start the last normalisation of every residual block at 0, and so every block switched off."""
+    scales = [
+        m.weight for m in pyramid("resnet18.tv_in1k", (1, 2, 3)).modules() if hasattr(m, "running_mean")
+    ]
+    assert len(scales) == 15
+    assert all((scale == 1).all() for scale in scales)

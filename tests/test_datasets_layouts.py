@@ -191,17 +191,19 @@ def test_a_visa_without_its_list_has_no_split_hash(tmp_path: Path) -> None:
 # Magnetic tile
 
 
-def magnetic(root: Path, normal: int = 10) -> Path:
-    for number in range(normal):
-        picture(root / f"MT_Free/Imgs/exp1_num_{number}.jpg")
-        picture(root / f"MT_Free/Imgs/exp1_num_{number}.png", 0)
+def magnetic(root: Path, tiles: int = 5) -> Path:
+    """Two exposures of each tile, 20 frames apart; the next tile comes 1000 frames later."""
+    for frame in range(0, 1000 * tiles, 1000):
+        for name in (f"exp1_num_{frame}", f"exp2_num_{frame + 20}"):
+            picture(root / f"MT_Free/Imgs/{name}.jpg")
+            picture(root / f"MT_Free/Imgs/{name}.png", 0)
     for kind in DEFECTS:
         picture(root / kind / "Imgs/exp2_num_7.jpg")
         picture(root / kind / "Imgs/exp2_num_7.png", 255 if kind != "MT_Uneven" else 0)
     return root
 
 
-def test_magnetic_tile_has_masks_beside_its_images_and_a_split_that_is_stable(tmp_path: Path) -> None:
+def test_magnetic_tile_has_masks_beside_its_images_and_a_split_by_tile_that_is_stable(tmp_path: Path) -> None:
     dataset, root = MagneticTile(), magnetic(tmp_path)
     found = dataset.scan(root, "tile")
     assert dataset.present(root) == ("tile",)
@@ -210,9 +212,11 @@ def test_magnetic_tile_has_masks_beside_its_images_and_a_split_that_is_stable(tm
     assert [s.mask for s in found.test if not s.label] == [None, None]
     assert found.relative(found.test[-1].path) == "MT_Uneven/Imgs/exp2_num_7.jpg"
     assert found.test[-1].mask == root / "MT_Uneven/Imgs/exp2_num_7.png"
-    # By hand: the order of sha256("exp1_num_0.jpg") and so on; the last two are for testing.
-    order = sorted(range(10), key=lambda n: hashlib.sha256(f"exp1_num_{n}.jpg".encode()).hexdigest())
-    assert {s.path.stem for s in found.test if not s.label} == {f"exp1_num_{n}" for n in order[8:]}
+    # By hand: the order of sha256("exp1_num_0.jpg") and so on; both images of the last tile are for testing.
+    frames = [0, 1000, 2000, 3000, 4000]
+    last = max(frames, key=lambda n: hashlib.sha256(f"exp1_num_{n}.jpg".encode()).hexdigest())
+    stems = {f"exp1_num_{last}", f"exp2_num_{last + 20}"}
+    assert {s.path.stem for s in found.test if not s.label} == stems
     assert MagneticTile.mask_above == 127
     assert any("no official split" in note for note in MagneticTile.notes)
 
@@ -234,6 +238,7 @@ def test_normal_tiles_need_no_masks(tmp_path: Path) -> None:
         (_too_many("MT_Crack/Imgs/other.png"), "is a mask without an image"),
         (_too_many("MT_Free/Imgs/other.png"), "is a mask without an image"),
         (_too_many("MT_Free/Imgs/other.bmp"), "is not an image file"),
+        (_too_many("MT_Free/Imgs/other.jpg"), "the name does not end with the number of a frame"),
     ],
 )
 def test_what_is_wrong_in_magnetic_tile_is_an_error_with_its_path(
@@ -333,7 +338,7 @@ def test_btad_may_have_empty_folders_of_masks_for_normal_images(tmp_path: Path) 
     [
         (MVTEC, (3629, 467, 1258)),
         (VisA(), (8659, 962, 1200)),
-        (MagneticTile(), (761, 952 - 761, 115 + 85 + 57 + 32 + 103)),
+        (MagneticTile(), (780, 952 - 780, 115 + 85 + 57 + 32 + 103)),
         (BTAD(), (1799, 451, 290)),
         (MPDD(), (888, 176, 282)),
     ],

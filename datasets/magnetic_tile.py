@@ -26,8 +26,8 @@ class MagneticTile(Dataset):
     empty_masks = True
     notes = (
         "there is no official split: 80 % of MT_Free are for training, the rest and all defects for testing; "
-        "exposures of one tile, which follow one another in the recording, stay together, and tiles are in the "
-        "order of the SHA-256 of the name of their first image; numbers of other splits do not compare",
+        "exposures of one tile, which follow one another in the recording, stay together, and tiles are in "
+        "the order of the SHA-256 of the name of their first image; numbers of other splits do not compare",
         "4 of the 103 masks of MT_Uneven mark nothing: these images count for image metrics only",
     )
     split = "kdbench-80-20-by-tile"

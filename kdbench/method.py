@@ -113,6 +113,11 @@ class Method(nn.Module):
         return {**paper, **DEMO, **cls.demo} if profile == "demo" else dict(paper)
 
 
+def full_precision(like: Tensor) -> torch.autocast:
+    """The context for products of float32 maps on the device of `like`, which autocast would round."""
+    return torch.autocast(like.device.type, enabled=False)
+
+
 def cosine_distance(taught: Tensor, learned: Tensor) -> Tensor:
     """1 - cosine of the channel vectors of two maps [B,C,h,w], as [B,h,w] in float32; 0 to 2.
 
@@ -155,7 +160,8 @@ def gaussian_blur(anomaly_map: Tensor, sigma: float) -> Tensor:
         height, width = smooth.shape[1:]
         index = torch.arange(-radius, width + radius, device=smooth.device) % (2 * width)
         padded = smooth[..., torch.where(index < width, index, 2 * width - 1 - index)]
-        rows = nn.functional.conv1d(padded.reshape(-1, 1, width + 2 * radius), kernel)
+        with full_precision(padded):
+            rows = nn.functional.conv1d(padded.reshape(-1, 1, width + 2 * radius), kernel)
         smooth = rows.reshape(-1, height, width).transpose(1, 2)
     return smooth
 

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from kdbench.method import full_precision
+
 
 class CRAM(nn.Module):
     """[B,C,h,w] -> [B,C,h,w], expressed by K learned centres of normal features.
@@ -45,10 +47,15 @@ class CRAM(nn.Module):
         return mean + self.residual(tokens - mean)
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = x.float().flatten(2).transpose(1, 2)  # [B,N,C]
-        if self.per_position:
-            return self.output(self.mixed(tokens).transpose(1, 2).reshape(x.shape))
+        with full_precision(x):  # residuals are small differences
+            tokens = x.float().flatten(2).transpose(1, 2)  # [B,N,C]
+            if not self.per_position:
+                return x * self.gates(tokens)[:, :, None, None]
+            mixed = self.mixed(tokens)
+        return self.output(mixed.transpose(1, 2).reshape(x.shape))
+
+    def gates(self, tokens: Tensor) -> Tensor:
+        """[B,N,C] -> a gate per channel [B,C], from the residuals to all centres."""
         weights = self.assignment(tokens)  # [B,N,K]
         sums = weights.transpose(1, 2) @ tokens - weights.sum(1)[..., None] * self.centres  # [B,K,C]
-        gate = torch.sigmoid(self.gate(torch.relu(self.norm(sums)).mean(1)))
-        return x * (1 + gate[:, :, None, None])
+        return torch.sigmoid(self.gate(torch.relu(self.norm(sums)).mean(1)))

@@ -13,7 +13,14 @@ from torch.nn.functional import adaptive_avg_pool2d, kl_div, log_softmax, mse_lo
 from torch.optim import SGD, Optimizer
 
 from kdbench.backbone import FeaturePyramid, pyramid
-from kdbench.method import Fidelity, cosine_distance, flat_cosine_distance, gaussian_blur, unit_vectors
+from kdbench.method import (
+    Fidelity,
+    cosine_distance,
+    flat_cosine_distance,
+    full_precision,
+    gaussian_blur,
+    unit_vectors,
+)
 from kdbench.methods._cram import CRAM
 from kdbench.methods._reverse import Bottleneck, Decoder, ReverseRecipe, level_maps
 
@@ -64,11 +71,7 @@ class SNL(ReverseRecipe):
         """The student's levels; CRAM sits behind the bottleneck (reverse) or behind each level (forward)."""
         if self.config.base == "forward":
             levels = self.student(images)
-            return (
-                [aggregate(s) for aggregate, s in zip(self.cram, levels, strict=True)]
-                if self.cram
-                else levels
-            )
+            return [f(s) for f, s in zip(self.cram, levels, strict=True)] if self.cram else levels
         embedding = self.bottleneck(taught)
         return self.decoder(self.cram[0](embedding) if self.cram else embedding)
 
@@ -106,13 +109,15 @@ def spatial_divergence(t: Tensor, s: Tensor, tau: float) -> Tensor:
 def within(features: Tensor, size: int) -> Tensor:
     """Cosines of all pairs of positions of an image: [B,N,N], N at most size^2."""
     tokens = unit_vectors(adaptive_avg_pool2d(features.float(), min(size, features.shape[-1]))).flatten(2)
-    return tokens.transpose(1, 2) @ tokens
+    with full_precision(tokens):
+        return tokens.transpose(1, 2) @ tokens
 
 
 def between(features: Tensor) -> Tensor:
     """Cosines of all pairs of images of the batch, each as its mean over positions: [B,B]."""
     vectors = unit_vectors(features.float().mean((2, 3), keepdim=True)).flatten(1)
-    return vectors @ vectors.T
+    with full_precision(vectors):
+        return vectors @ vectors.T
 
 
 METHOD = SNL

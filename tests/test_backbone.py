@@ -440,7 +440,7 @@ def test_known_backbones_are_named_with_a_tag() -> None:
 
 
 def test_a_student_starts_as_torchvision_starts_it():
-    """timm would start the last normalisation of every residual block at 0, and so every block switched off."""
+    """timm would start the last normalisation of every residual block at 0: every block switched off."""
     scales = [
         m.weight for m in pyramid("resnet18.tv_in1k", (1, 2, 3)).modules() if hasattr(m, "running_mean")
     ]

@@ -68,6 +68,21 @@ def test_untrained_loss_is_a_finite_positive_scalar(name):
     assert 0.01 < loss.item() < float("inf")
 
 
+def test_losses_and_maps_are_float32_and_stay_near_when_networks_run_in_bf16(name):
+    method, images = build(name), some_images()
+    taught, low = method.teacher(images), torch.autocast("cpu", torch.bfloat16)
+    maps = maps_of(method, images)
+    with low:
+        low_maps = maps_of(method, images)
+    method.train()
+    loss = method.loss(images, taught).item()
+    with low:
+        low_loss = method.loss(images, taught)
+    assert low_loss.dtype == low_maps.dtype == torch.float32
+    assert low_loss.item() == pytest.approx(loss, rel=0.02)
+    assert (low_maps - maps).abs().max() < 0.05 * maps.max()
+
+
 def test_loss_falls(name):
     losses = train_steps(build(name), steps=25)
     assert min(losses[-3:]) < 0.8 * losses[0], losses

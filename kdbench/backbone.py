@@ -6,6 +6,7 @@ timm is imported only when a network is built: it costs two seconds that a resum
 import hashlib
 import importlib.metadata
 import os
+import re
 import warnings
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kdbench.errors import RequestError
-from kdbench.known_backbones import BACKBONES, EMBEDDED, EMBEDDED_PACKAGE, TINY
+from kdbench.known_backbones import BACKBONES, EMBEDDED, EMBEDDED_PACKAGE, FILE_HASHES, TINY
 
 WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors")
 
@@ -139,11 +140,15 @@ def find_weights(backbone: str, given: Path | None = None, *, download: bool = T
     if backbone not in BACKBONES:
         _timm_config(backbone)  # a name that does not exist is wrong whatever file comes with it
     if given is not None and not given.is_dir():
+        if _names_others(backbone, given):
+            raise RequestError(
+                [f"{given} is named as other weights than {backbone}. Name theirs, or rename the file"]
+            )
         return _weights(given, f"file {given.name}")
     if given is not None:
         found = _in_folder(backbone, given)
         if found is None:
-            raise RequestError([f"no weights for {_architecture(backbone)} in the folder {given}"])
+            raise RequestError([f"no weights for {backbone} in the folder {given}"])
         return _weights(found, f"file {found.name}")
     folder = os.environ.get("KDBENCH_WEIGHTS")
     if folder and (found := _in_folder(backbone, Path(folder))):
@@ -214,7 +219,9 @@ def _in_folder(backbone: str, folder: Path) -> Path | None:
     found = sorted(
         path
         for path in folder.iterdir()
-        if path.suffix in WEIGHT_SUFFIXES and path.name.startswith((f"{name}.", f"{name}_", f"{name}-"))
+        if path.suffix in WEIGHT_SUFFIXES
+        and path.name.startswith((f"{name}.", f"{name}_", f"{name}-"))
+        and not _names_others(backbone, path)
     )
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
@@ -222,6 +229,14 @@ def _in_folder(backbone: str, folder: Path) -> Path | None:
             [f"{folder} has several weights for {name}: {names}. Choose one with --weights FILE"]
         )
     return found[0] if found else None
+
+
+def _names_others(backbone: str, path: Path) -> bool:
+    """Whether the file's name has another tag of timm, or hash of torchvision, than the backbone's."""
+    if path.stem.startswith(f"{_architecture(backbone)}."):
+        return path.stem != backbone
+    ending = re.search(r"-([0-9a-f]{8})$", path.stem)
+    return ending is not None and ending[1] not in FILE_HASHES.get(backbone, (ending[1],))
 
 
 def _embedded_file() -> Path | None:

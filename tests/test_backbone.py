@@ -128,6 +128,30 @@ def test_several_files_for_a_backbone_are_not_guessed_from(
         find_weights(RESNET)
 
 
+@pytest.mark.parametrize("name", ["resnet18.a1_in1k.safetensors", "resnet18_a1_0-d63eafa0.pth"])
+def test_weights_that_are_named_as_others_of_the_architecture_are_never_taken(
+    tmp_path: Path, hub: Path, name: str
+) -> None:
+    """They would fit: the rows would be those of another teacher."""
+    path = written(tmp_path / name)
+    with pytest.raises(RequestError, match=r"is named as other weights than resnet18\.tv_in1k"):
+        find_weights(RESNET, path)
+    with pytest.raises(RequestError, match=r"no weights for resnet18\.tv_in1k in the folder"):
+        find_weights(RESNET, tmp_path)
+    right = written(tmp_path / "resnet18-f37072fd.pth")
+    assert find_weights(RESNET, tmp_path).path == str(right)
+
+
+def test_torchvisions_second_weights_are_not_the_first(tmp_path: Path) -> None:
+    for name, fits in (("wide_resnet50_2-95faca4d.pth", True), ("wide_resnet50_2-9ba9bcbe.pth", False)):
+        path = written(tmp_path / name)
+        if fits:
+            assert find_weights("wide_resnet50_2.tv_in1k", path).path == str(path)
+        else:
+            with pytest.raises(RequestError, match="other weights"):
+                find_weights("wide_resnet50_2.tv_in1k", path)
+
+
 def test_a_weights_folder_that_does_not_exist_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

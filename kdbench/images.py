@@ -181,8 +181,20 @@ def _mask(dataset: Dataset, sample: Sample, preset: Preset) -> tuple[np.ndarray,
         return marked, filled
     if preset.mask_rule == "nearest":
         return np.asarray(Image.fromarray(marked).resize(size, Image.Resampling.NEAREST)), filled
+    if preset.mask_rule == "two-tap bilinear > 0":
+        return _two_tap(marked, size) > 0.5 / 255, filled  # what is not 0 once it is rounded to 8 bits
     soft = Image.fromarray(marked.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
-    return np.asarray(soft) > (0.5 if preset.mask_rule == "bilinear > 0.5" else 0.0), filled
+    return np.asarray(soft) > 0.5, filled
+
+
+def _two_tap(marked: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bilinear between the two nearest pixels of each axis, as OpenCV does; PIL takes the mean of all between."""
+    from skimage.transform import resize
+
+    found: np.ndarray = resize(
+        marked.astype(np.float32), size[::-1], order=1, mode="edge", anti_aliasing=False
+    )
+    return found
 
 
 def _opened_mask(path: Path) -> Image.Image:

@@ -11,8 +11,8 @@ BACKBONES = {
     "wide_resnet50_2.tv_in1k": "torchvision's first ImageNet weights: RD4AD's teacher",
     TINY: "random convolutions, for tests only",
 }
-# In the names of torchvision's files; its second weights, which fit as well, have others. Where there are two,
-# the latter is an older file of the same weights.
+# In the names of torchvision's files; its second weights, which fit as well, have others. The second of two
+# is that of an older file of the same weights.
 FILE_HASHES = {
     "resnet18.tv_in1k": ("f37072fd", "5c106cde"),
     "resnet34.tv_in1k": ("b627a593", "333f7ec4"),

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-MaskRule = Literal["nearest", "bilinear > 0", "bilinear > 0.5"]
+MaskRule = Literal["nearest", "two-tap bilinear > 0", "bilinear > 0.5"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,9 @@ PRESETS = {
     "exact": Preset(evaluation_size=256, mask_rule="nearest"),
     "mvtec_original": Preset(evaluation_size=0, mask_rule="nearest"),
     "ader": Preset(evaluation_size=256, mask_rule="bilinear > 0.5"),
-    "stfpm_legacy": Preset(evaluation_size=256, mask_rule="bilinear > 0", sigma=0.0, pro="pro_stfpm_legacy"),
+    "stfpm_legacy": Preset(
+        evaluation_size=256, mask_rule="two-tap bilinear > 0", sigma=0.0, pro="pro_stfpm_legacy"
+    ),
     "rd4ad_legacy": Preset(
         evaluation_size=256, mask_rule="bilinear > 0.5", sigma=4.0, pro="pro_rd4ad_legacy"
     ),

@@ -49,6 +49,7 @@ class DCAM(ForwardStudent):
         "attention is a side branch: the loss sees attended maps, the next block bare ones (our reading)",
         "temperature 1, loss weights 1 : 1, KL averaged over channels (not stated; the code sums)",
         "the 20 % of held-out normal images are drawn per category and by the seed, not from one sorted list",
+        "the code trains in fp32, `--precision auto` in bf16 where the hardware has it",
     )
     multiclass: ClassVar[dict[str, Any]] = {"epochs": 400}
     training_only = ("attention",)

@@ -20,7 +20,10 @@ class RD4AD(ReverseRecipe):
     name = "rd4ad"
     paper = "arXiv:2201.10703"
     fidelity: ClassVar[Fidelity] = "official recipe"
-    departures = ("multiclass has no official recipe: the oneclass one, with lr_drop as an option",)
+    departures = (
+        "multiclass has no official recipe: the oneclass one, with lr_drop as an option",
+        "the code trains in fp32, `--precision auto` in bf16 where the hardware has it",
+    )
 
     class Config(ReverseRecipe.Config):  # epochs 200, batch 16, Adam 5e-3 (0.5, 0.999), sigma 4
         backbone: str = "wide_resnet50_2.tv_in1k"

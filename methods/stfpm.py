@@ -24,6 +24,7 @@ class STFPM(ForwardStudent):
     departures = (
         "the 20 % of held-out normal images are drawn per category and by the seed, not from one sorted list",
         "multiclass has no official recipe: 400 epochs, after the code of arXiv:2407.02968",
+        "the code trains in fp32, `--precision auto` in bf16 where the hardware has it",
     )
     multiclass: ClassVar[dict[str, Any]] = {"epochs": 400}
 

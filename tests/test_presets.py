@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import TINY, write_category, write_image
 from PIL import Image
 from scipy import ndimage
@@ -12,7 +13,7 @@ from scipy import ndimage
 from kdbench.dataset import fingerprint
 from kdbench.datasets.mvtec_ad import MVTecAD
 from kdbench.evaluate import Scored, at_size, measure
-from kdbench.images import open_truth
+from kdbench.images import _two_tap, open_truth
 from kdbench.legacy import pro_rd4ad, pro_stfpm
 from kdbench.metrics import label_regions, pixel_metrics
 from kdbench.presets import PRESETS, Preset
@@ -91,17 +92,28 @@ def truth(root, preset: Preset):
     return category, open_truth(dataset, category, fingerprint(dataset, category), preset)
 
 
-def test_mask_rules_by_hand(tmp_path):
+@pytest.mark.parametrize(("size", "expected"), [(20, (0, 1, 0)), (10, (0, 0, 0))])
+def test_mask_rules_by_hand(tmp_path, size, expected):
     folder = write_category(tmp_path, "bottle", train=1, good=1, bad=1)
     mask = np.zeros((40, 40), np.uint8)
     mask[0, 0] = 3  # one pixel, a class id: above 0
     Image.fromarray(mask).save(folder / "ground_truth/broken/000_mask.png")
-    sizes = {}
-    for rule in ("nearest", "bilinear > 0", "bilinear > 0.5"):
-        _, found = truth(tmp_path, Preset(evaluation_size=20, mask_rule=rule))
-        sizes[rule] = int((np.asarray(found.regions) > 0).sum())
-    # halving: nearest takes the pixel at (1, 1), bilinear mixes 4x4 pixels, of which (0, 0) is a small share
-    assert sizes == {"nearest": 0, "bilinear > 0": 1, "bilinear > 0.5": 0}
+    found = []
+    for rule in ("nearest", "two-tap bilinear > 0", "bilinear > 0.5"):
+        _, regions = truth(tmp_path, Preset(evaluation_size=size, mask_rule=rule))
+        found.append(int((np.asarray(regions.regions) > 0).sum()))
+    # 20: nearest takes pixel 1 of each axis, two taps are 0 and 1, and each weighs a half: 1/4 is below 0.5.
+    # 10: the first result lies at 1.5, between the pixels 1 and 2, so that pixel 0 has no part in it.
+    assert tuple(found) == expected
+
+
+def test_two_taps_are_those_of_torch():
+    """torch without anti-aliasing samples where OpenCV does."""
+    marked = np.random.default_rng(0).random((90, 70)) < 0.02
+    expected = torch.nn.functional.interpolate(
+        torch.tensor(marked)[None, None].float(), (25, 32), mode="bilinear"
+    )
+    np.testing.assert_allclose(_two_tap(marked, (32, 25)), expected[0, 0], atol=1e-5)
 
 
 def test_original_size_takes_images_of_any_sizes(tmp_path):

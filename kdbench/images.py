@@ -188,7 +188,7 @@ def _mask(dataset: Dataset, sample: Sample, preset: Preset) -> tuple[np.ndarray,
 
 
 def _two_tap(marked: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bilinear between the two nearest pixels of each axis, as OpenCV does; PIL takes the mean of all between."""
+    """Bilinear between the two nearest pixels of each axis, as OpenCV does; PIL averages all between."""
     from skimage.transform import resize
 
     found: np.ndarray = resize(

@@ -14,7 +14,7 @@ from kdbench.metrics import IMAGE_METRICS
 from kdbench.reports import statistics
 from kdbench.reports.entries import COLUMNS, MAIN, TITLES
 from kdbench.reports.rows import APART, Group, Rows, differing_keys, load, named
-from kdbench.reports.significance import Evidence, ImageDraws, paired_difference
+from kdbench.reports.significance import OTHER_WAY, Evidence, ImageDraws, paired_difference
 from kdbench.reports.tables import HOLE, Table, Value, markdown_line, percent, text, to_csv, to_markdown
 
 # Versions and machines of the rows: what a difference may come from.
@@ -167,7 +167,9 @@ def _lines(
 def _significant(metric: str, differences: np.ndarray, drawn: tuple[ImageDraws | None, ...]) -> str:
     """Yes or no, and over what it was tested: seeds where there are enough, else the same test images."""
     if len(differences) >= statistics.MIN_PAIRS:
-        return _said(statistics.signed_rank(differences) < statistics.ALPHA, "seeds")
+        sure = statistics.signed_rank(differences) < statistics.ALPHA
+        other = f", {OTHER_WAY}" if sure and statistics.contradicts(differences) else ""
+        return _said(sure, f"seeds{other}")
     before, after = drawn
     if metric in IMAGE_METRICS and before and after and before.images == after.images:
         within = statistics.interval(after.metrics[metric] - before.metrics[metric])

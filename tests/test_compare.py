@@ -141,6 +141,15 @@ def test_significance_is_over_the_seeds_where_there_are_six(folders: tuple[Path,
     assert said["b", "AUPRO"] == "no (seeds)"
 
 
+def test_seeds_that_contradict_their_mean_are_said(folders: tuple[Path, Path]) -> None:
+    for seed in range(15):
+        write(folders[0], {"a": 0.8}, seed=seed)
+        write(folders[1], {"a": 0.5 if seed == 0 else 0.81 + 0.001 * seed}, seed=seed)
+    line = compare(*folders, 0.01).categories.body[0]
+    assert float(cell(line, "difference")) < 0
+    assert cell(line, "significant") == "yes (seeds, against the mean)"
+
+
 def test_means_are_paired_over_the_categories(folders: tuple[Path, Path]) -> None:
     names = "abcdef"
     write(folders[0], {name: 0.5 for name in names})

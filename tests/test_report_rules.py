@@ -60,6 +60,22 @@ def test_a_best_that_is_worse_somewhere_is_not_bold(tmp_path: Path) -> None:
     assert evidence.best(found, "aupro") == ""
 
 
+def test_a_mean_that_one_category_lifts_is_not_bold_and_its_p_is_marked(tmp_path: Path) -> None:
+    """`lucky` has the better mean and is worse in fourteen of fifteen categories."""
+    names = [f"c{i:02}" for i in range(15)]
+    write(tmp_path, {name: 0.95 if i == 0 else 0.8 for i, name in enumerate(names)}, method="lucky")
+    steady = {name: 0.6 if i == 0 else 0.81 + 0.0005 * i for i, name in enumerate(names)}
+    write(tmp_path, steady, method="steady")
+    group, found, evidence = section(tmp_path)
+    assert [entry.name for entry in found] == ["lucky", "steady"]
+    assert not evidence.verdict(found[0], found[1], "mad").significant
+    assert evidence.best(found, "mad") == ""
+    line = next(line for line in next(comparisons(found, group.title)).body if line[0].text == "mAD")
+    assert line[3].text == "+1.05"
+    assert line[5].mean == pytest.approx(2 * 137 / 2**15)  # rank 15 against all others: 137 sums are as small
+    assert [line[i].text for i in (5, 6)] == ["0.00836 (against the mean)"] * 2
+
+
 def test_with_few_categories_six_seeds_decide(tmp_path: Path) -> None:
     for seed in range(6):
         write(tmp_path, {"a": 0.9 + 0.001 * seed, "b": 0.8}, method="good", seed=seed)

@@ -102,7 +102,7 @@ def per_category(group: Group, found: Sequence[Entry], metric: str) -> Table:
         body.append((text(f"not run: {others}"), *(replace(hole(), hole="not run") for _ in found)))
     body += _kinds(found, metric)
     means_ = (shown(entry.means[metric], entry.cell_ids) for entry in found)
-    why = ("" if entry.holes else entry.fewer_seeds for entry in found)
+    why = ("" if entry.holes else "; ".join(entry.unlike) for entry in found)
     body.append((text("mean"), *(_remarked(*pair) for pair in zip(means_, why, strict=True))))
     return Table(
         title=f"{TITLES[metric]} per category: {group.title}",

@@ -1,7 +1,7 @@
 """Entries: the lines of a section, their means over categories and seeds, and whether they can be ranked."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -33,6 +33,7 @@ class Mean(NamedTuple):
 # What the tables look at, of eighty columns: taking a part of the rows costs by the column.
 KEPT = [
     *("cell_id", "recipe", "dataset", "category", "dataset_categories", "texture", "seed", "status", "error"),
+    "other_images",
     *COLUMNS,
     *("num_parameters", "num_trained_parameters", "flops", "train_s", "peak_memory_bytes", "place"),
 ]
@@ -50,18 +51,18 @@ class Entry:
     means: Means  # over all categories of the dataset, or holes
     seeds: tuple[int, ...]
     holes: tuple[str, ...]  # what the dataset's mean lacks, in words
-    fewer_seeds: str  # "1 of 3 seeds" where others of the section have more; not comparable with theirs
+    unlike: tuple[str, ...]  # why its means are not comparable with others: "1 of 3 seeds", "other images"
     oracle: bool  # selected on test images
 
     @property
     def comparable(self) -> bool:
         """Whether its means are over the same categories and seeds as those of others; if not, no rank."""
-        return not (self.holes or self.fewer_seeds or self.oracle)
+        return not (self.holes or self.unlike or self.oracle)
 
     @property
     def remarks(self) -> tuple[str, ...]:
         """What a reader has to know before using the means."""
-        return (*self.holes, self.fewer_seeds) if self.fewer_seeds else self.holes
+        return self.holes + self.unlike
 
     @property
     def dataset_categories(self) -> list[str]:
@@ -158,9 +159,10 @@ def means(rows: pd.DataFrame) -> Means:
 
 
 def common_categories(found: Sequence[Entry]) -> list[str]:
-    """The categories that ended well for every seed of every entry."""
+    """The categories that ended well, on the same images, for every seed of every entry."""
     common: list[str] = []
-    for category in found[0].dataset_categories:
+    changed = {name for entry in found for name in entry.rows.loc[entry.rows["other_images"], "category"]}
+    for category in (name for name in found[0].dataset_categories if name not in changed):
         ends = [[status for _, status in entry.ends.get(category, [])] for entry in found]
         if all(own == ["ok"] * len(entry.seeds) for own, entry in zip(ends, found, strict=True)):
             common.append(category)
@@ -181,6 +183,13 @@ def _entry(name: str, rows: pd.DataFrame, num_seeds: int) -> Entry:
         means=dict.fromkeys(COLUMNS) if missing else means(rows),
         seeds=tuple(own),
         holes=missing,
-        fewer_seeds=f"{len(own)} of {num_seeds} seeds" if len(own) < num_seeds else "",
+        unlike=tuple(_unlike(rows, len(own), num_seeds)),
         oracle=bool(rows["oracle"].iloc[0]),
     )
+
+
+def _unlike(rows: pd.DataFrame, num_seeds: int, most: int) -> Iterator[str]:
+    if num_seeds < most:
+        yield f"{num_seeds} of {most} seeds"
+    if rows["other_images"].any():
+        yield "other images"

@@ -135,7 +135,7 @@ def _headline(group: Group, found: list[Entry]) -> str:
         if entry.holes:
             lines.append(f"  {entry.name}: no mean, {'; '.join(entry.holes)}")
         else:
-            remark = f" ({entry.fewer_seeds}: not ranked)" if entry.fewer_seeds else ""
+            remark = f" ({'; '.join(entry.unlike)}: not ranked)" if entry.unlike else ""
             lines.append(say(entry.name, entry.means) + remark)
     common = common_categories(found)
     if common and any(entry.holes for entry in found):

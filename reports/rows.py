@@ -97,13 +97,31 @@ def with_place(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(place=pd.Series(places, rows.index, dtype=object))
 
 
+def with_images(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with all `dataset_categories` of their section, and `other_images`.
+
+    A folder may gain categories between two runs, and the images of a category may change: `other_images`
+    says that the section has rows of the same categories with another fingerprint.
+    """
+    rows = rows.assign(trained_on=["+".join(sorted(own)) for own in rows["categories"]])
+    prints = rows.groupby([*APART, "trained_on", "category"], dropna=False)["fingerprint"]
+    rows = rows.assign(other_images=prints.transform("nunique") > 1)
+    for _, group in rows.groupby(APART, dropna=False):
+        known = sorted({tuple(own) for own in group["dataset_categories"]}, key=lambda own: (-len(own), own))
+        if len(known) > 1:
+            every = list(dict.fromkeys(category for own in known for category in own))
+            rows.loc[group.index, "dataset_categories"] = pd.Series([every] * len(group), group.index)
+    return rows
+
+
 def named(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows with `entry` and `oracle`.
 
     An entry is named by the keys in which the recipes of its method differ within some section, so that it
     has the same name in every dataset and setting, and a recipe that only depends on the dataset needs none.
     """
-    rows = rows.assign(oracle=rows["selection"] == "test", entry=rows["method"], recipe=_recipes(rows))
+    rows = with_images(rows.assign(oracle=rows["selection"] == "test"))
+    rows = rows.assign(entry=rows["method"], recipe=_recipes(rows))
     beside = [key for key in APART if key not in ("dataset", "setting")]
     for (*_, method), group in rows.groupby([*beside, "method"], dropna=False):
         sections = [part["recipe"].unique() for _, part in group.groupby(["dataset", "setting"])]
@@ -129,7 +147,7 @@ def sections(cells: pd.DataFrame) -> Iterator[tuple[Group, pd.DataFrame]]:
 
 
 def holes(rows: pd.DataFrame) -> tuple[str, ...]:
-    """What the rows of one entry lack to be the dataset's mean, in words; none: it can be ranked."""
+    """What the rows of one entry lack to be the dataset's mean, in words; none: it has one."""
     expected = list(rows["dataset_categories"].iloc[0])
     num_seeds, tried = rows["seed"].nunique(), rows["category"].nunique()
     found = []
@@ -142,6 +160,8 @@ def holes(rows: pd.DataFrame) -> tuple[str, ...]:
         found.append(f"{num_seeds * tried - len(pairs)} not run")
     if len(rows) > len(pairs):
         found.append(f"{len(rows) - len(pairs)} twice, with other images")
+    elif (rows.groupby(["trained_on", "category"])["fingerprint"].nunique() > 1).any():
+        found.append("other images for some seeds")
     return tuple(found)
 
 

@@ -10,7 +10,7 @@ from fabricated import all_metrics, row, scores
 from kdbench.cell import canonical_json
 from kdbench.reports import statistics
 from kdbench.reports.costs import latencies, sizes, training
-from kdbench.reports.entries import Entry, entries, ranks
+from kdbench.reports.entries import Entry, common_categories, entries, ranks
 from kdbench.reports.leaderboard import assemble
 from kdbench.reports.rows import Group, load, sections
 from kdbench.reports.significance import (
@@ -260,6 +260,55 @@ def test_a_category_that_was_run_with_two_sets_of_images_is_a_hole(tmp_path: Pat
         write(tmp_path, {"a": 0.8}, **facts)
     _, (entry,), _ = section(tmp_path)
     assert entry.holes == ("1 twice, with other images",)
+
+
+def write_images(folder: Path, method: str, values: dict[str, float], **changes: Any) -> None:
+    """A oneclass cell per category, whose fingerprint is that of `changes` and the category."""
+    images, seed = changes.pop("images", "v1"), changes.get("seed", 0)
+    for name, value in values.items():
+        facts = {"cell_id": f"{method}-{name}-{seed}", "categories": [name], "fingerprint": images + name}
+        write(folder, {name: value}, **{"dataset_categories": [*values]} | facts | changes, method=method)
+
+
+def oneclass(folder: Path) -> dict[str, Entry]:
+    ((_, cells),) = sections(load(folder).cells)
+    return {entry.name: entry for entry in entries(cells)}
+
+
+def test_a_category_that_the_dataset_gained_is_a_hole_of_what_ran_before(tmp_path: Path) -> None:
+    write_images(tmp_path, "old", {"b": 0.95}, setting="oneclass")
+    write_images(tmp_path, "new", {"a": 0.9, "b": 0.8}, setting="oneclass")
+    found = oneclass(tmp_path)
+    assert {name: entry.holes for name, entry in found.items()} == {"new": (), "old": ("1 of 2 categories",)}
+    assert [entry.dataset_categories for entry in found.values()] == [["a", "b"]] * 2
+    assert ranks([*found.values()], "mad") == {"new": 1}
+    write(tmp_path, {"a": 0.9}, cell_id="before", dataset_categories=["a"])
+    write(tmp_path, {"a": 0.8, "b": 0.8}, cell_id="after", seed=1)
+    after = [cells for group, cells in sections(load(tmp_path).cells) if group.setting == "multiclass"]
+    assert {entry.name: entry.seeds for entry in entries(after[0])} == {
+        "fabricated_a (categories=a)": (0,),
+        "fabricated_a (categories=all)": (1,),
+    }
+
+
+def test_entries_over_other_images_have_means_and_no_rank(tmp_path: Path) -> None:
+    write_images(tmp_path, "one", {"a": 0.75, "b": 0.75}, setting="oneclass")
+    write_images(tmp_path, "two", {"a": 0.5, "b": 0.5}, setting="oneclass", images="v2")
+    found = oneclass(tmp_path)
+    assert {name: entry.remarks for name, entry in found.items()} == dict.fromkeys(found, ("other images",))
+    assert {name: entry.means["mad"].mean for name, entry in found.items()} == {"one": 0.75, "two": 0.5}
+    assert ranks([*found.values()], "mad") == {}
+    assert common_categories([*found.values()]) == []
+    ranking = assemble(load(tmp_path))[0].tables[0]
+    assert [(line[0].text, line[-1].text) for line in ranking.body] == [("-", "other images")] * 2
+
+
+def test_seeds_over_other_images_have_no_mean(tmp_path: Path) -> None:
+    for seed in range(2):
+        write_images(tmp_path, "m", {"a": 0.75}, setting="oneclass", seed=seed, images=f"v{seed}")
+    (entry,) = oneclass(tmp_path).values()
+    assert entry.holes == ("other images for some seeds",)
+    assert entry.means["mad"] is None
 
 
 def test_an_entry_has_the_same_name_in_every_setting(tmp_path: Path) -> None:

@@ -325,7 +325,7 @@ def average_ranks(found: Sequence[Entry], metric: str, title: str) -> Table:
     for i, (name, average) in enumerate(zip(ranks.names, ranks.average, strict=True)):
         same = [o for j, o in enumerate(ranks.names) if j != i and ranks.p_nemenyi[i, j] >= statistics.ALPHA]
         rank = number(average, f"{average:.2f}", ids[name])
-        body.append((text(name), rank, text(", ".join(same) or "any")))
+        body.append((text(name), rank, text(", ".join(same) or "none")))
     notes = (
         f"Friedman over {ranks.num_categories} categories: p = {ranks.p_friedman:.3g}. Average ranks differ "
         f"at 5 % (Nemenyi) where they are more than {ranks.critical_difference:.2f} apart.",

@@ -218,6 +218,14 @@ def test_average_ranks_are_shown_with_what_they_do_not_differ_from(tmp_path: Pat
     assert rank_groups(found[:2], "mad") == "it needs 3 complete methods, there are 2"
 
 
+def test_a_method_that_differs_from_all_others_is_not_different_from_none(tmp_path: Path) -> None:
+    names = [f"c{i:02}" for i in range(15)]
+    for i, method in enumerate(("low", "mid", "top")):
+        write(tmp_path, {name: 0.5 + 0.1 * i + 0.001 * j for j, name in enumerate(names)}, method=method)
+    group, found, _ = section(tmp_path)
+    assert [line[2].text for line in average_ranks(found, "mad", group.title).body] == ["none"] * 3
+
+
 def test_an_entry_with_fewer_seeds_is_marked_and_has_no_rank(tmp_path: Path) -> None:
     for seed in range(2):
         write(tmp_path, {"a": 0.8, "b": 0.8}, method="two", seed=seed)

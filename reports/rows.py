@@ -67,6 +67,7 @@ def load(results: str | Path) -> Rows:
         return frame[frame["cell_id"].isin(entry.index)].reset_index(drop=True)
 
     latencies, probes = with_place(known(read_latencies(results))), known(read_probes(results))
+    latencies["precision"] = latencies["precision"].astype(object).fillna("unknown precision")
     return Rows(
         cells=cells,
         scores=known(read_scores(results)),

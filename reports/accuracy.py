@@ -19,7 +19,7 @@ from kdbench.reports.entries import (
     ranks,
     shown,
 )
-from kdbench.reports.rows import Group
+from kdbench.reports.rows import Group, recipe_differences
 from kdbench.reports.significance import Evidence, paired_difference
 from kdbench.reports.tables import HOLE, Table, Value, as_best, hole, number, percent, text
 
@@ -131,7 +131,7 @@ def settings(found: Sections, evidence: Evidence) -> Iterator[Table]:
                 title=f"Oneclass against multiclass: {group.dataset}, {group.conditions}",
                 head=(
                     *("method", "metric", "oneclass", "multiclass"),
-                    *("drop", "95 % interval", "p", "categories"),
+                    *("drop", "95 % interval", "p", "categories", "other conditions"),
                 ),
                 body=tuple(body),
                 keys=("method", "metric"),
@@ -139,6 +139,7 @@ def settings(found: Sections, evidence: Evidence) -> Iterator[Table]:
                     "Means over the categories that both settings have. The drop is oneclass minus "
                     "multiclass, paired over them: bootstrap interval, Wilcoxon's signed-rank test. With too "
                     "few categories the interval of I-AUROC is over the test images, the same for both.",
+                    "What else differs between the two, oneclass first, is part of the drop.",
                 ),
             )
 
@@ -260,4 +261,13 @@ def _drop(oneclass: Entry, multiclass: Entry, metric: str, evidence: Evidence) -
         one, multi, ids, evidence.difference_over_images(oneclass, multiclass, metric, [*pair.index])
     )
     over = text(f"{len(pair)} of {total}")
-    yield (text(oneclass.name), text(TITLES[metric]), *values, *drop, over)
+    yield (text(oneclass.name), text(TITLES[metric]), *values, *drop, over, _unequal(oneclass, multiclass))
+
+
+def _unequal(oneclass: Entry, multiclass: Entry) -> Value:
+    """What differs beside the setting: keys of the recipes, with both values, and seeds."""
+    said = [recipe_differences(oneclass.recipe, multiclass.recipe)]
+    if oneclass.seeds != multiclass.seeds:
+        seeds = (", ".join(map(str, entry.seeds)) for entry in (oneclass, multiclass))
+        said.append("seeds " + " against ".join(seeds))
+    return text("; ".join(one for one in said if one))

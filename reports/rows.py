@@ -139,6 +139,13 @@ def differing_keys(recipes: list[str]) -> list[str]:
     return [key for key in keys if len({json.dumps(recipe.get(key)) for recipe in read}) > 1]
 
 
+def recipe_differences(a: str, b: str) -> str:
+    """The keys in which two recipes differ, with both values; nothing of the categories trained on."""
+    ours, theirs = json.loads(a), json.loads(b)
+    keys = [key for key in differing_keys([a, b]) if key != "categories"]
+    return ", ".join(f"{key} {_plain(ours.get(key))} against {_plain(theirs.get(key))}" for key in keys)
+
+
 def sections(cells: pd.DataFrame) -> Iterator[tuple[Group, pd.DataFrame]]:
     """The rows that may be compared with each other, in the order of their names; real selections first."""
     order = ["oracle", *(key for key in APART if key != "oracle")]

@@ -410,6 +410,23 @@ def test_the_drop_is_paired_over_the_categories_of_both_settings(tmp_path: Path)
     assert 0.03 < line[5].low < 0.0714
 
 
+def test_what_else_differs_between_the_settings_is_beside_the_drop(tmp_path: Path) -> None:
+    recipes = {
+        "oneclass": {"backbone": "wrn50", "image_size": 256, "epochs": 200, "lr": 0.4},
+        "multiclass": {"backbone": "resnet18", "image_size": 128, "epochs": 2, "lr": 0.4},
+    }
+    for i, (setting, recipe) in enumerate(recipes.items()):
+        facts = {"setting": setting, "cell_id": setting, "config": canonical_json(recipe), "seed": 7 * i}
+        write(tmp_path, {name: 0.9 - i / 10 for name in NAMES}, teacher_sha256=4 * setting[0], **facts)
+        write(tmp_path, {name: 0.9 for name in NAMES}, setting=setting, method="same", cell_id=f"s{i}")
+    section_ = next(s for s in assemble(load(tmp_path)) if s.title == "Oneclass against multiclass")
+    assert {line[0].text: line[-1].text for line in section_.tables[0].body} == {
+        "fabricated_a": "backbone wrn50 against resnet18, epochs 200 against 2, image_size 256 against 128, "
+        "teacher oooo against mmmm; seeds 0 against 7",
+        "same": "",
+    }
+
+
 def test_with_few_categories_the_drop_has_its_interval_over_images(tmp_path: Path) -> None:
     drawn = {}
     for setting, merit, value in (("oneclass", 3.0, 0.9), ("multiclass", 0.5, 0.6)):

@@ -174,14 +174,26 @@ def holes(rows: pd.DataFrame) -> tuple[str, ...]:
 
 
 def _recipes(rows: pd.DataFrame) -> pd.Series:
-    """What makes two rows of a method different entries, as JSON: configuration, teacher, split, training."""
+    """What makes two rows of a method different entries, as JSON: configuration, teacher, split, training.
 
-    def recipe(config: str, teacher: object, split: object, trained_on: str) -> str:
+    `precision` is what the row ran in where that is known, whatever `auto` was asked for.
+    """
+
+    def recipe(config: str, teacher: object, split: object, trained_on: str, precision: object) -> str:
         said = {"teacher": _short(teacher), "split": _short(split), "categories": trained_on}
+        said |= {"precision": precision} if isinstance(precision, str) else {}
         return json.dumps(json.loads(config) | said, sort_keys=True)
 
-    columns = (rows["config"], rows["teacher_sha256"], rows["split_sha256"], _trained_on(rows))
+    digests = (rows["teacher_sha256"], rows["split_sha256"])
+    columns = (rows["config"], *digests, _trained_on(rows), _precisions(rows))
     return pd.Series([recipe(*values) for values in zip(*columns, strict=True)], rows.index, dtype=object)
+
+
+def _precisions(rows: pd.DataFrame) -> pd.Series:
+    """What each row ran in; where it failed before that was known, what all others like it ran in."""
+    alike = rows.groupby([*APART, "method", "config"], dropna=False)["precision"]
+    only = alike.transform("first").where(alike.transform("nunique") == 1)
+    return rows["precision"].fillna(only)
 
 
 def _trained_on(rows: pd.DataFrame) -> list[str]:

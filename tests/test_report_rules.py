@@ -262,6 +262,25 @@ def test_detectors_trained_on_other_categories_are_other_lines(tmp_path: Path) -
     }
 
 
+def test_what_ran_in_another_precision_is_another_line(tmp_path: Path) -> None:
+    """All asked for `auto`; a cell that failed before it had one is of the only one there is, or of none."""
+    config = canonical_json({"precision": "auto"})
+    for seed, (method, precision) in enumerate((("two", "fp32"), ("two", "bf16"), ("one", "bf16"))):
+        write(tmp_path, {"a": 0.5 + seed / 4}, method=method, seed=seed, precision=precision, config=config)
+    for method in ("one", "two"):
+        facts = {"seed": 3, "status": "failed", "config": config}
+        write(tmp_path, {"a": 0.0}, method=method, **facts)
+    _, found, _ = section(tmp_path)
+    assert {entry.name: (entry.seeds, entry.holes) for entry in found} == {
+        "one": ((2, 3), ("1 failed",)),
+        "two (precision=auto)": ((3,), ("1 failed",)),
+        "two (precision=bf16)": ((1,), ()),
+        "two (precision=fp32)": ((0,), ()),
+    }
+    means = {entry.name: mean.mean for entry in found if (mean := entry.means["mad"])}
+    assert means == {"two (precision=bf16)": 0.75, "two (precision=fp32)": 0.5}
+
+
 def test_a_category_that_was_run_with_two_sets_of_images_is_a_hole(tmp_path: Path) -> None:
     for number in range(2):
         facts = {"cell_id": f"c{number}", "fingerprint": f"images {number}", "setting": "oneclass"}

@@ -44,9 +44,29 @@ def ranking(group: Group, found: Sequence[Entry], evidence: Evidence) -> Table:
     by = "" if ranked_by(found) == "mad" else f"Ranked by {TITLES[ranked_by(found)]}: there are no masks."
     return Table(
         title=f"Ranking: {group.title}",
-        head=("rank", "method", *TITLES.values(), "fidelity", "seeds", "holes"),
+        head=("rank", "method", *TITLES.values(), "fidelity of the method", "seeds", "holes"),
         body=tuple(body),
         notes=(by,) if by else (),
+    )
+
+
+def conditions(group: Group, found: Sequence[Entry]) -> Table:
+    """Under what the detectors of a section were trained, whatever its profile and its methods are called."""
+    body = []
+    for entry in found:
+        own = entry.conditions
+        said = (own.backbone, own.image_size, own.epochs, own.batch_size, own.precision, own.num_steps)
+        body.append((text(entry.name), *(text(one or HOLE) for one in said), text(own.trained_on)))
+    return Table(
+        title=f"Conditions: {group.title}",
+        head=(
+            *("method", "backbone", "image size", "epochs", "batch size", "precision"),
+            *("optimizer steps", "categories trained on"),
+        ),
+        body=tuple(body),
+        notes=(
+            "Of the cells behind this section: a profile and a method's recipe may have been overridden.",
+        ),
     )
 
 
@@ -145,7 +165,7 @@ def settings(found: Sections, evidence: Evidence) -> Iterator[Table]:
 
 
 def published(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
-    """Published numbers of these methods beside ours; other epochs, backbones, metrics are in the notes."""
+    """Published numbers of these methods beside ours and the conditions of ours; theirs are in the notes."""
     said = pd.read_csv(Path(__file__).with_name("published.csv"), keep_default_na=False)
     said = said[(said["dataset"] == group.dataset) & (said["setting"] == group.setting)]
     body = []
@@ -158,11 +178,21 @@ def published(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
             elif one.metric in COLUMNS:
                 ours = entry.of_category(one.category, one.metric)
             names = (text(entry.name), text(one.category), text(one.metric))
-            body.append((*names, percent(one.value), ours, text(one.source), text(one.note)))
+            conditions_of_both = (entry.conditions.short, one.source, one.note)
+            body.append((*names, percent(one.value), ours, *map(text, conditions_of_both)))
     if body:
         yield Table(
             title=f"Beside published numbers: {group.title}",
-            head=("method", "category", "metric", "published", "ours", "source", "note"),
+            head=(
+                "method",
+                "category",
+                "metric",
+                "published",
+                "ours",
+                "conditions of ours",
+                "source",
+                "note",
+            ),
             body=tuple(body),
             keys=("method", "category", "metric", "source"),
         )

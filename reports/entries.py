@@ -1,7 +1,8 @@
 """Entries: the lines of a section, their means over categories and seeds, and whether they can be ranked."""
 
+import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -33,12 +34,36 @@ class Mean(NamedTuple):
 # What the tables look at, of eighty columns: taking a part of the rows costs by the column.
 KEPT = [
     *("cell_id", "recipe", "dataset", "category", "dataset_categories", "texture", "seed", "status", "error"),
-    "other_images",
+    *("other_images", "categories", "num_steps"),
     *COLUMNS,
     *("num_parameters", "num_trained_parameters", "flops", "train_s", "peak_memory_bytes", "place"),
 ]
 
 Means = dict[str, Mean | None]  # by metric; None is a hole
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What training was like, in words; "" is not known."""
+
+    backbone: str
+    image_size: str  # pixels of a side
+    epochs: str
+    batch_size: str
+    precision: str
+    num_steps: str  # of the optimizer, "121 to 126" where the cells differ
+    trained_on: str  # "3 of 15": categories of one detector
+
+    @property
+    def short(self) -> str:
+        """In half a line, without what a reader of a paper's number would not ask for."""
+        said = (
+            self.backbone,
+            self.image_size and f"{self.image_size} px",
+            self.epochs and f"{self.epochs} epochs",
+            f"{self.trained_on} categories",
+        )
+        return ", ".join(one for one in said if one)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,6 +103,22 @@ class Entry:
     def recipe(self) -> str:
         """Its configuration, teacher and training categories as JSON; of several cells the first one's."""
         return str(self.rows["recipe"].iloc[0])
+
+    @cached_property
+    def conditions(self) -> "Conditions":
+        """Under what its detectors were trained, whatever the profile is called."""
+        recipe = json.loads(self.recipe)
+        said = [str(recipe.get(key, "")) for key in ("backbone", "image_size", "epochs", "batch_size")]
+        trained = sorted({len(own) for own in self.rows["categories"]})
+        return Conditions(
+            backbone=said[0],
+            image_size=said[1],
+            epochs=said[2],
+            batch_size=said[3],
+            precision=str(recipe.get("precision", "")),
+            num_steps=_range(self.rows["num_steps"].dropna().astype(int).unique()),
+            trained_on=f"{_range(trained)} of {len(self.dataset_categories)}",
+        )
 
     @cached_property
     def ok(self) -> pd.DataFrame:
@@ -186,6 +227,12 @@ def _entry(name: str, rows: pd.DataFrame, num_seeds: int) -> Entry:
         unlike=tuple(_unlike(rows, len(own), num_seeds)),
         oracle=bool(rows["oracle"].iloc[0]),
     )
+
+
+def _range(numbers: Iterable[int]) -> str:
+    """The lowest and the highest, or the only one; "" if there is none."""
+    found = sorted(numbers)
+    return " to ".join(str(one) for one in dict.fromkeys((found[0], found[-1]))) if found else ""
 
 
 def _unlike(rows: pd.DataFrame, num_seeds: int, most: int) -> Iterator[str]:

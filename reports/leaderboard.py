@@ -110,6 +110,7 @@ def _section(group: Group, found: list[Entry], rows: Rows, evidence: Evidence) -
     tables = [
         accuracy.ranking(group, found, evidence),
         *accuracy.partial(group, found),
+        accuracy.conditions(group, found),
         *costs.sizes(group, found),
         *costs.latencies(group, found, rows.latencies),
         *costs.training(group, found),

@@ -9,6 +9,7 @@ from fabricated import all_metrics, row, scores
 
 from kdbench.cell import canonical_json
 from kdbench.reports import statistics
+from kdbench.reports.accuracy import conditions, published, ranking
 from kdbench.reports.costs import latencies, sizes, training
 from kdbench.reports.entries import Entry, common_categories, entries, ranks
 from kdbench.reports.leaderboard import assemble
@@ -399,6 +400,33 @@ def test_sizes_that_differ_within_an_entry_are_a_range(tmp_path: Path) -> None:
     group, found, _ = section(tmp_path)
     (table,) = sizes(group, found)
     assert [value.text for value in table.body[0][1:]] == ["1 M to 2.5 M", "-", "318 M"]
+
+
+def test_conditions_are_those_of_the_cells_and_stand_beside_published_numbers(tmp_path: Path) -> None:
+    config = {"backbone": "resnet18.tv_in1k", "image_size": 128, "epochs": 4, "batch_size": 16}
+    facts = {"dataset": "mvtec_ad", "precision": "bf16", "config": canonical_json(config)}
+    known = ["bottle", *(f"c{i:02}" for i in range(14))]
+    for seed in range(2):
+        own = {"seed": seed, "num_steps": 140 + seed, "dataset_categories": known}
+        write(tmp_path, {"bottle": 0.75}, method="stfpm", **facts, **own, setting="oneclass")
+    group, (entry,), evidence = section(tmp_path)
+    table = conditions(group, [entry])
+    assert dict(zip(table.head, (value.text for value in table.body[0]), strict=True)) == {
+        "method": "stfpm",
+        "backbone": "resnet18.tv_in1k",
+        "image size": "128",
+        "epochs": "4",
+        "batch size": "16",
+        "precision": "bf16",
+        "optimizer steps": "140 to 141",
+        "categories trained on": "1 of 15",
+    }
+    (table,) = published(group, [entry])
+    said = {line[table.head.index("conditions of ours")].text for line in table.body}
+    assert said == {"resnet18.tv_in1k, 128 px, 4 epochs, 1 of 15 categories"}
+    assert ranking(group, [entry], evidence).head[11] == "fidelity of the method"
+    titles = [table.title for table in assemble(load(tmp_path))[0].tables]
+    assert titles.index(f"Conditions: {group.title}") == 2  # after the ranking and the means over a part
 
 
 def test_textures_and_objects_have_means_of_their_own(tmp_path: Path) -> None:

@@ -400,6 +400,8 @@ def test_sizes_that_differ_within_an_entry_are_a_range(tmp_path: Path) -> None:
     group, found, _ = section(tmp_path)
     (table,) = sizes(group, found)
     assert [value.text for value in table.body[0][1:]] == ["1 M to 2.5 M", "-", "318 M"]
+    assert [value.mean for value in table.body[0][1:]] == [1_750_000, None, 318_000_000]
+    assert {value.low for value in table.body[0]} == {None}  # a page would call it a 95 % interval
 
 
 def test_conditions_are_those_of_the_cells_and_stand_beside_published_numbers(tmp_path: Path) -> None:

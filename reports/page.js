@@ -128,9 +128,11 @@
   // --- from a number to its cells ------------------------------------------------------------------------
   const cells = document.getElementById("cells");
   const behind = document.getElementById("behind");
+  const words = document.querySelector("#all-cells input");
   const cellRows = [...cells.tBodies[0].rows];
   const pick = (indices, what) => {
     picked.rows = indices === null ? null : new Set(indices.map((i) => cellRows[i]));
+    words.value = ""; // else the words would hide some of the cells that were asked for
     cells.dispatchEvent(new Event("refilter"));
     behind.replaceChildren();
     document.getElementById("all-cells").open = true;

@@ -9,6 +9,7 @@ import pandas as pd
 from kdbench.registry import method_facts, method_names
 from kdbench.reports.entries import (
     COLUMNS,
+    KNOWN,
     MAIN,
     TITLES,
     Entry,
@@ -173,9 +174,9 @@ def published(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
         of_method = said[said["method"] == entry.method]
         for one in of_method[of_method["category"].isin(["mean", *entry.ends])].itertuples():
             ours = hole()
-            if one.metric in COLUMNS and one.category == "mean":
+            if one.metric in KNOWN and one.category == "mean":
                 ours = shown(entry.means[one.metric], entry.cell_ids)
-            elif one.metric in COLUMNS:
+            elif one.metric in KNOWN:
                 ours = entry.of_category(one.category, one.metric)
             names = (text(entry.name), text(one.category), text(one.metric))
             conditions_of_both = (entry.conditions.short, one.source, one.note)

@@ -9,11 +9,16 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from kdbench.legacy import LEGACY_METRICS
 from kdbench.metrics import METRICS
 from kdbench.reports.rows import holes
 from kdbench.reports.tables import Value, hole, percent
 
 COLUMNS = (*METRICS, "mad")
+KNOWN = (
+    *COLUMNS,
+    *LEGACY_METRICS,
+)  # the last only beside published numbers: they are of their codes' presets
 TITLES = dict(
     zip(
         COLUMNS,
@@ -35,7 +40,7 @@ class Mean(NamedTuple):
 KEPT = [
     *("cell_id", "recipe", "dataset", "category", "dataset_categories", "texture", "seed", "status", "error"),
     *("other_images", "categories", "num_steps"),
-    *COLUMNS,
+    *KNOWN,
     *("num_parameters", "num_trained_parameters", "flops", "train_s", "peak_memory_bytes", "place"),
 ]
 
@@ -128,17 +133,17 @@ class Entry:
     @cached_property
     def by_category(self) -> pd.DataFrame:
         """Means over the seeds that ended well: a line per category, a column per metric."""
-        return self.ok.groupby("category")[[*COLUMNS]].mean()
+        return self.ok.groupby("category")[[*KNOWN]].mean()
 
     @cached_property
     def by_seed(self) -> pd.DataFrame:
         """Means over the categories that ended well: a line per seed, a column per metric."""
-        return self.ok.groupby("seed")[[*COLUMNS]].mean()
+        return self.ok.groupby("seed")[[*KNOWN]].mean()
 
     @cached_property
     def by_category_std(self) -> pd.DataFrame:
         """Deviations over the seeds that ended well, as `by_category`."""
-        return self.ok.groupby("category")[[*COLUMNS]].std(ddof=1)
+        return self.ok.groupby("category")[[*KNOWN]].std(ddof=1)
 
     @cached_property
     def ends(self) -> dict[str, list[tuple[str, str]]]:
@@ -189,13 +194,13 @@ def ranks(found: Sequence[Entry], metric: str) -> dict[str, int]:
 def means(rows: pd.DataFrame) -> Means:
     """Mean over the categories, then mean and deviation over the seeds; a hole where one value is missing."""
     ok = rows[rows["status"] == "ok"]
-    by_seed = ok.groupby("seed")[[*COLUMNS]].mean()
-    complete = ok[[*COLUMNS]].notna().all()
+    by_seed = ok.groupby("seed")[[*KNOWN]].mean()
+    complete = ok[[*KNOWN]].notna().all()
     return {
         metric: Mean(float(by_seed[metric].mean()), float(by_seed[metric].std(ddof=1)))
         if len(ok) and complete[metric]
         else None
-        for metric in COLUMNS
+        for metric in KNOWN
     }
 
 
@@ -221,7 +226,7 @@ def _entry(name: str, rows: pd.DataFrame, num_seeds: int) -> Entry:
         name=name,
         method=str(rows["method"].iloc[0]),
         rows=rows[KEPT],
-        means=dict.fromkeys(COLUMNS) if missing else means(rows),
+        means=dict.fromkeys(KNOWN) if missing else means(rows),
         seeds=tuple(own),
         holes=missing,
         unlike=tuple(_unlike(rows, len(own), num_seeds)),

@@ -431,6 +431,23 @@ def test_conditions_are_those_of_the_cells_and_stand_beside_published_numbers(tm
     assert titles.index(f"Conditions: {group.title}") == 2  # after the ranking and the means over a part
 
 
+def test_a_legacy_pro_stands_beside_the_published_one_and_nowhere_else(tmp_path: Path) -> None:
+    names = [f"c{i:02}" for i in range(14)]
+    facts = {"dataset": "mvtec_ad", "setting": "oneclass", "preset": "stfpm_legacy"}
+    for method, pro in (("stfpm", 0.953125), ("rd4ad", None)):
+        write(tmp_path, dict.fromkeys(["bottle", *names], 0.75), method=method, pro_stfpm_legacy=pro, **facts)
+    group, found, _ = section(tmp_path)
+    (table,) = published(group, found)
+    lines = {tuple(value.text for value in line[:3]): line[4] for line in table.body}
+    assert [lines["stfpm", name, "pro_stfpm_legacy"].text for name in ("bottle", "mean")] == ["95.31"] * 2
+    assert lines["stfpm", "bottle", "pro_stfpm_legacy"].cell_ids == ("stfpm-0",)
+    assert {entry.name: entry.means["pro_stfpm_legacy"] for entry in found}["rd4ad"] is None
+    assert {entry.means["pro_rd4ad_legacy"] for entry in found} == {None}
+    others = [t for s in assemble(load(tmp_path)) for t in s.tables if not t.title.startswith("Beside")]
+    assert not [t.title for t in others for line in t.body for value in line if value.text == "95.31"]
+    assert not [t.title for t in others for name in t.head if "legacy" in name]
+
+
 def test_textures_and_objects_have_means_of_their_own(tmp_path: Path) -> None:
     rows = [
         row(category=name, dataset_categories=["a", "b", "c"], texture=name == "a", **all_metrics(value))

@@ -19,6 +19,7 @@ from kdbench.reports.entries import (
     ranked_by,
     ranks,
     shown,
+    why_ranked_by,
 )
 from kdbench.reports.rows import Group, recipe_differences
 from kdbench.reports.significance import Evidence, paired_difference
@@ -42,7 +43,7 @@ def ranking(group: Group, found: Sequence[Entry], evidence: Evidence) -> Table:
         values = [_mean_cell(entry, metric, best[metric], evidence) for metric in COLUMNS]
         names, near = (_rank(places, entry), text(entry.name)), text(fidelity(entry.method))
         body.append((*names, *values, near, number(len(entry.seeds)), text("; ".join(entry.remarks))))
-    by = "" if ranked_by(found) == "mad" else f"Ranked by {TITLES[ranked_by(found)]}: there are no masks."
+    by = why_ranked_by(found)
     return Table(
         title=f"Ranking: {group.title}",
         head=("rank", "method", *TITLES.values(), "fidelity of the method", "seeds", "holes"),

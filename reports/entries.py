@@ -175,9 +175,18 @@ def entries(rows: pd.DataFrame) -> list[Entry]:
 
 
 def ranked_by(found: Sequence[Entry]) -> str:
-    """mAD; image AUROC where no entry has pixel metrics, since the dataset has no masks."""
-    masks = any(entry.rows["mad"].notna().any() for entry in found)
-    return "mad" if masks or not any(entry.means["image_auroc"] for entry in found) else "image_auroc"
+    """mAD; image AUROC where no entry has a mean of mAD for want of masks."""
+    has = {metric: any(entry.means[metric] for entry in found) for metric in ("mad", "image_auroc")}
+    return "image_auroc" if has["image_auroc"] and not has["mad"] else "mad"
+
+
+def why_ranked_by(found: Sequence[Entry]) -> str:
+    """What a reader has to know of the metric that ranks; "" if it is mAD."""
+    if (metric := ranked_by(found)) == "mad":
+        return ""
+    some = any(entry.rows["mad"].notna().any() for entry in found)
+    why = "not all categories have masks" if some else "there are no masks"
+    return f"Ranked by {TITLES[metric]}: {why}."
 
 
 def ranks(found: Sequence[Entry], metric: str) -> dict[str, int]:

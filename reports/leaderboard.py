@@ -26,8 +26,8 @@ from kdbench.reports.tables import Table, markdown_line, to_csv, to_html, to_lat
 LEGEND = (
     "Percent. A mean is over all categories of the dataset, then over seeds (± standard deviation). I image, "
     "P pixel; AUPRO up to a false positive rate of 30 %, and of 5 %; mAD is the mean of the first seven.",
-    "Methods are ranked by mAD, and only where every category of every seed ended well and no other method "
-    "has more seeds. A - is a hole: no number.",
+    "Methods are ranked by mAD, and only where every category of every seed ended well, no other method has "
+    "more seeds, and none had other images. A - is a hole: no number.",
     significance.LEGEND,
 )
 

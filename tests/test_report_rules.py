@@ -253,6 +253,18 @@ def test_without_masks_the_rank_is_by_image_auroc(tmp_path: Path) -> None:
     assert "Ranked by I-AUROC" in ranking.notes[0]
 
 
+def test_with_masks_in_some_categories_the_rank_is_by_image_auroc(tmp_path: Path) -> None:
+    none = dict.fromkeys(("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro", "aupro_05", "mad"))
+    for method, value in (("low", 0.7), ("top", 0.8)):
+        facts = {"cell_id": method, "method": method, "categories": ["x", "y"]}
+        facts |= {"dataset_categories": ["x", "y"]} | all_metrics(value)
+        Results(tmp_path).write_rows([row(category="x", **facts), row(category="y", **(facts | none))])
+    tables = assemble(load(tmp_path))[0].tables
+    assert [(line[0].text, line[1].text) for line in tables[0].body] == [("1", "top"), ("2", "low")]
+    assert tables[0].notes == ("Ranked by I-AUROC: not all categories have masks.",)
+    assert any(table.title.startswith("Average ranks by I-AUROC") for table in tables)
+
+
 def test_detectors_trained_on_other_categories_are_other_lines(tmp_path: Path) -> None:
     write(tmp_path, {"a": 0.8, "b": 0.8}, dataset_categories=["a", "b", "c"], cell_id="two")
     write(tmp_path, {"a": 0.7, "b": 0.7, "c": 0.7}, cell_id="three")

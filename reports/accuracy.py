@@ -9,6 +9,7 @@ import pandas as pd
 from kdbench.registry import method_facts, method_names
 from kdbench.reports.entries import (
     COLUMNS,
+    KNOWN,
     MAIN,
     TITLES,
     Entry,
@@ -18,8 +19,9 @@ from kdbench.reports.entries import (
     ranked_by,
     ranks,
     shown,
+    why_ranked_by,
 )
-from kdbench.reports.rows import Group
+from kdbench.reports.rows import Group, recipe_differences
 from kdbench.reports.significance import Evidence, paired_difference
 from kdbench.reports.tables import HOLE, Table, Value, as_best, hole, number, percent, text
 
@@ -41,12 +43,32 @@ def ranking(group: Group, found: Sequence[Entry], evidence: Evidence) -> Table:
         values = [_mean_cell(entry, metric, best[metric], evidence) for metric in COLUMNS]
         names, near = (_rank(places, entry), text(entry.name)), text(fidelity(entry.method))
         body.append((*names, *values, near, number(len(entry.seeds)), text("; ".join(entry.remarks))))
-    by = "" if ranked_by(found) == "mad" else f"Ranked by {TITLES[ranked_by(found)]}: there are no masks."
+    by = why_ranked_by(found)
     return Table(
         title=f"Ranking: {group.title}",
-        head=("rank", "method", *TITLES.values(), "fidelity", "seeds", "holes"),
+        head=("rank", "method", *TITLES.values(), "fidelity of the method", "seeds", "holes"),
         body=tuple(body),
         notes=(by,) if by else (),
+    )
+
+
+def conditions(group: Group, found: Sequence[Entry]) -> Table:
+    """Under what the detectors of a section were trained, whatever its profile and its methods are called."""
+    body = []
+    for entry in found:
+        own = entry.conditions
+        said = (own.backbone, own.image_size, own.epochs, own.batch_size, own.precision, own.num_steps)
+        body.append((text(entry.name), *(text(one or HOLE) for one in said), text(own.trained_on)))
+    return Table(
+        title=f"Conditions: {group.title}",
+        head=(
+            *("method", "backbone", "image size", "epochs", "batch size", "precision"),
+            *("optimizer steps", "categories trained on"),
+        ),
+        body=tuple(body),
+        notes=(
+            "Of the cells behind this section: a profile and a method's recipe may have been overridden.",
+        ),
     )
 
 
@@ -102,7 +124,7 @@ def per_category(group: Group, found: Sequence[Entry], metric: str) -> Table:
         body.append((text(f"not run: {others}"), *(replace(hole(), hole="not run") for _ in found)))
     body += _kinds(found, metric)
     means_ = (shown(entry.means[metric], entry.cell_ids) for entry in found)
-    why = ("" if entry.holes else entry.fewer_seeds for entry in found)
+    why = ("" if entry.holes else "; ".join(entry.unlike) for entry in found)
     body.append((text("mean"), *(_remarked(*pair) for pair in zip(means_, why, strict=True))))
     return Table(
         title=f"{TITLES[metric]} per category: {group.title}",
@@ -131,7 +153,7 @@ def settings(found: Sections, evidence: Evidence) -> Iterator[Table]:
                 title=f"Oneclass against multiclass: {group.dataset}, {group.conditions}",
                 head=(
                     *("method", "metric", "oneclass", "multiclass"),
-                    *("drop", "95 % interval", "p", "categories"),
+                    *("drop", "95 % interval", "p", "categories", "other conditions"),
                 ),
                 body=tuple(body),
                 keys=("method", "metric"),
@@ -139,12 +161,13 @@ def settings(found: Sections, evidence: Evidence) -> Iterator[Table]:
                     "Means over the categories that both settings have. The drop is oneclass minus "
                     "multiclass, paired over them: bootstrap interval, Wilcoxon's signed-rank test. With too "
                     "few categories the interval of I-AUROC is over the test images, the same for both.",
+                    "What else differs between the two, oneclass first, is part of the drop.",
                 ),
             )
 
 
 def published(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
-    """Published numbers of these methods beside ours; other epochs, backbones, metrics are in the notes."""
+    """Published numbers of these methods beside ours and the conditions of ours; theirs are in the notes."""
     said = pd.read_csv(Path(__file__).with_name("published.csv"), keep_default_na=False)
     said = said[(said["dataset"] == group.dataset) & (said["setting"] == group.setting)]
     body = []
@@ -152,16 +175,26 @@ def published(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
         of_method = said[said["method"] == entry.method]
         for one in of_method[of_method["category"].isin(["mean", *entry.ends])].itertuples():
             ours = hole()
-            if one.metric in COLUMNS and one.category == "mean":
+            if one.metric in KNOWN and one.category == "mean":
                 ours = shown(entry.means[one.metric], entry.cell_ids)
-            elif one.metric in COLUMNS:
+            elif one.metric in KNOWN:
                 ours = entry.of_category(one.category, one.metric)
             names = (text(entry.name), text(one.category), text(one.metric))
-            body.append((*names, percent(one.value), ours, text(one.source), text(one.note)))
+            conditions_of_both = (entry.conditions.short, one.source, one.note)
+            body.append((*names, percent(one.value), ours, *map(text, conditions_of_both)))
     if body:
         yield Table(
             title=f"Beside published numbers: {group.title}",
-            head=("method", "category", "metric", "published", "ours", "source", "note"),
+            head=(
+                "method",
+                "category",
+                "metric",
+                "published",
+                "ours",
+                "conditions of ours",
+                "source",
+                "note",
+            ),
             body=tuple(body),
             keys=("method", "category", "metric", "source"),
         )
@@ -260,4 +293,13 @@ def _drop(oneclass: Entry, multiclass: Entry, metric: str, evidence: Evidence) -
         one, multi, ids, evidence.difference_over_images(oneclass, multiclass, metric, [*pair.index])
     )
     over = text(f"{len(pair)} of {total}")
-    yield (text(oneclass.name), text(TITLES[metric]), *values, *drop, over)
+    yield (text(oneclass.name), text(TITLES[metric]), *values, *drop, over, _unequal(oneclass, multiclass))
+
+
+def _unequal(oneclass: Entry, multiclass: Entry) -> Value:
+    """What differs beside the setting: keys of the recipes, with both values, and seeds."""
+    said = [recipe_differences(oneclass.recipe, multiclass.recipe)]
+    if oneclass.seeds != multiclass.seeds:
+        seeds = (", ".join(map(str, entry.seeds)) for entry in (oneclass, multiclass))
+        said.append("seeds " + " against ".join(seeds))
+    return text("; ".join(one for one in said if one))

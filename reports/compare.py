@@ -14,7 +14,7 @@ from kdbench.metrics import IMAGE_METRICS
 from kdbench.reports import statistics
 from kdbench.reports.entries import COLUMNS, MAIN, TITLES
 from kdbench.reports.rows import APART, Group, Rows, differing_keys, load, named
-from kdbench.reports.significance import Evidence, ImageDraws, paired_difference
+from kdbench.reports.significance import OTHER_WAY, Evidence, ImageDraws, paired_difference
 from kdbench.reports.tables import HOLE, Table, Value, markdown_line, percent, text, to_csv, to_markdown
 
 # Versions and machines of the rows: what a difference may come from.
@@ -111,22 +111,23 @@ def write_comparison(found: Comparison, folder: Path) -> Path:
     return folder / "compare.md"
 
 
-def _paired(before: pd.DataFrame, after: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Rows of both side by side (`_a`, `_b`, `_merge`), and entry -> the keys that changed in its recipe.
+def _paired(before: pd.DataFrame, after: pd.DataFrame) -> tuple[pd.DataFrame, dict[tuple[Group, str], str]]:
+    """Rows of both side by side (`_a`, `_b`, `_merge`), and (section, entry) -> the keys that changed.
 
     Entries are named over both folders. A recipe that only one folder has is paired with the only such
     recipe of its method in the other: a changed default is a change to be seen, not a new method.
     """
     sides = pd.concat([before.assign(side="a"), after.assign(side="b")], ignore_index=True)
     rows, remarks = named(sides), {}
-    for _, own in rows.groupby([*APART, "method"], dropna=False):
+    for (*section, _), own in rows.groupby([*APART, "method"], dropna=False):
         old, new = (own[own["side"] == side].drop_duplicates("recipe") for side in "ab")
         gone, come = old[~old["recipe"].isin(new["recipe"])], new[~new["recipe"].isin(old["recipe"])]
         if len(gone) == len(come) == 1:
             changed = [gone["recipe"].iloc[0], come["recipe"].iloc[0]]
             name = come["method"].iloc[0] if len(old) == 1 else come["entry"].iloc[0]
             rows.loc[own.index[own["recipe"].isin(changed)], "entry"] = name
-            remarks[str(name)] = f"other recipe: {', '.join(differing_keys(changed))}"
+            group = _group(dict(zip(APART, section, strict=True)))
+            remarks[group, str(name)] = f"other recipe: {', '.join(differing_keys(changed))}"
     keys = [*LINE, "seed"]
     kept = [*keys, *COLUMNS, "cell_id", "status", "fingerprint", "dataset_categories"]
     parts = [rows.loc[rows["side"] == side, kept] for side in "ab"]
@@ -136,14 +137,15 @@ def _paired(before: pd.DataFrame, after: pd.DataFrame) -> tuple[pd.DataFrame, di
 
 
 def _lines(
-    both: pd.DataFrame, sides: tuple[Rows, Rows], remarks: dict[str, str]
+    both: pd.DataFrame, sides: tuple[Rows, Rows], remarks: dict[tuple[Group, str], str]
 ) -> Iterator[tuple[tuple[Value, ...], float]]:
     """A line and its difference for every category and metric that both have."""
     evidence = tuple(Evidence(side.scores) for side in sides)
     for key, own in both.groupby(LINE, dropna=False, sort=True):
         facts = dict(zip(LINE, key, strict=True))
-        names = (text(facts["entry"]), text(_group(facts).title), text(facts["category"]))
-        remark = remarks.get(str(facts["entry"]), "")
+        group = _group(facts)
+        names = (text(facts["entry"]), text(group.title), text(facts["category"]))
+        remark = remarks.get((group, str(facts["entry"])), "")
         if (own["fingerprint_a"].fillna("") != own["fingerprint_b"].fillna("")).any():
             remark = "; ".join(("other images", remark)) if remark else "other images"
         drawn = tuple(
@@ -167,7 +169,9 @@ def _lines(
 def _significant(metric: str, differences: np.ndarray, drawn: tuple[ImageDraws | None, ...]) -> str:
     """Yes or no, and over what it was tested: seeds where there are enough, else the same test images."""
     if len(differences) >= statistics.MIN_PAIRS:
-        return _said(statistics.signed_rank(differences) < statistics.ALPHA, "seeds")
+        sure = statistics.signed_rank(differences) < statistics.ALPHA
+        other = f", {OTHER_WAY}" if sure and statistics.contradicts(differences) else ""
+        return _said(sure, f"seeds{other}")
     before, after = drawn
     if metric in IMAGE_METRICS and before and after and before.images == after.images:
         within = statistics.interval(after.metrics[metric] - before.metrics[metric])

@@ -99,13 +99,13 @@ def _ended(entry: Entry) -> pd.DataFrame:
 
 
 def _one(cells: pd.DataFrame, column: str) -> Value:
-    """A count that all cells should share; the range where they do not."""
+    """A count that all cells should share; the range where they do not, which is no interval of a mean."""
     known = cells[column].dropna()
     if known.empty:
         return hole(cell_ids=[*cells["cell_id"]])
     low, high = float(known.min()), float(known.max())
     said = _count(low) if low == high else f"{_count(low)} to {_count(high)}"
-    return Value(text=said, mean=float(known.mean()), low=low, high=high, cell_ids=tuple(cells["cell_id"]))
+    return number(float(known.mean()), said, tuple(cells["cell_id"]))
 
 
 def _count(value: float) -> str:

@@ -1,18 +1,24 @@
 """Entries: the lines of a section, their means over categories and seeds, and whether they can be ranked."""
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 import pandas as pd
 
+from kdbench.legacy import LEGACY_METRICS
 from kdbench.metrics import METRICS
 from kdbench.reports.rows import holes
 from kdbench.reports.tables import Value, hole, percent
 
 COLUMNS = (*METRICS, "mad")
+KNOWN = (
+    *COLUMNS,
+    *LEGACY_METRICS,
+)  # the last only beside published numbers: they are of their codes' presets
 TITLES = dict(
     zip(
         COLUMNS,
@@ -33,11 +39,36 @@ class Mean(NamedTuple):
 # What the tables look at, of eighty columns: taking a part of the rows costs by the column.
 KEPT = [
     *("cell_id", "recipe", "dataset", "category", "dataset_categories", "texture", "seed", "status", "error"),
-    *COLUMNS,
+    *("other_images", "categories", "num_steps"),
+    *KNOWN,
     *("num_parameters", "num_trained_parameters", "flops", "train_s", "peak_memory_bytes", "place"),
 ]
 
 Means = dict[str, Mean | None]  # by metric; None is a hole
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What training was like, in words; "" is not known."""
+
+    backbone: str
+    image_size: str  # pixels of a side
+    epochs: str
+    batch_size: str
+    precision: str
+    num_steps: str  # of the optimizer, "121 to 126" where the cells differ
+    trained_on: str  # "3 of 15": categories of one detector
+
+    @property
+    def short(self) -> str:
+        """In half a line, without what a reader of a paper's number would not ask for."""
+        said = (
+            self.backbone,
+            self.image_size and f"{self.image_size} px",
+            self.epochs and f"{self.epochs} epochs",
+            f"{self.trained_on} categories",
+        )
+        return ", ".join(one for one in said if one)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,18 +81,18 @@ class Entry:
     means: Means  # over all categories of the dataset, or holes
     seeds: tuple[int, ...]
     holes: tuple[str, ...]  # what the dataset's mean lacks, in words
-    fewer_seeds: str  # "1 of 3 seeds" where others of the section have more; not comparable with theirs
+    unlike: tuple[str, ...]  # why its means are not comparable with others: "1 of 3 seeds", "other images"
     oracle: bool  # selected on test images
 
     @property
     def comparable(self) -> bool:
         """Whether its means are over the same categories and seeds as those of others; if not, no rank."""
-        return not (self.holes or self.fewer_seeds or self.oracle)
+        return not (self.holes or self.unlike or self.oracle)
 
     @property
     def remarks(self) -> tuple[str, ...]:
         """What a reader has to know before using the means."""
-        return (*self.holes, self.fewer_seeds) if self.fewer_seeds else self.holes
+        return self.holes + self.unlike
 
     @property
     def dataset_categories(self) -> list[str]:
@@ -79,6 +110,22 @@ class Entry:
         return str(self.rows["recipe"].iloc[0])
 
     @cached_property
+    def conditions(self) -> "Conditions":
+        """Under what its detectors were trained, whatever the profile is called."""
+        recipe = json.loads(self.recipe)
+        said = [str(recipe.get(key, "")) for key in ("backbone", "image_size", "epochs", "batch_size")]
+        trained = sorted({len(own) for own in self.rows["categories"]})
+        return Conditions(
+            backbone=said[0],
+            image_size=said[1],
+            epochs=said[2],
+            batch_size=said[3],
+            precision=str(recipe.get("precision", "")),
+            num_steps=_range(self.rows["num_steps"].dropna().astype(int).unique()),
+            trained_on=f"{_range(trained)} of {len(self.dataset_categories)}",
+        )
+
+    @cached_property
     def ok(self) -> pd.DataFrame:
         """The rows that ended well."""
         return self.rows[self.rows["status"] == "ok"]
@@ -86,17 +133,17 @@ class Entry:
     @cached_property
     def by_category(self) -> pd.DataFrame:
         """Means over the seeds that ended well: a line per category, a column per metric."""
-        return self.ok.groupby("category")[[*COLUMNS]].mean()
+        return self.ok.groupby("category")[[*KNOWN]].mean()
 
     @cached_property
     def by_seed(self) -> pd.DataFrame:
         """Means over the categories that ended well: a line per seed, a column per metric."""
-        return self.ok.groupby("seed")[[*COLUMNS]].mean()
+        return self.ok.groupby("seed")[[*KNOWN]].mean()
 
     @cached_property
     def by_category_std(self) -> pd.DataFrame:
         """Deviations over the seeds that ended well, as `by_category`."""
-        return self.ok.groupby("category")[[*COLUMNS]].std(ddof=1)
+        return self.ok.groupby("category")[[*KNOWN]].std(ddof=1)
 
     @cached_property
     def ends(self) -> dict[str, list[tuple[str, str]]]:
@@ -128,9 +175,18 @@ def entries(rows: pd.DataFrame) -> list[Entry]:
 
 
 def ranked_by(found: Sequence[Entry]) -> str:
-    """mAD; image AUROC where no entry has pixel metrics, since the dataset has no masks."""
-    masks = any(entry.rows["mad"].notna().any() for entry in found)
-    return "mad" if masks or not any(entry.means["image_auroc"] for entry in found) else "image_auroc"
+    """mAD; image AUROC where no entry has a mean of mAD for want of masks."""
+    has = {metric: any(entry.means[metric] for entry in found) for metric in ("mad", "image_auroc")}
+    return "image_auroc" if has["image_auroc"] and not has["mad"] else "mad"
+
+
+def why_ranked_by(found: Sequence[Entry]) -> str:
+    """What a reader has to know of the metric that ranks; "" if it is mAD."""
+    if (metric := ranked_by(found)) == "mad":
+        return ""
+    some = any(entry.rows["mad"].notna().any() for entry in found)
+    why = "not all categories have masks" if some else "there are no masks"
+    return f"Ranked by {TITLES[metric]}: {why}."
 
 
 def ranks(found: Sequence[Entry], metric: str) -> dict[str, int]:
@@ -147,20 +203,21 @@ def ranks(found: Sequence[Entry], metric: str) -> dict[str, int]:
 def means(rows: pd.DataFrame) -> Means:
     """Mean over the categories, then mean and deviation over the seeds; a hole where one value is missing."""
     ok = rows[rows["status"] == "ok"]
-    by_seed = ok.groupby("seed")[[*COLUMNS]].mean()
-    complete = ok[[*COLUMNS]].notna().all()
+    by_seed = ok.groupby("seed")[[*KNOWN]].mean()
+    complete = ok[[*KNOWN]].notna().all()
     return {
         metric: Mean(float(by_seed[metric].mean()), float(by_seed[metric].std(ddof=1)))
         if len(ok) and complete[metric]
         else None
-        for metric in COLUMNS
+        for metric in KNOWN
     }
 
 
 def common_categories(found: Sequence[Entry]) -> list[str]:
-    """The categories that ended well for every seed of every entry."""
+    """The categories that ended well, on the same images, for every seed of every entry."""
     common: list[str] = []
-    for category in found[0].dataset_categories:
+    changed = {name for entry in found for name in entry.rows.loc[entry.rows["other_images"], "category"]}
+    for category in (name for name in found[0].dataset_categories if name not in changed):
         ends = [[status for _, status in entry.ends.get(category, [])] for entry in found]
         if all(own == ["ok"] * len(entry.seeds) for own, entry in zip(ends, found, strict=True)):
             common.append(category)
@@ -178,9 +235,22 @@ def _entry(name: str, rows: pd.DataFrame, num_seeds: int) -> Entry:
         name=name,
         method=str(rows["method"].iloc[0]),
         rows=rows[KEPT],
-        means=dict.fromkeys(COLUMNS) if missing else means(rows),
+        means=dict.fromkeys(KNOWN) if missing else means(rows),
         seeds=tuple(own),
         holes=missing,
-        fewer_seeds=f"{len(own)} of {num_seeds} seeds" if len(own) < num_seeds else "",
+        unlike=tuple(_unlike(rows, len(own), num_seeds)),
         oracle=bool(rows["oracle"].iloc[0]),
     )
+
+
+def _range(numbers: Iterable[int]) -> str:
+    """The lowest and the highest, or the only one; "" if there is none."""
+    found = sorted(numbers)
+    return " to ".join(str(one) for one in dict.fromkeys((found[0], found[-1]))) if found else ""
+
+
+def _unlike(rows: pd.DataFrame, num_seeds: int, most: int) -> Iterator[str]:
+    if num_seeds < most:
+        yield f"{num_seeds} of {most} seeds"
+    if rows["other_images"].any():
+        yield "other images"

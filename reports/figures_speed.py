@@ -16,21 +16,22 @@ from kdbench.reports.rows import Group
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """How fast the detectors of an entry are on one place with one batch size: medians over them."""
+    """How fast an entry is on one place in one precision with one batch size: medians over its detectors."""
 
     entry: str
     place: str
+    precision: str
     batch_size: int
     p50_ms: float
     p90_ms: float
     p99_ms: float
     images_per_s: float
-    busy: bool  # only timed while something else ran: never on a front
+    busy: bool  # only timed while something else ran, or it is not known: never on a front
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """An entry on one place: how fast and how accurate it is."""
+    """An entry on one place in one precision: how fast and how accurate it is."""
 
     timing: Timing
     accuracy: float  # percent
@@ -43,19 +44,25 @@ def timings(found: Sequence[Entry], latencies: pd.DataFrame) -> list[Timing]:
     taken = []
     for entry in found:
         own = latencies[latencies["cell_id"].isin(entry.cell_ids)]
-        for (place, batch_size), timed in own.groupby(["place", "batch_size"]):
-            alone = timed[~timed["busy"].fillna(False).astype(bool)]
+        for (place, precision, batch_size), timed in own.groupby(["place", "precision", "batch_size"]):
+            alone = timed[~_busy(timed)]
             middle = (timed if alone.empty else alone)[times].median()
             taken.append(
                 Timing(
                     entry=entry.name,
                     place=str(place),
+                    precision=str(precision),
                     batch_size=int(batch_size),
                     busy=alone.empty,
                     **{name: float(middle[name]) for name in times},
                 )
             )
     return taken
+
+
+def _busy(timed: pd.DataFrame) -> pd.Series:
+    """Whether something else ran meanwhile; what is not known to have run alone did not."""
+    return timed["busy"].fillna(True).astype(bool)
 
 
 def points(found: Sequence[Entry], timed: Sequence[Timing], metric: str) -> list[Point]:
@@ -81,26 +88,27 @@ def front(placed: Sequence[Point]) -> list[Point]:
 def accuracy_latency(
     group: Group, found: Sequence[Entry], timed: Sequence[Timing], look: dict[str, Mark]
 ) -> Iterator[Sketch]:
-    """One figure per place; the smallest batch that was timed there."""
+    """One figure per place and precision; the smallest batch that was timed there."""
     metric = ranked_by(found)
     title, name = f"Accuracy against latency: {group.title}", f"accuracy-latency-{slug(group)}"
     if not timed:
         yield Sketch(name=name, title=title, says="", draw=None, why_not="no detector was timed")
-    for number, place in enumerate(sorted({timing.place for timing in timed})):
-        there = [timing for timing in timed if timing.place == place]
+    for number, (place, precision) in enumerate(sorted({(t.place, t.precision) for t in timed})):
+        there = [timing for timing in timed if (timing.place, timing.precision) == (place, precision)]
+        where = f"{place}, {precision}"
         batch_size = min(timing.batch_size for timing in there)
         placed = points(found, [t for t in there if t.batch_size == batch_size], metric)
         if not placed:
-            why = f"no entry has both a mean over the dataset and a timing on {place}"
+            why = f"no entry has both a mean over the dataset and a timing on {where}"
             yield Sketch(name=f"{name}-{number}", title=title, says="", draw=None, why_not=why)
             continue
         yield Sketch(
             name=f"{name}-{number}",
-            title=f"{place}: {title}",
+            title=f"{where}: {title}",
             says=f"{TITLES[metric]} over the median time of a batch of {batch_size}; up and to the left is "
             "better. The line is the Pareto front. Bars: standard deviation over seeds. Hollow: timed while "
             "something else ran, not on the front.",
-            draw=partial(_accuracy_latency, placed, TITLES[metric], f"{place}, batch of {batch_size}", look),
+            draw=partial(_accuracy_latency, placed, TITLES[metric], f"{where}, batch of {batch_size}", look),
         )
 
 
@@ -138,14 +146,17 @@ def _accuracy_latency(placed: Sequence[Point], metric: str, where: str, look: di
     return figure
 
 
-def latency_distributions(latencies: pd.DataFrame, look: dict[str, Mark]) -> Iterator[Sketch]:
-    """One figure per device, one panel per batch size."""
-    whole = latencies[filled(latencies["times_ms"])]
-    for number, (place, timed) in enumerate(whole.groupby("place")):
+def latency_distributions(
+    group: Group, found: Sequence[Entry], latencies: pd.DataFrame, look: dict[str, Mark]
+) -> Iterator[Sketch]:
+    """One figure per device and precision, one panel per batch size."""
+    own = latencies["cell_id"].isin([cell_id for entry in found for cell_id in entry.cell_ids])
+    whole = latencies[own & filled(latencies["times_ms"])]
+    for number, ((place, precision), timed) in enumerate(whole.groupby(["place", "precision"])):
         yield Sketch(
-            name=f"latency-{number}",
-            title=f"Latency on {place}",
-            says=f"All timed batches on {place}: the box is the middle half with the "
+            name=f"latency-{slug(group)}-{number}",
+            title=f"Latency on {place}, {precision}: {group.title}",
+            says=f"All timed batches on {place} in {precision}: the box is the middle half with the "
             "median, whiskers are the 1st and 99th percentile. Hatched: something else ran meanwhile.",
             draw=partial(_latency_distributions, timed, look),
         )
@@ -175,7 +186,7 @@ def _latency_distributions(timed: pd.DataFrame, look: dict[str, Mark]) -> Figure
                 showfliers=False,
                 medianprops={"color": "#000000", "linewidth": 1.6},
             )["boxes"]
-            box.set(facecolor=look[name].colour, alpha=0.75, hatch="////" if own["busy"].any() else None)
+            box.set(facecolor=look[name].colour, alpha=0.75, hatch="////" if _busy(own).any() else None)
         times = np.concatenate([np.asarray(t, float) for t in of_size["times_ms"]])
         log_axis(axes, list(np.quantile(times, [0.01, 0.99])))
         axes.set(title=f"batch of {size}", xlabel="ms per batch")

@@ -26,8 +26,8 @@ from kdbench.reports.tables import Table, markdown_line, to_csv, to_html, to_lat
 LEGEND = (
     "Percent. A mean is over all categories of the dataset, then over seeds (± standard deviation). I image, "
     "P pixel; AUPRO up to a false positive rate of 30 %, and of 5 %; mAD is the mean of the first seven.",
-    "Methods are ranked by mAD, and only where every category of every seed ended well and no other method "
-    "has more seeds. A - is a hole: no number.",
+    "Methods are ranked by mAD, and only where every category of every seed ended well, no other method has "
+    "more seeds, and none had other images. A - is a hole: no number.",
     significance.LEGEND,
 )
 
@@ -110,6 +110,7 @@ def _section(group: Group, found: list[Entry], rows: Rows, evidence: Evidence) -
     tables = [
         accuracy.ranking(group, found, evidence),
         *accuracy.partial(group, found),
+        accuracy.conditions(group, found),
         *costs.sizes(group, found),
         *costs.latencies(group, found, rows.latencies),
         *costs.training(group, found),
@@ -135,7 +136,7 @@ def _headline(group: Group, found: list[Entry]) -> str:
         if entry.holes:
             lines.append(f"  {entry.name}: no mean, {'; '.join(entry.holes)}")
         else:
-            remark = f" ({entry.fewer_seeds}: not ranked)" if entry.fewer_seeds else ""
+            remark = f" ({'; '.join(entry.unlike)}: not ranked)" if entry.unlike else ""
             lines.append(say(entry.name, entry.means) + remark)
     common = common_categories(found)
     if common and any(entry.holes for entry in found):

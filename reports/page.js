@@ -128,9 +128,11 @@
   // --- from a number to its cells ------------------------------------------------------------------------
   const cells = document.getElementById("cells");
   const behind = document.getElementById("behind");
+  const words = document.querySelector("#all-cells input");
   const cellRows = [...cells.tBodies[0].rows];
   const pick = (indices, what) => {
     picked.rows = indices === null ? null : new Set(indices.map((i) => cellRows[i]));
+    words.value = ""; // else the words would hide some of the cells that were asked for
     cells.dispatchEvent(new Event("refilter"));
     behind.replaceChildren();
     document.getElementById("all-cells").open = true;
@@ -180,7 +182,7 @@
     tip.hidden = true;
     let svg = draw("svg");
     place.append(controls, legend, svg, tip);
-    const state = { section: 0, place: "", batch: 0, metric: 0 };
+    const state = { section: 0, place: "", precision: "", batch: 0, metric: 0 };
     const select = (label, key, options) => {
       const box = make("select");
       for (const [value, text] of options) box.append(make("option", { value }, text));
@@ -226,8 +228,10 @@
       const inSection = data.points.filter((p) => p.section === state.section);
       select("device", "place", unique(inSection.map((p) => p.place)).map((name) => [name, name]));
       const onDevice = inSection.filter((p) => p.place === state.place);
-      select("batch size", "batch", unique(onDevice.map((p) => p.batch)).sort((a, b) => a - b).map((n) => [n, String(n)]));
-      const timed = onDevice.filter((p) => p.batch === state.batch);
+      select("precision", "precision", unique(onDevice.map((p) => p.precision)).map((name) => [name, name]));
+      const inPrecision = onDevice.filter((p) => p.precision === state.precision);
+      select("batch size", "batch", unique(inPrecision.map((p) => p.batch)).sort((a, b) => a - b).map((n) => [n, String(n)]));
+      const timed = inPrecision.filter((p) => p.batch === state.batch);
       const measured = data.metrics.map((_, i) => i).filter((i) => timed.some((p) => p.accuracy[i] !== null));
       select("metric", "metric", measured.map((i) => [i, data.metrics[i]]));
       const points = timed.filter((p) => p.accuracy[state.metric] !== null);

@@ -105,10 +105,7 @@ def write_page(results: Storage, rows: Rows, found: Sequence[Section], folder: P
     """Write `report.html` and the files of its figures; returns the page, then those."""
     look = figures.marks(rows.cells["entry"])
     parts = [_part(results, rows, group, cells, look) for group, cells in sections(rows.cells)]
-    shared = [
-        *figures_speed.latency_distributions(rows.latencies, look),
-        *figures_speed.workers(rows.cells, look),
-    ]
+    shared = figures_speed.workers(rows.cells, look)
     links = Links(dict.fromkeys(rows.cells["cell_id"]))
     drawn = {part.group.title: _drawn(part.sketches, part.group.title, folder) for part in parts}
     drawn_for_all = _drawn(shared, "", folder)
@@ -161,6 +158,7 @@ def _part(results: Storage, rows: Rows, group: Group, cells: pd.DataFrame, look:
         timed=timed,
         sketches=[
             *figures_speed.accuracy_latency(group, found, timed, look),
+            *figures_speed.latency_distributions(group, found, rows.latencies, look),
             figures_accuracy.heat_map(group, found),
             *figures_accuracy.curves(group, found, kept, look),
             figures_accuracy.critical_differences(group, found, look),
@@ -363,6 +361,7 @@ def _points(parts: Sequence[_Part], look: dict[str, Mark]) -> list[dict[str, Any
                         "entry": timing.entry,
                         "mark": look[timing.entry].number,
                         "place": timing.place,
+                        "precision": timing.precision,
                         "batch": timing.batch_size,
                         "p50": _short(timing.p50_ms),
                         "p90": _short(timing.p90_ms),

@@ -67,6 +67,7 @@ def load(results: str | Path) -> Rows:
         return frame[frame["cell_id"].isin(entry.index)].reset_index(drop=True)
 
     latencies, probes = with_place(known(read_latencies(results))), known(read_probes(results))
+    latencies["precision"] = latencies["precision"].astype(object).fillna("unknown precision")
     return Rows(
         cells=cells,
         scores=known(read_scores(results)),
@@ -97,13 +98,31 @@ def with_place(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(place=pd.Series(places, rows.index, dtype=object))
 
 
+def with_images(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with all `dataset_categories` of their section, and `other_images`.
+
+    A folder may gain categories between two runs, and the images of a category may change: `other_images`
+    says that the section has rows of the same categories with another fingerprint.
+    """
+    rows = rows.assign(trained_on=["+".join(sorted(own)) for own in rows["categories"]])
+    prints = rows.groupby([*APART, "trained_on", "category"], dropna=False)["fingerprint"]
+    rows = rows.assign(other_images=prints.transform("nunique") > 1)
+    for _, group in rows.groupby(APART, dropna=False):
+        known = sorted({tuple(own) for own in group["dataset_categories"]}, key=lambda own: (-len(own), own))
+        if len(known) > 1:
+            every = list(dict.fromkeys(category for own in known for category in own))
+            rows.loc[group.index, "dataset_categories"] = pd.Series([every] * len(group), group.index)
+    return rows
+
+
 def named(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows with `entry` and `oracle`.
 
     An entry is named by the keys in which the recipes of its method differ within some section, so that it
     has the same name in every dataset and setting, and a recipe that only depends on the dataset needs none.
     """
-    rows = rows.assign(oracle=rows["selection"] == "test", entry=rows["method"], recipe=_recipes(rows))
+    rows = with_images(rows.assign(oracle=rows["selection"] == "test"))
+    rows = rows.assign(entry=rows["method"], recipe=_recipes(rows))
     beside = [key for key in APART if key not in ("dataset", "setting")]
     for (*_, method), group in rows.groupby([*beside, "method"], dropna=False):
         sections = [part["recipe"].unique() for _, part in group.groupby(["dataset", "setting"])]
@@ -120,6 +139,13 @@ def differing_keys(recipes: list[str]) -> list[str]:
     return [key for key in keys if len({json.dumps(recipe.get(key)) for recipe in read}) > 1]
 
 
+def recipe_differences(a: str, b: str) -> str:
+    """The keys in which two recipes differ, with both values; nothing of the categories trained on."""
+    ours, theirs = json.loads(a), json.loads(b)
+    keys = [key for key in differing_keys([a, b]) if key != "categories"]
+    return ", ".join(f"{key} {_plain(ours.get(key))} against {_plain(theirs.get(key))}" for key in keys)
+
+
 def sections(cells: pd.DataFrame) -> Iterator[tuple[Group, pd.DataFrame]]:
     """The rows that may be compared with each other, in the order of their names; real selections first."""
     order = ["oracle", *(key for key in APART if key != "oracle")]
@@ -129,7 +155,7 @@ def sections(cells: pd.DataFrame) -> Iterator[tuple[Group, pd.DataFrame]]:
 
 
 def holes(rows: pd.DataFrame) -> tuple[str, ...]:
-    """What the rows of one entry lack to be the dataset's mean, in words; none: it can be ranked."""
+    """What the rows of one entry lack to be the dataset's mean, in words; none: it has one."""
     expected = list(rows["dataset_categories"].iloc[0])
     num_seeds, tried = rows["seed"].nunique(), rows["category"].nunique()
     found = []
@@ -142,18 +168,32 @@ def holes(rows: pd.DataFrame) -> tuple[str, ...]:
         found.append(f"{num_seeds * tried - len(pairs)} not run")
     if len(rows) > len(pairs):
         found.append(f"{len(rows) - len(pairs)} twice, with other images")
+    elif (rows.groupby(["trained_on", "category"])["fingerprint"].nunique() > 1).any():
+        found.append("other images for some seeds")
     return tuple(found)
 
 
 def _recipes(rows: pd.DataFrame) -> pd.Series:
-    """What makes two rows of a method different entries, as JSON: configuration, teacher, split, training."""
+    """What makes two rows of a method different entries, as JSON: configuration, teacher, split, training.
 
-    def recipe(config: str, teacher: object, split: object, trained_on: str) -> str:
+    `precision` is what the row ran in where that is known, whatever `auto` was asked for.
+    """
+
+    def recipe(config: str, teacher: object, split: object, trained_on: str, precision: object) -> str:
         said = {"teacher": _short(teacher), "split": _short(split), "categories": trained_on}
+        said |= {"precision": precision} if isinstance(precision, str) else {}
         return json.dumps(json.loads(config) | said, sort_keys=True)
 
-    columns = (rows["config"], rows["teacher_sha256"], rows["split_sha256"], _trained_on(rows))
+    digests = (rows["teacher_sha256"], rows["split_sha256"])
+    columns = (rows["config"], *digests, _trained_on(rows), _precisions(rows))
     return pd.Series([recipe(*values) for values in zip(*columns, strict=True)], rows.index, dtype=object)
+
+
+def _precisions(rows: pd.DataFrame) -> pd.Series:
+    """What each row ran in; where it failed before that was known, what all others like it ran in."""
+    alike = rows.groupby([*APART, "method", "config"], dropna=False)["precision"]
+    only = alike.transform("first").where(alike.transform("nunique") == 1)
+    return rows["precision"].fillna(only)
 
 
 def _trained_on(rows: pd.DataFrame) -> list[str]:

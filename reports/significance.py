@@ -24,6 +24,10 @@ LEGEND = (
     f"more, else over the seeds where there are {statistics.MIN_PAIRS} or more, else for image metrics by a "
     "paired bootstrap over the test images; otherwise nothing is bold."
 )
+OTHER_WAY = "against the mean"
+SIGNED_RANKS = (
+    f"A p marked ({OTHER_WAY}) is significant in the other direction: a few large differences outweigh most."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +89,8 @@ class Evidence:
             pair = [getattr(entry, values)[metric] for entry in (better, other)]
             differences = (pair[0] - pair[1]).dropna().to_numpy()
             if len(differences) >= statistics.MIN_PAIRS:
-                p = statistics.signed_rank(differences)
-                return Verdict(significant=p < statistics.ALPHA, over=over)
+                sure = statistics.signed_rank(differences) < statistics.ALPHA
+                return Verdict(significant=sure and not statistics.contradicts(differences), over=over)
         if difference := self.difference_over_images(better, other, metric, better.dataset_categories):
             return Verdict(significant=difference.excludes_zero, over="images")
         return Verdict(significant=False, over="")
@@ -294,6 +298,7 @@ def comparisons(found: Sequence[Entry], title: str) -> Iterator[Table]:
             notes=(
                 "Points of percent, paired over the categories: bootstrap interval and Wilcoxon's "
                 "signed-rank test, corrected after Holm over all pairs of one metric.",
+                SIGNED_RANKS,
             ),
         )
 
@@ -320,7 +325,7 @@ def average_ranks(found: Sequence[Entry], metric: str, title: str) -> Table:
     for i, (name, average) in enumerate(zip(ranks.names, ranks.average, strict=True)):
         same = [o for j, o in enumerate(ranks.names) if j != i and ranks.p_nemenyi[i, j] >= statistics.ALPHA]
         rank = number(average, f"{average:.2f}", ids[name])
-        body.append((text(name), rank, text(", ".join(same) or "any")))
+        body.append((text(name), rank, text(", ".join(same) or "none")))
     notes = (
         f"Friedman over {ranks.num_categories} categories: p = {ranks.p_friedman:.3g}. Average ranks differ "
         f"at 5 % (Nemenyi) where they are more than {ranks.critical_difference:.2f} apart.",
@@ -348,16 +353,22 @@ def paired_difference(
     )
     if len(differences) < statistics.MIN_PAIRS:
         return value, _range(within, "+"), hole(f"fewer than {statistics.MIN_PAIRS} categories")
-    p = statistics.signed_rank(differences)
-    return value, _range(within, "+"), number(p, f"{p:.3g}")
+    return value, _range(within, "+"), _p(statistics.signed_rank(differences), differences)
 
 
 def _comparison(a: Entry, b: Entry, metric: str, *, p: float, corrected: float) -> tuple[Value, ...]:
     ids = (*a.cell_ids, *b.cell_ids)
     value, within, _ = paired_difference(a.by_category[metric], b.by_category[metric], ids)
-    numbers = (number(n, f"{n:.3g}") for n in (p, corrected))
+    differences = _differences(a, b, metric)
+    numbers = (_p(n, differences) for n in (p, corrected))
     names = (text(TITLES[metric]), text(a.name), text(b.name))
-    return (*names, value, within, *numbers, number(len(_differences(a, b, metric))))
+    return (*names, value, within, *numbers, number(len(differences)))
+
+
+def _p(p: float, differences: NDArray[np.float64]) -> Value:
+    """A p of the signed-rank test, and whether what is significant contradicts the mean."""
+    other = p < statistics.ALPHA and statistics.contradicts(differences)
+    return number(p, f"{p:.3g} ({OTHER_WAY})" if other else f"{p:.3g}")
 
 
 def _differences(a: Entry, b: Entry, metric: str) -> NDArray[np.float64]:

@@ -118,10 +118,22 @@ def signed_rank(differences: Array) -> float:
     """Two-sided p of Wilcoxon's signed-rank test; zeros are left out, and nothing but zeros gives 1."""
     from scipy.stats import wilcoxon
 
+    moved = _moved(differences)
+    return float(wilcoxon(moved).pvalue) if len(moved) else 1.0
+
+
+def contradicts(differences: Array) -> bool:
+    """Whether the signed ranks lean the other way than the mean: a few large differences outweigh many."""
+    from scipy.stats import rankdata
+
+    moved = _moved(differences)
+    return bool((np.sign(moved) * rankdata(np.abs(moved))).sum() * moved.sum() < 0)
+
+
+def _moved(differences: Array) -> Array:
     # 0.9 - 0.8 and 0.3 - 0.2 are a tie, which float64 does not know.
     rounded = np.round(differences, 12)
-    moved = rounded[rounded != 0]
-    return float(wilcoxon(moved).pvalue) if len(moved) else 1.0
+    return rounded[rounded != 0]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -115,6 +115,30 @@ def test_a_number_shows_the_cells_behind_it(page: Any) -> None:
     assert len(column(page, "#cells", 0)) == 18
 
 
+def test_a_number_shows_its_cells_whatever_words_the_list_was_filtered_by(page: Any) -> None:
+    page.execute_script("document.getElementById('all-cells').open = true")
+    box = page.find_element("css selector", "#all-cells input")
+    box.send_keys("multiclass")
+    assert set(column(page, "#cells", 3)) == {"multiclass"}
+    page.find_element("css selector", f"{ranking(page)} tbody td.number a").click()
+    assert set(column(page, "#cells", 3)) == {"oneclass"}
+    assert len(column(page, "#cells", 0)) == 4
+    assert box.get_attribute("value") == ""
+
+
+def test_signed_intervals_sort_by_their_lower_end(page: Any) -> None:
+    tables = "[...document.querySelectorAll('table')]"
+    name = "caption.textContent.startsWith('Oneclass against multiclass')"
+    table = f"#{page.execute_script(f'return {tables}.find(t => t.{name}).id')}"
+    head = page.find_elements("css selector", f"{table} thead th")[5]
+    assert head.text == "95 % interval"
+    page.execute_script("arguments[0].querySelector('button').click()", head)
+    intervals = [text for text in column(page, table, 5) if text != "-"]
+    low = [float(text.split()[0]) for text in intervals]
+    assert low == sorted(low)
+    assert low[0] < low[1] < 0 < low[-1]
+
+
 def test_the_plot_answers_to_keyboard_and_hides_methods(page: Any) -> None:
     points = page.find_elements("css selector", "#chart .point")
     assert len(points) == 3

@@ -99,6 +99,18 @@ def test_a_changed_default_is_compared_and_named(folders: tuple[Path, Path]) -> 
     assert found.num_regressions == 9
 
 
+def test_what_changed_in_one_setting_is_not_said_of_the_other(folders: tuple[Path, Path]) -> None:
+    for folder, epochs, lr in zip(folders, (1, 2), (0.1, 0.2), strict=True):
+        one, all_ = canonical_json({"epochs": epochs, "lr": 0.1}), canonical_json({"epochs": 5, "lr": lr})
+        write(folder, {"a": 0.9}, setting="oneclass", cell_id="one", config=one)
+        write(folder, {"a": 0.9}, setting="multiclass", cell_id="all", config=all_)
+    lines = compare(*folders, 0.01).categories.body
+    assert {(cell(line, "section").split(", ")[1], cell(line, "remark")) for line in lines} == {
+        ("oneclass", "other recipe: epochs"),
+        ("multiclass", "other recipe: lr"),
+    }
+
+
 def test_of_several_recipes_each_is_compared_with_itself(folders: tuple[Path, Path]) -> None:
     for folder, shift in zip(folders, (0.0, 0.05), strict=True):
         for lr in (0.4, 0.1):
@@ -139,6 +151,15 @@ def test_significance_is_over_the_seeds_where_there_are_six(folders: tuple[Path,
     said = {(cell(line, "category"), cell(line, "metric")): cell(line, "significant") for line in lines}
     assert said["a", "AUPRO"] == "yes (seeds)"
     assert said["b", "AUPRO"] == "no (seeds)"
+
+
+def test_seeds_that_contradict_their_mean_are_said(folders: tuple[Path, Path]) -> None:
+    for seed in range(15):
+        write(folders[0], {"a": 0.8}, seed=seed)
+        write(folders[1], {"a": 0.5 if seed == 0 else 0.81 + 0.001 * seed}, seed=seed)
+    line = compare(*folders, 0.01).categories.body[0]
+    assert float(cell(line, "difference")) < 0
+    assert cell(line, "significant") == "yes (seeds, against the mean)"
 
 
 def test_means_are_paired_over_the_categories(folders: tuple[Path, Path]) -> None:

@@ -58,7 +58,7 @@ def test_the_report_has_page_figures_and_leaderboard(page):
     assert {path.name for path in out.iterdir()} >= {"report.html", "leaderboard.md", "figures"}
     drawn = sorted(path.stem for path in (out / "figures").glob("*.svg"))
     assert drawn == sorted(path.stem for path in (out / "figures").glob("*.png"))
-    assert "latency-0" in drawn
+    assert "latency-toy-oneclass-paper-exact-v1-0" in drawn
     assert "workers-0" in drawn
 
 
@@ -130,6 +130,7 @@ def test_the_points_of_the_plot_are_those_of_the_rows(page):
     data = page[0].data
     assert data["metrics"][0] == "mAD"
     assert len(data["points"]) == 2 * 2 * 2  # methods, devices, batch sizes
+    assert {point["precision"] for point in data["points"]} == {"fp32"}
     first = data["points"][0]
     assert data["sections"][first["section"]].startswith("toy, oneclass")
     rows = read_rows(page[1] / "results").to_pandas()

@@ -9,8 +9,9 @@ from fabricated import all_metrics, row, scores
 
 from kdbench.cell import canonical_json
 from kdbench.reports import statistics
+from kdbench.reports.accuracy import conditions, published, ranking
 from kdbench.reports.costs import latencies, sizes, training
-from kdbench.reports.entries import Entry, entries, ranks
+from kdbench.reports.entries import Entry, common_categories, entries, ranks
 from kdbench.reports.leaderboard import assemble
 from kdbench.reports.rows import Group, load, sections
 from kdbench.reports.significance import (
@@ -58,6 +59,22 @@ def test_a_best_that_is_worse_somewhere_is_not_bold(tmp_path: Path) -> None:
     write(tmp_path, {name: 0.79 + 0.009 * i + 0.3 * (i == 0) for i, name in enumerate(NAMES)}, method="other")
     _, found, evidence = section(tmp_path)
     assert evidence.best(found, "aupro") == ""
+
+
+def test_a_mean_that_one_category_lifts_is_not_bold_and_its_p_is_marked(tmp_path: Path) -> None:
+    """`lucky` has the better mean and is worse in fourteen of fifteen categories."""
+    names = [f"c{i:02}" for i in range(15)]
+    write(tmp_path, {name: 0.95 if i == 0 else 0.8 for i, name in enumerate(names)}, method="lucky")
+    steady = {name: 0.6 if i == 0 else 0.81 + 0.0005 * i for i, name in enumerate(names)}
+    write(tmp_path, steady, method="steady")
+    group, found, evidence = section(tmp_path)
+    assert [entry.name for entry in found] == ["lucky", "steady"]
+    assert not evidence.verdict(found[0], found[1], "mad").significant
+    assert evidence.best(found, "mad") == ""
+    line = next(line for line in next(comparisons(found, group.title)).body if line[0].text == "mAD")
+    assert line[3].text == "+1.05"
+    assert line[5].mean == pytest.approx(2 * 137 / 2**15)  # rank 15 against all others: 137 sums are as small
+    assert [line[i].text for i in (5, 6)] == ["0.00836 (against the mean)"] * 2
 
 
 def test_with_few_categories_six_seeds_decide(tmp_path: Path) -> None:
@@ -202,6 +219,14 @@ def test_average_ranks_are_shown_with_what_they_do_not_differ_from(tmp_path: Pat
     assert rank_groups(found[:2], "mad") == "it needs 3 complete methods, there are 2"
 
 
+def test_a_method_that_differs_from_all_others_is_not_different_from_none(tmp_path: Path) -> None:
+    names = [f"c{i:02}" for i in range(15)]
+    for i, method in enumerate(("low", "mid", "top")):
+        write(tmp_path, {name: 0.5 + 0.1 * i + 0.001 * j for j, name in enumerate(names)}, method=method)
+    group, found, _ = section(tmp_path)
+    assert [line[2].text for line in average_ranks(found, "mad", group.title).body] == ["none"] * 3
+
+
 def test_an_entry_with_fewer_seeds_is_marked_and_has_no_rank(tmp_path: Path) -> None:
     for seed in range(2):
         write(tmp_path, {"a": 0.8, "b": 0.8}, method="two", seed=seed)
@@ -228,6 +253,18 @@ def test_without_masks_the_rank_is_by_image_auroc(tmp_path: Path) -> None:
     assert "Ranked by I-AUROC" in ranking.notes[0]
 
 
+def test_with_masks_in_some_categories_the_rank_is_by_image_auroc(tmp_path: Path) -> None:
+    none = dict.fromkeys(("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro", "aupro_05", "mad"))
+    for method, value in (("low", 0.7), ("top", 0.8)):
+        facts = {"cell_id": method, "method": method, "categories": ["x", "y"]}
+        facts |= {"dataset_categories": ["x", "y"]} | all_metrics(value)
+        Results(tmp_path).write_rows([row(category="x", **facts), row(category="y", **(facts | none))])
+    tables = assemble(load(tmp_path))[0].tables
+    assert [(line[0].text, line[1].text) for line in tables[0].body] == [("1", "top"), ("2", "low")]
+    assert tables[0].notes == ("Ranked by I-AUROC: not all categories have masks.",)
+    assert any(table.title.startswith("Average ranks by I-AUROC") for table in tables)
+
+
 def test_detectors_trained_on_other_categories_are_other_lines(tmp_path: Path) -> None:
     write(tmp_path, {"a": 0.8, "b": 0.8}, dataset_categories=["a", "b", "c"], cell_id="two")
     write(tmp_path, {"a": 0.7, "b": 0.7, "c": 0.7}, cell_id="three")
@@ -238,12 +275,80 @@ def test_detectors_trained_on_other_categories_are_other_lines(tmp_path: Path) -
     }
 
 
+def test_what_ran_in_another_precision_is_another_line(tmp_path: Path) -> None:
+    """All asked for `auto`; a cell that failed before it had one is of the only one there is, or of none."""
+    config = canonical_json({"precision": "auto"})
+    for seed, (method, precision) in enumerate((("two", "fp32"), ("two", "bf16"), ("one", "bf16"))):
+        write(tmp_path, {"a": 0.5 + seed / 4}, method=method, seed=seed, precision=precision, config=config)
+    for method in ("one", "two"):
+        facts = {"seed": 3, "status": "failed", "config": config}
+        write(tmp_path, {"a": 0.0}, method=method, **facts)
+    _, found, _ = section(tmp_path)
+    assert {entry.name: (entry.seeds, entry.holes) for entry in found} == {
+        "one": ((2, 3), ("1 failed",)),
+        "two (precision=auto)": ((3,), ("1 failed",)),
+        "two (precision=bf16)": ((1,), ()),
+        "two (precision=fp32)": ((0,), ()),
+    }
+    means = {entry.name: mean.mean for entry in found if (mean := entry.means["mad"])}
+    assert means == {"two (precision=bf16)": 0.75, "two (precision=fp32)": 0.5}
+
+
 def test_a_category_that_was_run_with_two_sets_of_images_is_a_hole(tmp_path: Path) -> None:
     for number in range(2):
         facts = {"cell_id": f"c{number}", "fingerprint": f"images {number}", "setting": "oneclass"}
         write(tmp_path, {"a": 0.8}, **facts)
     _, (entry,), _ = section(tmp_path)
     assert entry.holes == ("1 twice, with other images",)
+
+
+def write_images(folder: Path, method: str, values: dict[str, float], **changes: Any) -> None:
+    """A oneclass cell per category, whose fingerprint is that of `changes` and the category."""
+    images, seed = changes.pop("images", "v1"), changes.get("seed", 0)
+    for name, value in values.items():
+        facts = {"cell_id": f"{method}-{name}-{seed}", "categories": [name], "fingerprint": images + name}
+        write(folder, {name: value}, **{"dataset_categories": [*values]} | facts | changes, method=method)
+
+
+def oneclass(folder: Path) -> dict[str, Entry]:
+    ((_, cells),) = sections(load(folder).cells)
+    return {entry.name: entry for entry in entries(cells)}
+
+
+def test_a_category_that_the_dataset_gained_is_a_hole_of_what_ran_before(tmp_path: Path) -> None:
+    write_images(tmp_path, "old", {"b": 0.95}, setting="oneclass")
+    write_images(tmp_path, "new", {"a": 0.9, "b": 0.8}, setting="oneclass")
+    found = oneclass(tmp_path)
+    assert {name: entry.holes for name, entry in found.items()} == {"new": (), "old": ("1 of 2 categories",)}
+    assert [entry.dataset_categories for entry in found.values()] == [["a", "b"]] * 2
+    assert ranks([*found.values()], "mad") == {"new": 1}
+    write(tmp_path, {"a": 0.9}, cell_id="before", dataset_categories=["a"])
+    write(tmp_path, {"a": 0.8, "b": 0.8}, cell_id="after", seed=1)
+    after = [cells for group, cells in sections(load(tmp_path).cells) if group.setting == "multiclass"]
+    assert {entry.name: entry.seeds for entry in entries(after[0])} == {
+        "fabricated_a (categories=a)": (0,),
+        "fabricated_a (categories=all)": (1,),
+    }
+
+
+def test_entries_over_other_images_have_means_and_no_rank(tmp_path: Path) -> None:
+    write_images(tmp_path, "one", {"a": 0.75, "b": 0.75}, setting="oneclass")
+    write_images(tmp_path, "two", {"a": 0.5, "b": 0.5}, setting="oneclass", images="v2")
+    found = oneclass(tmp_path)
+    assert {name: entry.remarks for name, entry in found.items()} == dict.fromkeys(found, ("other images",))
+    assert {name: entry.means["mad"].mean for name, entry in found.items()} == {"one": 0.75, "two": 0.5}
+    assert ranks([*found.values()], "mad") == {}
+    assert common_categories([*found.values()]) == []
+    ranking = assemble(load(tmp_path))[0].tables[0]
+    assert [(line[0].text, line[-1].text) for line in ranking.body] == [("-", "other images")] * 2
+
+
+def test_seeds_over_other_images_have_no_mean(tmp_path: Path) -> None:
+    for seed in range(2):
+        write_images(tmp_path, "m", {"a": 0.75}, setting="oneclass", seed=seed, images=f"v{seed}")
+    (entry,) = oneclass(tmp_path).values()
+    assert entry.holes == ("other images for some seeds",)
+    assert entry.means["mad"] is None
 
 
 def test_an_entry_has_the_same_name_in_every_setting(tmp_path: Path) -> None:
@@ -307,6 +412,52 @@ def test_sizes_that_differ_within_an_entry_are_a_range(tmp_path: Path) -> None:
     group, found, _ = section(tmp_path)
     (table,) = sizes(group, found)
     assert [value.text for value in table.body[0][1:]] == ["1 M to 2.5 M", "-", "318 M"]
+    assert [value.mean for value in table.body[0][1:]] == [1_750_000, None, 318_000_000]
+    assert {value.low for value in table.body[0]} == {None}  # a page would call it a 95 % interval
+
+
+def test_conditions_are_those_of_the_cells_and_stand_beside_published_numbers(tmp_path: Path) -> None:
+    config = {"backbone": "resnet18.tv_in1k", "image_size": 128, "epochs": 4, "batch_size": 16}
+    facts = {"dataset": "mvtec_ad", "precision": "bf16", "config": canonical_json(config)}
+    known = ["bottle", *(f"c{i:02}" for i in range(14))]
+    for seed in range(2):
+        own = {"seed": seed, "num_steps": 140 + seed, "dataset_categories": known}
+        write(tmp_path, {"bottle": 0.75}, method="stfpm", **facts, **own, setting="oneclass")
+    group, (entry,), evidence = section(tmp_path)
+    table = conditions(group, [entry])
+    assert dict(zip(table.head, (value.text for value in table.body[0]), strict=True)) == {
+        "method": "stfpm",
+        "backbone": "resnet18.tv_in1k",
+        "image size": "128",
+        "epochs": "4",
+        "batch size": "16",
+        "precision": "bf16",
+        "optimizer steps": "140 to 141",
+        "categories trained on": "1 of 15",
+    }
+    (table,) = published(group, [entry])
+    said = {line[table.head.index("conditions of ours")].text for line in table.body}
+    assert said == {"resnet18.tv_in1k, 128 px, 4 epochs, 1 of 15 categories"}
+    assert ranking(group, [entry], evidence).head[11] == "fidelity of the method"
+    titles = [table.title for table in assemble(load(tmp_path))[0].tables]
+    assert titles.index(f"Conditions: {group.title}") == 2  # after the ranking and the means over a part
+
+
+def test_a_legacy_pro_stands_beside_the_published_one_and_nowhere_else(tmp_path: Path) -> None:
+    names = [f"c{i:02}" for i in range(14)]
+    facts = {"dataset": "mvtec_ad", "setting": "oneclass", "preset": "stfpm_legacy"}
+    for method, pro in (("stfpm", 0.953125), ("rd4ad", None)):
+        write(tmp_path, dict.fromkeys(["bottle", *names], 0.75), method=method, pro_stfpm_legacy=pro, **facts)
+    group, found, _ = section(tmp_path)
+    (table,) = published(group, found)
+    lines = {tuple(value.text for value in line[:3]): line[4] for line in table.body}
+    assert [lines["stfpm", name, "pro_stfpm_legacy"].text for name in ("bottle", "mean")] == ["95.31"] * 2
+    assert lines["stfpm", "bottle", "pro_stfpm_legacy"].cell_ids == ("stfpm-0",)
+    assert {entry.name: entry.means["pro_stfpm_legacy"] for entry in found}["rd4ad"] is None
+    assert {entry.means["pro_rd4ad_legacy"] for entry in found} == {None}
+    others = [t for s in assemble(load(tmp_path)) for t in s.tables if not t.title.startswith("Beside")]
+    assert not [t.title for t in others for line in t.body for value in line if value.text == "95.31"]
+    assert not [t.title for t in others for name in t.head if "legacy" in name]
 
 
 def test_textures_and_objects_have_means_of_their_own(tmp_path: Path) -> None:
@@ -335,6 +486,23 @@ def test_the_drop_is_paired_over_the_categories_of_both_settings(tmp_path: Path)
     assert line[6].mean == pytest.approx(4 / 128)
     assert line[5].low is not None
     assert 0.03 < line[5].low < 0.0714
+
+
+def test_what_else_differs_between_the_settings_is_beside_the_drop(tmp_path: Path) -> None:
+    recipes = {
+        "oneclass": {"backbone": "wrn50", "image_size": 256, "epochs": 200, "lr": 0.4},
+        "multiclass": {"backbone": "resnet18", "image_size": 128, "epochs": 2, "lr": 0.4},
+    }
+    for i, (setting, recipe) in enumerate(recipes.items()):
+        facts = {"setting": setting, "cell_id": setting, "config": canonical_json(recipe), "seed": 7 * i}
+        write(tmp_path, {name: 0.9 - i / 10 for name in NAMES}, teacher_sha256=4 * setting[0], **facts)
+        write(tmp_path, {name: 0.9 for name in NAMES}, setting=setting, method="same", cell_id=f"s{i}")
+    section_ = next(s for s in assemble(load(tmp_path)) if s.title == "Oneclass against multiclass")
+    assert {line[0].text: line[-1].text for line in section_.tables[0].body} == {
+        "fabricated_a": "backbone wrn50 against resnet18, epochs 200 against 2, image_size 256 against 128, "
+        "teacher oooo against mmmm; seeds 0 against 7",
+        "same": "",
+    }
 
 
 def test_with_few_categories_the_drop_has_its_interval_over_images(tmp_path: Path) -> None:

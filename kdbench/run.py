@@ -133,12 +133,23 @@ def execute_cell(
 
 
 def record_end(cell: Cell, place: Place, run_id: str, status: str, error: str) -> Outcome:
-    """Write the rows of a cell whose process is gone: it was killed for its time, or died too often."""
+    """Write the rows of a cell whose process is gone: it was killed for its time, or died too often.
+
+    The outcome is another run's, and nothing is written, where that run ended the cell or is running it.
+    """
     # The machine it ran on is gone with it, and this one may have no such device.
     rows = _failed_rows(cell, place, status, error, {"device": torch.device(place.device).type})
+    results = Results(place.results)
     try:
-        _write(Results(place.results), cell, place, run_id, status, Ended(rows=rows, scores=[], detector={}))
-    except OSError as raised:
+        lease = acquire(results.storage, Holder(cell_id=cell.id, run_id=run_id, label=cell.label))
+        if lease is None:
+            return outcome_of(cell, ELSEWHERE, 0.0)
+        with lease.kept(dict):
+            there = results.end_of(cell.id)
+            if there is not None and there.run_id != place.replaces:
+                return outcome_of(cell, there.status, 0.0)
+            _write(results, cell, place, run_id, status, Ended(rows=rows, scores=[], detector={}))
+    except (OSError, DataError) as raised:
         raise ResultsError(str(raised)) from raised
     return outcome_of(cell, status, 0.0, error=error.strip().splitlines()[-1])
 

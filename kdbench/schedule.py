@@ -294,7 +294,7 @@ def _outcome(grid: _Grid, reference: "ray.ObjectRef[Outcome] | None", attempt: _
             )
     revoke(grid.storage, cell.id, grid.run_id)
     ended = Results(grid.storage).end_of(cell.id)
-    if ended is not None and ended.run_id == grid.run_id:  # it was lost after its rows were written
+    if ended is not None and ended.run_id != place.replaces:  # by the lost worker itself, or by another run
         return outcome_of(cell, ended.status, 0.0)
     if said.startswith("lost") and attempt.number <= RETRIES:
         return None

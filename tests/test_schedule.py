@@ -157,6 +157,35 @@ def test_what_no_node_has_is_refused_before_anything_starts(ray_here, mvtec, tmp
     assert not (tmp_path / "r/attempts").exists()
 
 
+def lost_for_the_last_time(found, run_id="ours"):
+    """What a run makes of its only cell when the last worker that it may lose was lost."""
+    job, storage = found.jobs[0], Storage(found.jobs[0].place.results)
+    grid = schedule._Grid(found.jobs, {}, storage, run_id, None, print, print, None, execute_cell)
+    return schedule._outcome(grid, None, schedule._Attempt(job=job, number=1 + schedule.RETRIES))
+
+
+def test_what_another_run_ended_is_not_lost_with_our_workers(mvtec, tmp_path):
+    found = planned(mvtec, tmp_path / "r", categories=("bottle",))
+    (job,) = found.jobs
+    execute_cell(job.cell, job.place, "theirs", lambda progress: None)
+    assert lost_for_the_last_time(found).status == "ok"
+    (row,) = read_rows(tmp_path / "r").to_pylist()
+    assert (row["run_id"], row["status"]) == ("theirs", "ok")
+    assert len(Storage(tmp_path / "r").names("detectors")) == 1
+    found.jobs = [replace(job, place=replace(job.place, replaces="theirs"))]  # --redo all
+    assert lost_for_the_last_time(found).status == "failed"
+    (row,) = read_rows(tmp_path / "r").to_pylist()
+    assert (row["run_id"], row["status"]) == ("ours", "failed")
+    assert Storage(tmp_path / "r").names("leases") == []
+
+
+def test_what_another_run_is_running_is_not_lost_with_our_workers(mvtec, tmp_path):
+    found = planned(mvtec, tmp_path / "r", categories=("bottle",))
+    acquire(Storage(tmp_path / "r"), Holder(cell_id=found.jobs[0].cell.id, run_id="theirs"))
+    assert lost_for_the_last_time(found).status == ELSEWHERE
+    assert Storage(tmp_path / "r").names("cells") == []
+
+
 def test_a_cell_of_another_run_is_left_to_it(mvtec, tmp_path):
     (job,) = planned(mvtec, tmp_path / "r", categories=("bottle",)).jobs
     theirs = acquire(Storage(tmp_path / "r"), Holder(cell_id=job.cell.id, run_id="theirs"))

@@ -164,9 +164,8 @@ def outcome_of(cell: Cell, status: str, seconds: float, *, error: str = "", summ
 def _attempt(cell: Cell, place: Place, notify: Notify) -> tuple[str, str, Ended]:
     """Status, error in one line, and what the cell gave, be it the rows of a failure."""
     status, error, begun = "ok", "", datetime.now(UTC).isoformat(timespec="seconds")
-    if place.device.startswith("cuda") and place.gpu_share < 1:
-        torch.cuda.set_per_process_memory_fraction(place.gpu_share)
     try:
+        train.cap_memory(torch.device(place.device), place.gpu_share)  # also lifts that of the cell before
         with threads(place.num_threads):
             ended = run_cell(cell, place, notify)
     except Exception as raised:

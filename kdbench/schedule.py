@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
@@ -174,7 +174,8 @@ def _in_process(grid: _Grid) -> Iterator[Outcome]:
     while waiting:
         elsewhere = deque[Job]()
         for job in waiting:
-            outcome = grid.work(job.cell, job.place, grid.run_id, grid.notify, grid.timeout_s)
+            place = replace(job.place, gpu_share=1.0)  # nothing runs beside it
+            outcome = grid.work(job.cell, place, grid.run_id, grid.notify, grid.timeout_s)
             if outcome.status == ELSEWHERE:
                 elsewhere.append(job)
             else:

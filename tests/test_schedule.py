@@ -15,7 +15,7 @@ from kdbench.lease import Holder, acquire, holders
 from kdbench.request import Request, plan
 from kdbench.resources import Cluster, Need, Node
 from kdbench.results import Results, read_rows
-from kdbench.run import ELSEWHERE, ResultsError, execute_cell
+from kdbench.run import ELSEWHERE, ResultsError, execute_cell, outcome_of
 from kdbench.status import RunFile, part_done, seconds_left, states, write_run
 from kdbench.storage import Storage
 
@@ -209,6 +209,18 @@ def test_whoever_lost_its_lease_writes_nothing(mvtec, tmp_path):
 
     assert execute_cell(job.cell, job.place, "ours", overtaken).status == ELSEWHERE
     assert storage.names("cells") == storage.names("scores") == storage.names("detectors") == []
+
+
+def test_what_runs_alone_has_the_whole_gpu(mvtec, tmp_path):
+    found, seen = planned(mvtec, tmp_path / "r"), []
+    found.jobs = [replace(job, place=replace(job.place, gpu_share=0.1)) for job in found.jobs]
+
+    def work(cell, place, run_id, notify, timeout_s):
+        seen.append(place.gpu_share)
+        return outcome_of(cell, "ok", 0.0)
+
+    execute(found, work, executor="local")
+    assert seen == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(

@@ -214,7 +214,7 @@ def _run(request: Any, dry_run: bool, report_: Path) -> None:
         ended = store.statuses(job.cell.id for job in planned.jobs)
     except OSError as error:  # an object store that does not answer, a folder that may not be read
         raise RequestError([f"cannot read results in {request.results}: {error}"]) from error
-    planned.jobs = with_needs(planned.jobs, request, cluster, costs)
+    planned.jobs = with_needs(planned.jobs, request, cluster, costs, planned.data)
     again = {"all": tuple(ended), "failed": tuple(i for i, s in ended.items() if s != "ok")}.get(
         request.redo or "", ()
     )

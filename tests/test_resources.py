@@ -106,8 +106,8 @@ def test_the_longest_starts_first_and_equal_ones_keep_their_order(mvtec):
 
 
 def needs(request_, machines, rows=()):
-    jobs = plan(request_, machines if machines.gpus else None).jobs
-    return with_needs(jobs, request_, machines, Costs(rows))
+    planned = plan(request_, machines if machines.gpus else None)
+    return with_needs(planned.jobs, request_, machines, Costs(rows), planned.data)
 
 
 def test_cells_share_the_cpus_by_the_whole_grid(mvtec):
@@ -135,6 +135,24 @@ def test_a_gpu_is_shared_by_what_was_measured(mvtec):
     assert known.need.memory_bytes == 0
     (asked,) = needs(request(mvtec, categories=("bottle",), gpus_per_cell=0.5), machines, [seen])
     assert asked.need.gpus == 0.5
+
+
+def test_a_share_of_a_gpu_is_learnt_from_no_smaller_cell(mvtec):
+    """It is a hard cap, so what needs more than the cells that were measured must not get theirs."""
+    machines = cluster(node(cpus=32, gpus=2))
+    (bottle,) = needs(request(mvtec, categories=("bottle",)), machines)
+    seen = row(bottle, device="cuda")
+    alike = {"epochs": 6}, {"categories": ("screw",)}
+    more_images = {"setting": ("multiclass",), "categories": ()}
+    larger = {"set": {"all.image_size": 64}}, {"set": {"all.image_size": 32, "all.batch_size": 16}}
+
+    def share(**changes):
+        return {job.need.gpus for job in needs(request(mvtec, **changes), machines, [seen])}
+
+    assert [share(**({"categories": ("bottle",)} | changes)) for changes in alike] == [{0.3}, {0.3}]
+    assert share(**more_images) == {1.0}
+    assert [share(**({"categories": ("bottle",)} | changes)) for changes in larger] == [{1.0}, {1.0}]
+    assert share(categories=("bottle",), methods=("dcam",)) == {1.0}
 
 
 def test_memory_is_set_aside_by_what_was_measured_but_never_more_than_there_is(mvtec):

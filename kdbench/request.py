@@ -158,7 +158,7 @@ def plan(request: Request, cluster: Cluster | None = None) -> Plan:
         complaints.append(unknown("profile", request.profile, PROFILES))
     if request.root is not None and len(request.dataset) > 1:
         complaints.append("--root is the folder of one dataset; for several set KDBENCH_DATA to their parent")
-    device, wrong_device = choose_device(request.device, cluster)
+    device, wrong_device = choose_device(request.device, cluster, request.executor)
     complaints += wrong_device
     complaints += _wrong_set_names(request.set, methods)
     complaints += [
@@ -342,10 +342,12 @@ def resolved(results: str) -> str:
     return str(local.resolve()) if local else results
 
 
-def choose_device(asked: str, cluster: Cluster | None = None) -> tuple[str, list[str]]:
+def choose_device(
+    asked: str, cluster: Cluster | None = None, executor: str | None = None
+) -> tuple[str, list[str]]:
     """The device that `auto` means here, or the one asked for; and complaints if there is no such device.
 
-    On a `cluster` the scheduler hands out GPUs, so there is no cuda:N to choose.
+    Ray, here or on a `cluster`, hands out GPUs, and a worker sees only its own: there is no cuda:N to choose.
     """
     import torch
 
@@ -353,8 +355,10 @@ def choose_device(asked: str, cluster: Cluster | None = None) -> tuple[str, list
         if asked == "cuda" and not cluster.gpus:
             return asked, [f"no device 'cuda' on any node. The cluster has {cluster}"]
         return ("cuda" if cluster.gpus else "cpu"), []
-    if cluster and asked.startswith("cuda"):
-        return asked, [f"device {asked!r}: on a cluster Ray chooses the GPU. Devices: auto, cpu, cuda"]
+    if (cluster or executor == "ray") and asked.startswith("cuda:"):
+        return asked, [
+            f"device {asked!r}: Ray chooses the GPU. Devices: auto, cpu, cuda; or --executor local"
+        ]
     if asked == "auto":
         return ("cuda" if torch.cuda.is_available() else "cpu"), []
     try:

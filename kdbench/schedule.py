@@ -64,6 +64,8 @@ def choose_executor(asked: str | None, jobs: Sequence[Job], cluster: Cluster) ->
     """`ray` where more than one cell is to run and more than one can run at once, unless asked otherwise."""
     if asked is not None:
         return asked
+    if any(":" in job.place.device for job in jobs):  # one GPU was chosen; Ray chooses by itself
+        return "local"
     together = min((cluster.fits(job.need) for job in jobs), default=0)
     return "ray" if len(jobs) > 1 and together > 1 else "local"
 

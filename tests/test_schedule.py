@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import ray_work
+import torch
 from conftest import TINY
 
 from kdbench import schedule
@@ -237,6 +238,20 @@ def test_ray_is_used_when_cells_can_run_side_by_side(mvtec, tmp_path, asked, cou
     jobs = planned(mvtec, tmp_path / "r", seeds=tuple(range(count)), categories=("bottle",)).jobs
     cluster = Cluster(nodes=(Node(name="a", cpus=cpus, gpus=0, memory_bytes=2**30),))
     assert schedule.choose_executor(asked, jobs, cluster) == chosen
+
+
+def test_a_numbered_gpu_is_for_this_process_alone(mvtec, tmp_path, monkeypatch):
+    """A worker of Ray sees one GPU, whose number is 0."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    two = Cluster(nodes=(Node(name="a", cpus=8, gpus=2, memory_bytes=2**30),))
+    jobs = planned(mvtec, tmp_path / "r", device="cuda:1").jobs
+    assert {job.place.device for job in jobs} == {"cuda:1"}
+    assert schedule.choose_executor(None, jobs, two) == "local"
+    assert schedule.choose_executor(None, planned(mvtec, tmp_path / "r", device="cuda").jobs, two) == "ray"
+    with pytest.raises(RequestError) as raised:
+        planned(mvtec, tmp_path / "r", device="cuda:1", executor="ray")
+    (complaint,) = raised.value.complaints
+    assert complaint == "device 'cuda:1': Ray chooses the GPU. Devices: auto, cpu, cuda; or --executor local"
 
 
 def test_the_time_left_weighs_cells_by_what_they_take():

@@ -209,16 +209,16 @@ def _run(request: Any, dry_run: bool, report_: Path) -> None:
     for notice in planned.notices:
         say(f"note: {notice}", style="yellow")
     cluster, store = cluster or this_machine(), Results(request.results)
-    try:
+    with _reading(request.results):
         costs = known_costs(store.storage)
         ended = store.statuses(job.cell.id for job in planned.jobs)
-    except OSError as error:  # an object store that does not answer, a folder that may not be read
-        raise RequestError([f"cannot read results in {request.results}: {error}"]) from error
     planned.jobs = with_needs(planned.jobs, request, cluster, costs, planned.data)
     again = {"all": tuple(ended), "failed": tuple(i for i, s in ended.items() if s != "ok")}.get(
         request.redo or "", ()
     )
-    todo = [_again(job, store) for job in planned.jobs if job.cell.id not in ended or job.cell.id in again]
+    todo = [job for job in planned.jobs if job.cell.id not in ended or job.cell.id in again]
+    with _reading(request.results):
+        todo = [_again(job, store) for job in todo]
     todo = longest_first(todo, planned.data, costs)
     asked = "ray" if request.executor is None and request.address else request.executor
     executor = schedule.choose_executor(asked, todo, cluster)
@@ -251,6 +251,15 @@ def _run(request: Any, dry_run: bool, report_: Path) -> None:
         raise typer.Exit(SOME_FAILED)
     if untimed:
         raise typer.Exit(SOME_FAILED)
+
+
+@contextmanager
+def _reading(results: str) -> Iterator[None]:
+    """An object store that does not answer, or a folder that may not be read, is a complaint."""
+    try:
+        yield
+    except OSError as error:
+        raise RequestError([f"cannot read results in {results}: {error}"]) from error
 
 
 def _again(job: Any, store: Any) -> Any:
@@ -389,7 +398,8 @@ def status(
     from kdbench.results import Results
     from kdbench.status import states
 
-    found = states(Results(results))
+    with _reading(results):
+        found = states(Results(results))
     if not found:
         raise RequestError([f"no run has begun in {results}: `kdbench run --results {results}` begins one"])
     going = [state for state in found if state.running] or found[:1]
@@ -605,7 +615,7 @@ def _report(results: str, folder: Path, *, page: bool = False) -> list[Path]:
             return [path]
         raise RequestError([str(error)]) from error
     except OSError as error:
-        raise RequestError([f"cannot write the report in {folder}: {error.strerror}"]) from error
+        raise RequestError([f"cannot write the report in {folder}: {error}"]) from error
     say(headline)
     say(f"report: {path}")
     return files
@@ -626,7 +636,8 @@ def compare(
     from kdbench.reports.compare import compare as compare_folders
     from kdbench.reports.compare import write_comparison
 
-    found = compare_folders(results_a, results_b, tolerance)
+    with _reading(f"{results_a} or {results_b}"):
+        found = compare_folders(results_a, results_b, tolerance)
     for table in (found.origins, found.ends, found.means, found.beyond):
         if table.body:
             shown = _table(*map(escape, table.head), title=table.title)

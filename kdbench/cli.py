@@ -412,7 +412,9 @@ def status(
             where = f"{said.get('phase', 'start')} {said.get('done', 0)}/{said.get('total', 0)} images"
             epochs = f", epoch {said['epoch']}/{said['epochs']}" if said.get("epochs") else ""
             took = duration(time.time() - holder.since)
-            say(f"  {holder.host} (process {holder.pid}): {holder.label} · {where}{epochs}, for {took}")
+            problem = f", {said['problem']}" if said.get("problem") else ""
+            at = f"{holder.host} (process {holder.pid})"
+            say(f"  {at}: {holder.label} · {where}{epochs}, for {took}{problem}")
         if not state.running and state.counts["waiting"]:
             say("  nobody is running it: the same `kdbench run` command resumes it")
 

@@ -60,6 +60,7 @@ class Progress:
     epoch: int = 0
     epochs: int = 0
     loss: float | None = None
+    problem: str = ""  # what goes wrong and ends nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +220,11 @@ def run_cell(cell: Cell, place: Place, notify: Notify) -> Ended:
     tell.phase("train", total=len(fitted) * epochs, epochs=epochs, epoch=min(done + 1, epochs))
     tell.step(done * len(fitted))
     generator = torch.Generator().manual_seed(cell.seed)
+
+    def checkpoint(state: Callable[[], dict[str, Any]]) -> None:
+        checkpoints.after_epoch(state)
+        tell.problem(checkpoints.problem)
+
     history = train.fit(
         ready.method,
         fitted,
@@ -227,7 +233,7 @@ def run_cell(cell: Cell, place: Place, notify: Notify) -> Ended:
         on_step=tell.step,
         on_epoch=tell.epoch,
         resume=state,
-        checkpoint=checkpoints.after_epoch,
+        checkpoint=checkpoint,
     )
     common = {
         **_identity(cell, place, ready.dataset),
@@ -275,7 +281,7 @@ class _Teller:
         notify(progress)
 
     def phase(self, name: str, **changes: Any) -> None:
-        self.progress = replace(self.progress, phase=name, done=0, loss=None, **changes)
+        self.progress = replace(self.progress, phase=name, done=0, loss=None, problem="", **changes)
         self.notify(self.progress)
 
     def step(self, count: int) -> None:
@@ -286,6 +292,9 @@ class _Teller:
         following = min(epoch.number + 1, self.progress.epochs)
         self.progress = replace(self.progress, epoch=following, loss=epoch.loss)
         self.notify(self.progress)
+
+    def problem(self, said: str) -> None:
+        self.progress = replace(self.progress, problem=said)  # the next step passes it on
 
 
 @dataclass(frozen=True, kw_only=True)

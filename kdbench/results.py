@@ -18,8 +18,10 @@ from kdbench.metrics import METRICS
 from kdbench.storage import Storage
 
 SCHEMA_VERSION = 1
-# Folders whose files carry the id of a cell.
-PARTS = ("cells", "scores", "detectors", "checkpoints", "probes", "latency", "leases", "runs")
+# All folders; the files of the first carry the id of a cell.
+OF_CELLS = ("cells", "scores", "curves", "pictures", "detectors", "checkpoints", "probes", "latency")
+PARTS = (*OF_CELLS, "leases", "runs", "inputs", "trials", "audits")
+ABANDONED_S = 86400.0  # nobody writes on one file for so long
 STATUSES = ("ok", "failed", "timeout", "oom")
 
 _TEXT, _WHOLE, _REAL, _TEXTS, _REALS = (
@@ -369,11 +371,12 @@ class Results:
         for name in (cell_name(cell_id), *kept, detector_name(cell_id), probe_name(cell_id), *timed):
             self.storage.remove(name)
 
-    def remove_unfinished(self, busy: Set[str]) -> None:
-        """Remove what killed writers left, but for the cells in `busy`, whose writers are alive."""
+    def remove_unfinished(self, cell_ids: Set[str]) -> None:
+        """Remove what killed writers of these cells left, which nobody runs; else what is a day old."""
         for part in PARTS:
             for name in self.storage.unfinished(part):
-                if not any(cell_id in name for cell_id in busy):
+                left = part in OF_CELLS and any(cell_id in name for cell_id in cell_ids)
+                if left or self.storage.age_s(name) > ABANDONED_S:
                     self.storage.remove(name)
 
     def check_writable(self) -> None:

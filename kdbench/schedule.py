@@ -8,18 +8,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
-from kdbench.errors import RequestError
+from kdbench.errors import DataError, RequestError
 from kdbench.latency import time_detector
-from kdbench.lease import Holder, holders, remove_void, revoke
+from kdbench.lease import Holder, holders, leased, remove_void, revoke
 from kdbench.prepare import prepare
 from kdbench.request import Found, Job
 from kdbench.resources import Cluster, Node, this_machine
 from kdbench.results import Results, cell_name
-from kdbench.run import ELSEWHERE, Notify, Outcome, execute_cell, outcome_of, record_end
+from kdbench.run import ELSEWHERE, Notify, Outcome, ResultsError, execute_cell, outcome_of, record_end
 from kdbench.storage import Storage
 
 if TYPE_CHECKING:
@@ -92,8 +93,9 @@ def execute(
     try:
         yield from run_all(grid)
     finally:
-        remove_void(storage)
-        Results(storage).remove_unfinished(busy={holder.cell_id for holder in holders(storage)})
+        with suppress(OSError):  # the next run can do it, and what was raised before is what matters
+            remove_void(storage)
+            Results(storage).remove_unfinished({job.cell.id for job in jobs} - leased(storage))
 
 
 def measure(
@@ -164,7 +166,14 @@ class _Grid:
 
     def others(self, ids: set[str]) -> list[Holder]:
         """Who of another run has the lease of one of these cells."""
-        return [h for h in holders(self.storage) if h.cell_id in ids and h.run_id != self.run_id]
+        return [h for h in self.look() or [] if h.cell_id in ids and h.run_id != self.run_id]
+
+    def look(self) -> list[Holder] | None:
+        """Who runs a cell now; None where the storage does not say, which may be otherwise a moment later."""
+        try:
+            return holders(self.storage)
+        except OSError:
+            return None
 
     def leased(self, now: Sequence[Holder]) -> set[str]:
         """Cells that this run holds."""
@@ -207,9 +216,10 @@ def _with_ray(grid: _Grid) -> Iterator[Outcome]:
         _prepare_nodes(grid)
         yield from _run_all(grid)
     finally:
-        for holder in holders(grid.storage):
-            if holder.run_id == grid.run_id:
-                revoke(grid.storage, holder.cell_id, grid.run_id)
+        with suppress(OSError):  # they expire, and what was raised before is what matters
+            for holder in holders(grid.storage):
+                if holder.run_id == grid.run_id:
+                    revoke(grid.storage, holder.cell_id, grid.run_id)
 
 
 def _run_all(grid: _Grid) -> Iterator[Outcome]:
@@ -231,9 +241,9 @@ def _run_all(grid: _Grid) -> Iterator[Outcome]:
             running[task.remote(attempt.job)] = attempt
         ready, _ = ray.wait(list(running), num_returns=1, timeout=TICK_S) if running else ([], [])
         ended = [(running.pop(reference), reference) for reference in ready]
-        if time.monotonic() - looked >= tick_s:
+        now = grid.look() if time.monotonic() - looked >= tick_s else None
+        if now is not None:
             looked, window = time.monotonic(), _cluster().fits(smallest) + MORE_WAITING
-            now = holders(grid.storage)
             _kill_overdue(grid, running, now)
             ended += [(running.pop(reference), None) for reference in _silent(grid, running, now)]
             free = _released(grid, elsewhere, now)
@@ -295,8 +305,11 @@ def _outcome(grid: _Grid, reference: "ray.ObjectRef[Outcome] | None", attempt: _
             said = (
                 f"killed {GRACE_S:g} s after its {grid.timeout_s:g} s (--timeout): it did not stop by itself"
             )
-    revoke(grid.storage, cell.id, grid.run_id)
-    ended = Results(grid.storage).end_of(cell.id)
+    try:
+        revoke(grid.storage, cell.id, grid.run_id)
+        ended = Results(grid.storage).end_of(cell.id)
+    except (OSError, DataError) as raised:
+        raise ResultsError(str(raised)) from raised
     if ended is not None and ended.run_id != place.replaces:  # by the lost worker itself, or by another run
         return outcome_of(cell, ended.status, 0.0)
     if said.startswith("lost") and attempt.number <= RETRIES:

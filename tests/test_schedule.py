@@ -1,5 +1,6 @@
 """Scheduling: what Ray runs, loses, kills and retries; one Ray for all tests here, of two CPUs."""
 
+import errno
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -185,6 +186,34 @@ def test_what_another_run_is_running_is_not_lost_with_our_workers(mvtec, tmp_pat
     acquire(Storage(tmp_path / "r"), Holder(cell_id=found.jobs[0].cell.id, run_id="theirs"))
     assert lost_for_the_last_time(found).status == ELSEWHERE
     assert Storage(tmp_path / "r").names("cells") == []
+
+
+def test_clearing_away_hides_no_error(mvtec, tmp_path, monkeypatch):
+    scan = os.scandir
+
+    def broken(path):
+        if Path(path).name == "leases":
+            raise OSError(errno.EIO, "Input/output error")
+        return scan(path)
+
+    def work(cell, place, run_id, notify, timeout_s):
+        acquire(Storage(place.results), Holder(cell_id="another", run_id="theirs"))
+        monkeypatch.setattr(os, "scandir", broken)
+        raise ResultsError("No space left on device")
+
+    with pytest.raises(ResultsError, match="No space left"):
+        execute(planned(mvtec, tmp_path / "r"), work, executor="local")
+
+
+def test_what_others_are_writing_is_not_cleared_away(mvtec, tmp_path):
+    found, storage = planned(mvtec, tmp_path / "r"), Storage(tmp_path / "r")
+    first, second = (job.cell.id for job in found.jobs)
+    acquire(storage, Holder(cell_id=second, run_id="theirs"))
+    writing = [f"curves/.{second}.parquet.1.tmp", "detectors/.a-trial.safetensors.1.tmp"]
+    for name in (f"curves/.{first}.parquet.1.tmp", *writing):
+        storage.write(name, b"half")
+    execute(found, lambda cell, *rest: outcome_of(cell, "ok", 0.0), executor="local")
+    assert storage.unfinished("curves") + storage.unfinished("detectors") == writing
 
 
 def test_a_cell_of_another_run_is_left_to_it(mvtec, tmp_path):

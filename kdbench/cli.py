@@ -219,6 +219,7 @@ def _run(request: Any, dry_run: bool, report_: Path) -> None:
     todo = [job for job in planned.jobs if job.cell.id not in ended or job.cell.id in again]
     with _reading(request.results):
         todo = [_again(job, store) for job in todo]
+    schedule.refuse_impossible(todo, cluster)
     todo = longest_first(todo, planned.data, costs)
     asked = "ray" if request.executor is None and request.address else request.executor
     executor = schedule.choose_executor(asked, todo, cluster)
@@ -378,11 +379,18 @@ def _show_plan(
         words = (cell.id[:8], cell.method, cell.dataset, cell.setting, cell.category, str(cell.seed))
         to_run = cell.id in pending
         state = f"to run ({job.need})" if to_run else ended[cell.id]
-        table.add_row(*words, cell.profile, state, duration(seconds[cell.id]) if to_run else "")
+        expected = seconds.get(cell.id)
+        estimate = "unknown" if expected is None else duration(expected)
+        table.add_row(*words, cell.profile, state, estimate if to_run else "")
     out.print(table)
-    total = sum(seconds.values())
-    planned_s = makespan_s([(seconds[job.cell.id], job.need) for job in todo], cluster)
     where = f"{executor}: {cluster}"
+    known = {cell_id: expected for cell_id, expected in seconds.items() if expected is not None}
+    if len(known) < len(seconds):
+        say(f"{len(todo)} of {len(planned.jobs)} cells to run with {where}")
+        say("how long is unknown: none of the kind has ended, and there is no GPU here to measure a step on")
+        return
+    total = sum(known.values())
+    planned_s = makespan_s([(known[job.cell.id], job.need) for job in todo], cluster)
     took = planned_s if executor == "ray" else total
     say(f"{len(todo)} of {len(planned.jobs)} cells to run, about {duration(took)} with {where}")
     if executor == "ray":

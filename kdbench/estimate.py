@@ -158,13 +158,16 @@ def known_seconds(job: Job, data: Mapping[str, Found], costs: Costs) -> float | 
     return cost.prepare_s + cost.train_s * num_train * epochs + cost.evaluate_s * num_test
 
 
-def estimate_seconds(jobs: Sequence[Job], data: Mapping[str, Found], costs: Costs) -> dict[str, float]:
-    """Cell id -> seconds: from rows of the kind, else from training steps measured here on noise."""
+def estimate_seconds(jobs: Sequence[Job], data: Mapping[str, Found], costs: Costs) -> dict[str, float | None]:
+    """Cell id -> seconds: from rows of the kind, else from training steps measured here on noise.
+
+    None where neither can be: only the nodes of a cluster have the GPU.
+    """
     measured: dict[Hashable, float] = {}
     estimates = {}
     for job in jobs:
         known = known_seconds(job, data, costs)
-        if known is None:
+        if known is None and (job.place.device == "cpu" or torch.cuda.is_available()):
             config = json.loads(job.cell.config)
             kind = (job.cell.method, _without_epochs(config), job.place.num_threads)
             if kind not in measured:

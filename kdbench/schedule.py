@@ -61,6 +61,14 @@ def connect(executor: str | None, address: str | None) -> Cluster | None:
     return _start_ray(address, this_machine())
 
 
+def refuse_impossible(jobs: Sequence[Job], cluster: Cluster) -> None:
+    """Raise RequestError for what no node can run; Ray would let it wait for ever."""
+    needs = dict.fromkeys(job.need for job in jobs)
+    complaints = [f"no node has {need} for a cell" for need in needs if not cluster.fits(need)]
+    if complaints:
+        raise RequestError([*complaints, f"the cluster has {cluster}"])
+
+
 def choose_executor(asked: str | None, jobs: Sequence[Job], cluster: Cluster) -> str:
     """`ray` where more than one cell is to run and more than one can run at once, unless asked otherwise."""
     if asked is not None:
@@ -211,7 +219,7 @@ class _Attempt:
 
 def _with_ray(grid: _Grid) -> Iterator[Outcome]:
     cluster = _start_ray(grid.address, this_machine())
-    _refuse_impossible(grid.jobs, cluster)
+    refuse_impossible(grid.jobs, cluster)
     try:
         _prepare_nodes(grid)
         yield from _run_all(grid)
@@ -377,14 +385,6 @@ def _seen(
         num_waiting=num_waiting + max(0, len(running) - len(own)),
         elsewhere=[holder for holder in now if holder.cell_id in others],
     )
-
-
-def _refuse_impossible(jobs: Sequence[Job], cluster: Cluster) -> None:
-    """Ray would let what no node can run wait for ever."""
-    needs = dict.fromkeys(job.need for job in jobs)
-    complaints = [f"no node has {need} for a cell" for need in needs if not cluster.fits(need)]
-    if complaints:
-        raise RequestError([*complaints, f"the cluster has {cluster}"])
 
 
 def _prepare_nodes(grid: _Grid) -> None:

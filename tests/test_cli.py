@@ -588,6 +588,15 @@ def test_a_dry_run_shows_the_cells_and_runs_nothing(run: Call) -> None:
     assert not Path("results").exists()
 
 
+@pytest.mark.parametrize("words", [("--dry-run",), ()])
+def test_what_this_machine_cannot_run_is_refused(run: Call, words: tuple[str, ...]) -> None:
+    code, text = run("--cpus-per-cell", "6400", *words)
+    assert code == 2
+    assert "error: no node has 6400 CPUs, 0 GPUs for a cell\nerror: the cluster has " in text
+    assert not Path("results").exists()
+    assert run("--memory-per-cell", "1e6", *words)[0] == 2
+
+
 def test_a_dry_run_knows_what_ended_and_estimates_the_rest(run: Call) -> None:
     run("--categories", "bottle")
     before = times()

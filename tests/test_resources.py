@@ -3,8 +3,17 @@
 import json
 
 import pytest
+import torch
 
-from kdbench.estimate import Costs, expected_seconds, known_seconds, longest_first, with_needs
+from kdbench import cli
+from kdbench.estimate import (
+    Costs,
+    estimate_seconds,
+    expected_seconds,
+    known_seconds,
+    longest_first,
+    with_needs,
+)
 from kdbench.request import Request, plan
 from kdbench.resources import Cluster, Need, Node, makespan_s
 
@@ -170,3 +179,20 @@ def test_a_need_never_changes_what_a_cell_is(mvtec):
     one, other = (needs(request(mvtec), cluster(node(cpus=n))) for n in (1, 64))
     assert [j.cell.id for j in one] == [j.cell.id for j in other]
     assert json.loads(one[0].cell.config) == json.loads(other[0].cell.config)
+
+
+def test_how_long_what_only_other_machines_can_run_takes_is_unknown(mvtec, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    machines = cluster(node(cpus=32, gpus=2))
+    planned = plan(request(mvtec), machines)
+    first, second = planned.jobs = with_needs(planned.jobs, request(mvtec), machines, Costs([]), planned.data)
+    assert estimate_seconds(planned.jobs, planned.data, Costs([])) == {
+        first.cell.id: None,
+        second.cell.id: None,
+    }
+    cli._show_plan(planned, planned.jobs, {}, Costs([]), machines, "ray")
+    said = capsys.readouterr().out
+    assert said.count("unknown") == 3
+    assert "2 of 2 cells to run with ray: a: 32 CPUs, 2 GPUs, 16.0 GiB\nhow long is unknown" in said
+    both = Costs([row(job, device="cuda") for job in planned.jobs])
+    assert estimate_seconds(planned.jobs, planned.data, both)[first.cell.id] == pytest.approx(1 + 40 + 4)

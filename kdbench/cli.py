@@ -174,7 +174,7 @@ def run(
             "device": device,
             "precision": precision,
             "executor": executor,
-            "address": address or os.environ.get("RAY_ADDRESS"),
+            "address": address,
             "cpus_per_cell": cpus_per_cell,
             "gpus_per_cell": gpus_per_cell,
             "memory_per_cell": memory_per_cell,
@@ -189,6 +189,8 @@ def run(
     )
     from kdbench import schedule
 
+    if request.address is None:
+        request = request.model_copy(update={"address": os.environ.get("RAY_ADDRESS")})
     try:
         _run(request, dry_run, report_)
     finally:

@@ -23,6 +23,7 @@ from kdbench.storage import Storage
 
 Model = TypeVar("Model", bound=BaseModel)
 EVERY = "all"  # `all.batch_size=8` sets a key of every method
+OF_METHODS = ("epochs", "backbone", "precision")  # keys of a request that are keys of every method
 
 
 def path_as_text(value: object) -> object:
@@ -109,7 +110,11 @@ def read_model(model: type[Model], file: Path | None, options: Mapping[str, Any]
             raise RequestError([f"{file}: set={values['set']!r} is not a table of METHOD.KEY = VALUE"])
         values["set"] = _flat(values.get("set", {}))
     given = {key: value for key, value in options.items() if value not in (None, (), {})}
-    given["set"] = {**values.get("set", {}), **given.get("set", {})}
+    over = given.keys() & OF_METHODS  # --epochs takes precedence over METHOD.epochs of the file, too
+    kept = {
+        name: value for name, value in values.get("set", {}).items() if name.partition(".")[2] not in over
+    }
+    given["set"] = {**kept, **given.get("set", {})}
     values |= given
     for key in ("methods", "dataset", "categories", "setting", "seeds"):
         if isinstance(values.get(key), str | int):
@@ -277,15 +282,7 @@ Configs = dict[tuple[str, str, str], list[dict[str, Any]]]  # (method, profile, 
 
 
 def _configs(request: Request, methods: list[str], complaints: list[str]) -> Configs:
-    overrides = {
-        key: value
-        for key, value in (
-            ("epochs", request.epochs),
-            ("backbone", request.backbone),
-            ("precision", request.precision),
-        )
-        if value is not None
-    }
+    overrides = {key: getattr(request, key) for key in OF_METHODS if getattr(request, key) is not None}
     profiles = {request.profile or get_dataset(d).profile for d in request.dataset if d in dataset_names()}
     configs: Configs = {}
     for method, profile, setting in itertools.product(methods, sorted(profiles), request.setting):

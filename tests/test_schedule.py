@@ -344,6 +344,28 @@ def test_status_says_it_in_words(mvtec, tmp_path, kdbench):
     assert f"  node7 (process {os.getpid()}): a label · start 0/0 images, for " in printed
 
 
+def test_an_address_in_a_file_wins_over_the_environment(mvtec, tmp_path, kdbench, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "of-the-environment")
+    file = tmp_path / "grid.toml"
+    file.write_text('address = "of-the-file"')
+    words = [
+        "run",
+        "--methods",
+        "stfpm",
+        "--dataset",
+        "mvtec_ad",
+        "--root",
+        mvtec,
+        *TINY[:-3],
+        "--config",
+        file,
+    ]
+    assert kdbench(*words)[1].startswith("error: no Ray cluster at of-the-file: ")
+    assert kdbench(*words, "--address", "of-the-line")[1].startswith("error: no Ray cluster at of-the-line: ")
+    file.write_text("")
+    assert kdbench(*words)[1].startswith("error: no Ray cluster at of-the-environment: ")
+
+
 def test_a_cluster_that_does_not_answer_is_a_complaint(mvtec, tmp_path, kdbench):
     """Ray is not there at a port that is closed; nothing is run instead."""
     words = ["--methods", "stfpm", "--dataset", "mvtec_ad", "--root", mvtec, *TINY[:-3], "--executor", "ray"]

@@ -286,9 +286,10 @@ def _execute(
     ended: dict[str, str] = {}
     expected = expected_seconds(todo, planned.data, costs)
     labels = {job.cell.id: job.cell.label for job in todo}
+    replaces = {job.cell.id: job.place.replaces for job in todo if job.place.replaces}
     view = View(out, expected)
     try:
-        run = RunFile(run_id=run_id, started=time.time(), cells=expected, labels=labels)
+        run = RunFile(run_id=run_id, started=time.time(), cells=expected, labels=labels, replaces=replaces)
         write_run(Results(request.results), run)
         with view:
             for outcome in schedule.execute(

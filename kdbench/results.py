@@ -345,11 +345,15 @@ class Results:
 
     def statuses(self, cell_ids: Iterable[str]) -> dict[str, str]:
         """Cell id -> status, of those cells that have ended. A damaged file raises DataError naming it."""
+        return {cell_id: end.status for cell_id, end in self.ends(cell_ids).items()}
+
+    def ends(self, cell_ids: Iterable[str]) -> "dict[str, End]":
+        """Cell id -> how and in which run it ended, of those that have."""
         there = set(self.storage.names("cells"))
         wanted = [cell_id for cell_id in cell_ids if cell_name(cell_id) in there]
         with ThreadPoolExecutor(8) as pool:  # an object store answers each question late, but many at once
             ends = zip(wanted, pool.map(self.end_of, wanted), strict=True)
-            return {cell_id: end.status for cell_id, end in ends if end is not None}
+            return {cell_id: end for cell_id, end in ends if end is not None}
 
     def rows_of(self, cell_id: str) -> list[dict[str, Any]]:
         """The rows of one cell; DataError if they are damaged, FileNotFoundError if it has not ended."""

@@ -116,15 +116,13 @@ def measure(
     if executor == "ray":
         yield from _measure_with_ray(jobs, address, run_id)
         return
-    # Not forked: CUDA would not work in it, and it would carry what this process has trained.
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        for job in jobs:
-            try:
-                pool.submit(time_detector, job.cell, job.place, run_id).result()
-            except Exception as error:  # a detector that cannot be timed does not end the others' timing
-                yield job, f"{type(error).__name__}: {error}"
-            else:
-                yield job, ""
+    for job in jobs:
+        # Not forked: CUDA would not work in it, and it would carry what this process has trained. A pool is
+        # broken for good when its process is killed, so each detector has its own.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            timed = pool.submit(time_detector, job.cell, job.place, run_id)
+            error = timed.exception()  # a detector that cannot be timed does not end the others' timing
+        yield job, "" if error is None else f"{type(error).__name__}: {error}"
 
 
 def _measure_with_ray(jobs: Sequence[Job], address: str | None, run_id: str) -> Iterator[tuple[Job, str]]:

@@ -312,6 +312,21 @@ def test_the_status_is_told_by_the_files_alone(mvtec, tmp_path):
     assert state.left_s == pytest.approx(10)
 
 
+def test_an_end_that_is_to_be_replaced_does_not_count_as_done(tmp_path):
+    results, ids = Results(tmp_path / "r"), ["aaa", "bbb", "ccc"]
+    run = RunFile(
+        run_id="run-2",
+        started=100.0,
+        cells=dict.fromkeys(ids, 5.0),
+        replaces={"aaa": "run-1", "bbb": "run-1"},
+    )
+    write_run(results, run)
+    for cell_id, run_id in (("aaa", "run-1"), ("bbb", "run-2"), ("ccc", "run-1")):
+        results.write_rows([{"cell_id": cell_id, "category": "x", "status": "ok", "run_id": run_id}])
+    (state,) = states(results, now=110.0)
+    assert (state.counts["ok"], state.counts["waiting"]) == (2, 1)
+
+
 def test_status_says_it_in_words(mvtec, tmp_path, kdbench):
     words = [
         "--methods",
@@ -364,6 +379,15 @@ def test_an_address_in_a_file_wins_over_the_environment(mvtec, tmp_path, kdbench
     assert kdbench(*words, "--address", "of-the-line")[1].startswith("error: no Ray cluster at of-the-line: ")
     file.write_text("")
     assert kdbench(*words)[1].startswith("error: no Ray cluster at of-the-environment: ")
+
+
+@slow
+def test_a_timing_whose_process_is_killed_ends_no_other(mvtec, tmp_path, monkeypatch):
+    monkeypatch.setattr(schedule, "time_detector", ray_work.dies_at_bottles)
+    jobs = planned(mvtec, tmp_path / "r").jobs
+    bottle, screw = (error for _, error in schedule.measure(jobs, executor="local", run_id="run-1"))
+    assert bottle.startswith("BrokenProcessPool: ")
+    assert screw == ""
 
 
 def test_a_cluster_that_does_not_answer_is_a_complaint(mvtec, tmp_path, kdbench):

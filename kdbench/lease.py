@@ -56,18 +56,25 @@ class Lease:
         self.storage, self.name, self.holder = storage, name, holder
 
     def held(self) -> bool:
-        """Whether nobody took over, as happens to a process that was stopped for longer than EXPIRE_S."""
-        return self.storage.exists(self.name)
+        """Whether nobody took over, as happens to a process that was stopped for longer than EXPIRE_S.
+
+        The name alone does not tell: after `revoke` the numbers begin anew.
+        """
+        there = _read(self.storage, self.name)
+        if there is None:
+            return self.storage.exists(self.name)
+        return self.holder == replace(there, renewed=self.holder.renewed, progress=self.holder.progress)
 
     def renew(self, progress: dict[str, Any]) -> None:
         """Tell everybody that the cell is still running, and how far it is."""
-        if self.storage.exists(self.name):
+        if self.held():
             self.holder = replace(self.holder, renewed=time.time(), progress=progress)
             self.storage.write(self.name, _content(self.holder))
 
     def release(self) -> None:
-        """Let others run the cell."""
-        self.storage.remove(self.name)
+        """Let others run the cell, if it is still ours to give."""
+        if self.held():
+            self.storage.remove(self.name)
 
     @contextmanager
     def kept(self, progress: Callable[[], dict[str, Any]]) -> Iterator[None]:

@@ -94,6 +94,19 @@ def test_a_lost_worker_of_our_own_run_is_followed_at_once(storage):
     assert acquire(storage, holder("run-1")) is not None
 
 
+def test_a_lost_worker_that_lives_on_does_not_hold_what_its_follower_holds(storage):
+    lost = acquire(storage, holder("run-1", since=1.0))
+    revoke(storage, "abc", "run-1")
+    assert not lost.held()
+    follower = acquire(storage, holder("run-1", since=2.0))
+    lost.renew({"phase": "train"})
+    lost.release()
+    assert follower.held()
+    assert not lost.held()
+    follower.renew({"phase": "evaluate"})
+    assert [h.progress for h in holders(storage)] == [{"phase": "evaluate"}]
+
+
 def test_it_is_renewed_with_the_progress_and_released_at_the_end(storage, monkeypatch):
     monkeypatch.setattr(lease, "RENEW_S", 0.01)
     told = threading.Event()

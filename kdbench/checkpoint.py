@@ -20,6 +20,7 @@ class Checkpoints:
         self.every_s, self.made_by = every_s, made_by
         self.started = self.written = time.monotonic()
         self.earlier_s = 0.0  # spent on training before it was taken up again
+        self.problem = ""  # why the last one could not be written
 
     def load(self) -> State | None:
         """The training to go on with. None if there is none, or another code or device made it: its numbers
@@ -40,13 +41,20 @@ class Checkpoints:
         return state
 
     def after_epoch(self, state: Callable[[], State]) -> None:
-        """Write the state if the last one is old enough; never if `every_s` is 0."""
+        """Write the state if the last one is old enough; never if `every_s` is 0.
+
+        A full disk costs no training: the earlier file stays, and the next epoch tries again.
+        """
         if not self.every_s or time.monotonic() - self.written < self.every_s:
             return
         buffer = io.BytesIO()
         torch.save({"made_by": self.made_by, "train_s": self.train_s, "training": state()}, buffer)
-        self.storage.write(self.name, buffer.getbuffer())
-        self.written = time.monotonic()
+        try:
+            self.storage.write(self.name, buffer.getbuffer())
+        except OSError as error:
+            self.problem = f"no checkpoint: {error.strerror or error}"
+            return
+        self.written, self.problem = time.monotonic(), ""
 
     @property
     def train_s(self) -> float:

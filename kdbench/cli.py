@@ -174,7 +174,7 @@ def run(
             "device": device,
             "precision": precision,
             "executor": executor,
-            "address": address or os.environ.get("RAY_ADDRESS"),
+            "address": address,
             "cpus_per_cell": cpus_per_cell,
             "gpus_per_cell": gpus_per_cell,
             "memory_per_cell": memory_per_cell,
@@ -189,6 +189,8 @@ def run(
     )
     from kdbench import schedule
 
+    if request.address is None:
+        request = request.model_copy(update={"address": os.environ.get("RAY_ADDRESS")})
     try:
         _run(request, dry_run, report_)
     finally:
@@ -209,16 +211,17 @@ def _run(request: Any, dry_run: bool, report_: Path) -> None:
     for notice in planned.notices:
         say(f"note: {notice}", style="yellow")
     cluster, store = cluster or this_machine(), Results(request.results)
-    try:
+    with _reading(request.results):
         costs = known_costs(store.storage)
         ended = store.statuses(job.cell.id for job in planned.jobs)
-    except OSError as error:  # an object store that does not answer, a folder that may not be read
-        raise RequestError([f"cannot read results in {request.results}: {error}"]) from error
-    planned.jobs = with_needs(planned.jobs, request, cluster, costs)
+    planned.jobs = with_needs(planned.jobs, request, cluster, costs, planned.data)
     again = {"all": tuple(ended), "failed": tuple(i for i, s in ended.items() if s != "ok")}.get(
         request.redo or "", ()
     )
-    todo = [_again(job, store) for job in planned.jobs if job.cell.id not in ended or job.cell.id in again]
+    todo = [job for job in planned.jobs if job.cell.id not in ended or job.cell.id in again]
+    with _reading(request.results):
+        todo = [_again(job, store) for job in todo]
+    schedule.refuse_impossible(todo, cluster)
     todo = longest_first(todo, planned.data, costs)
     asked = "ray" if request.executor is None and request.address else request.executor
     executor = schedule.choose_executor(asked, todo, cluster)
@@ -253,6 +256,15 @@ def _run(request: Any, dry_run: bool, report_: Path) -> None:
         raise typer.Exit(SOME_FAILED)
 
 
+@contextmanager
+def _reading(results: str) -> Iterator[None]:
+    """An object store that does not answer, or a folder that may not be read, is a complaint."""
+    try:
+        yield
+    except OSError as error:
+        raise RequestError([f"cannot read results in {results}: {error}"]) from error
+
+
 def _again(job: Any, store: Any) -> Any:
     """The job, knowing which end of its cell it replaces, if any."""
     from dataclasses import replace
@@ -274,9 +286,10 @@ def _execute(
     ended: dict[str, str] = {}
     expected = expected_seconds(todo, planned.data, costs)
     labels = {job.cell.id: job.cell.label for job in todo}
+    replaces = {job.cell.id: job.place.replaces for job in todo if job.place.replaces}
     view = View(out, expected)
     try:
-        run = RunFile(run_id=run_id, started=time.time(), cells=expected, labels=labels)
+        run = RunFile(run_id=run_id, started=time.time(), cells=expected, labels=labels, replaces=replaces)
         write_run(Results(request.results), run)
         with view:
             for outcome in schedule.execute(
@@ -369,11 +382,18 @@ def _show_plan(
         words = (cell.id[:8], cell.method, cell.dataset, cell.setting, cell.category, str(cell.seed))
         to_run = cell.id in pending
         state = f"to run ({job.need})" if to_run else ended[cell.id]
-        table.add_row(*words, cell.profile, state, duration(seconds[cell.id]) if to_run else "")
+        expected = seconds.get(cell.id)
+        estimate = "unknown" if expected is None else duration(expected)
+        table.add_row(*words, cell.profile, state, estimate if to_run else "")
     out.print(table)
-    total = sum(seconds.values())
-    planned_s = makespan_s([(seconds[job.cell.id], job.need) for job in todo], cluster)
     where = f"{executor}: {cluster}"
+    known = {cell_id: expected for cell_id, expected in seconds.items() if expected is not None}
+    if len(known) < len(seconds):
+        say(f"{len(todo)} of {len(planned.jobs)} cells to run with {where}")
+        say("how long is unknown: none of the kind has ended, and there is no GPU here to measure a step on")
+        return
+    total = sum(known.values())
+    planned_s = makespan_s([(known[job.cell.id], job.need) for job in todo], cluster)
     took = planned_s if executor == "ray" else total
     say(f"{len(todo)} of {len(planned.jobs)} cells to run, about {duration(took)} with {where}")
     if executor == "ray":
@@ -389,7 +409,8 @@ def status(
     from kdbench.results import Results
     from kdbench.status import states
 
-    found = states(Results(results))
+    with _reading(results):
+        found = states(Results(results))
     if not found:
         raise RequestError([f"no run has begun in {results}: `kdbench run --results {results}` begins one"])
     going = [state for state in found if state.running] or found[:1]
@@ -402,7 +423,9 @@ def status(
             where = f"{said.get('phase', 'start')} {said.get('done', 0)}/{said.get('total', 0)} images"
             epochs = f", epoch {said['epoch']}/{said['epochs']}" if said.get("epochs") else ""
             took = duration(time.time() - holder.since)
-            say(f"  {holder.host} (process {holder.pid}): {holder.label} · {where}{epochs}, for {took}")
+            problem = f", {said['problem']}" if said.get("problem") else ""
+            at = f"{holder.host} (process {holder.pid})"
+            say(f"  {at}: {holder.label} · {where}{epochs}, for {took}{problem}")
         if not state.running and state.counts["waiting"]:
             say("  nobody is running it: the same `kdbench run` command resumes it")
 
@@ -605,7 +628,7 @@ def _report(results: str, folder: Path, *, page: bool = False) -> list[Path]:
             return [path]
         raise RequestError([str(error)]) from error
     except OSError as error:
-        raise RequestError([f"cannot write the report in {folder}: {error.strerror}"]) from error
+        raise RequestError([f"cannot write the report in {folder}: {error}"]) from error
     say(headline)
     say(f"report: {path}")
     return files
@@ -626,7 +649,8 @@ def compare(
     from kdbench.reports.compare import compare as compare_folders
     from kdbench.reports.compare import write_comparison
 
-    found = compare_folders(results_a, results_b, tolerance)
+    with _reading(f"{results_a} or {results_b}"):
+        found = compare_folders(results_a, results_b, tolerance)
     for table in (found.origins, found.ends, found.means, found.beyond):
         if table.body:
             shown = _table(*map(escape, table.head), title=table.title)

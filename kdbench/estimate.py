@@ -32,13 +32,12 @@ COST_COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What one cell took: seconds once, per trained image, per test image; bytes at the peak, and in all."""
+    """What one cell took: seconds once, per trained image, per test image; bytes at the peak."""
 
     prepare_s: float
     train_s: float
     evaluate_s: float
     peak_bytes: float
-    device_bytes: float
     pixels: int  # of an input image
 
 
@@ -51,11 +50,14 @@ class Costs:
             if row["status"] == "ok":
                 cells.setdefault(row["cell_id"], []).append(row)
         found: dict[Hashable, list[Cost]] = {}
+        self.shares: dict[Hashable, list[tuple[int, float]]] = {}  # trained images and share of a GPU
         for of_cell in cells.values():
             first, cost = of_cell[0], _cost(of_cell)
             config = json.loads(first["config"])
             for kind in _kinds(first["method"], config, first["device"], first["num_threads"]):
                 found.setdefault(kind, []).append(cost)
+            same = (first["method"], _without_epochs(config))
+            self.shares.setdefault(same, []).extend(_gpu_shares(first))
         self.known = {kind: _median(costs) for kind, costs in found.items()}
 
     def of(self, job: Job) -> Cost | None:
@@ -69,6 +71,14 @@ class Costs:
                 return replace(cost, train_s=cost.train_s * scale, evaluate_s=cost.evaluate_s * scale)
         return None
 
+    def gpu_share(self, cell: Cell, num_train: int) -> float:
+        """Of one GPU, by cells of this very configuration with no fewer images; all of it without such.
+
+        A cell cannot take more than its share, so that it must not be guessed from smaller ones.
+        """
+        same = (cell.method, _without_epochs(json.loads(cell.config)))
+        return max((share for count, share in self.shares.get(same, ()) if count >= num_train), default=1.0)
+
 
 def known_costs(results: Storage) -> Costs:
     """What the rows in `results` say; nothing if there are none yet."""
@@ -78,7 +88,9 @@ def known_costs(results: Storage) -> Costs:
         return Costs([])
 
 
-def with_needs(jobs: Sequence[Job], request: Request, cluster: Cluster, costs: Costs) -> list[Job]:
+def with_needs(
+    jobs: Sequence[Job], request: Request, cluster: Cluster, costs: Costs, data: Mapping[str, Found]
+) -> list[Job]:
     """Each job with what it occupies: as asked for, else as measured, else a fair share of the CPUs.
 
     The share depends on the whole grid and not on what is left of it: with other threads the last digits of
@@ -90,9 +102,10 @@ def with_needs(jobs: Sequence[Job], request: Request, cluster: Cluster, costs: C
     needing = []
     for job in jobs:
         on_gpu, cost = job.place.device.startswith("cuda"), costs.of(job)
+        share_of_gpu = request.gpus_per_cell or costs.gpu_share(job.cell, _num_images(job.cell, data)[0])
         need = Need(
             cpus=request.cpus_per_cell or (share_beside_gpu if on_gpu and not alone else share),
-            gpus=(request.gpus_per_cell or _gpu_share(cost)) if on_gpu else 0.0,
+            gpus=share_of_gpu if on_gpu else 0.0,
             memory_bytes=_memory(request, cost, on_gpu, cluster),
         )
         whole = request.cpus_per_cell is None and need.cpus == largest.cpus
@@ -145,13 +158,16 @@ def known_seconds(job: Job, data: Mapping[str, Found], costs: Costs) -> float | 
     return cost.prepare_s + cost.train_s * num_train * epochs + cost.evaluate_s * num_test
 
 
-def estimate_seconds(jobs: Sequence[Job], data: Mapping[str, Found], costs: Costs) -> dict[str, float]:
-    """Cell id -> seconds: from rows of the kind, else from training steps measured here on noise."""
+def estimate_seconds(jobs: Sequence[Job], data: Mapping[str, Found], costs: Costs) -> dict[str, float | None]:
+    """Cell id -> seconds: from rows of the kind, else from training steps measured here on noise.
+
+    None where neither can be: only the nodes of a cluster have the GPU.
+    """
     measured: dict[Hashable, float] = {}
     estimates = {}
     for job in jobs:
         known = known_seconds(job, data, costs)
-        if known is None:
+        if known is None and (job.place.device == "cpu" or torch.cuda.is_available()):
             config = json.loads(job.cell.config)
             kind = (job.cell.method, _without_epochs(config), job.place.num_threads)
             if kind not in measured:
@@ -170,7 +186,6 @@ def _cost(of_cell: Sequence[Mapping[str, Any]]) -> Cost:
         train_s=first["train_s"] / trained,
         evaluate_s=sum(row["evaluate_s"] for row in of_cell) / sum(row["num_test"] for row in of_cell),
         peak_bytes=first["peak_memory_bytes"] or 0,
-        device_bytes=first["device_memory_bytes"] or 0,
         pixels=config["image_size"] ** 2,
     )
 
@@ -180,7 +195,6 @@ def _median(costs: Sequence[Cost]) -> Cost:
     return Cost(
         **{name: median(getattr(c, name) for c in costs) for name in ("prepare_s", "train_s", "evaluate_s")},
         peak_bytes=max(cost.peak_bytes for cost in costs),
-        device_bytes=max(cost.device_bytes for cost in costs),
         pixels=costs[0].pixels,
     )
 
@@ -214,12 +228,13 @@ def _work(cell: Cell, data: Mapping[str, Found]) -> float:
     return float(sum(_num_images(cell, data)) * config["epochs"] * config["image_size"] ** 2)
 
 
-def _gpu_share(cost: Cost | None) -> float:
-    """Of one GPU, by the peak memory of cells of the kind; the whole of it while nothing is known."""
-    if cost is None or not cost.device_bytes:
-        return 1.0
-    share = (MEMORY_MARGIN * cost.peak_bytes + CUDA_CONTEXT_BYTES) / cost.device_bytes
-    return min(1.0, round(GPU_STEP * -(-share // GPU_STEP), 6))
+def _gpu_shares(row: Mapping[str, Any]) -> list[tuple[int, float]]:
+    """How many images a cell was trained on and which share of its GPU suffices; nothing if it had none."""
+    if row["device"] != "cuda" or not row["peak_memory_bytes"] or not row["device_memory_bytes"]:
+        return []
+    share = (MEMORY_MARGIN * row["peak_memory_bytes"] + CUDA_CONTEXT_BYTES) / row["device_memory_bytes"]
+    stepped = min(1.0, round(GPU_STEP * -(-share // GPU_STEP), 6))
+    return [(row["num_train"] + row["num_heldout"], stepped)]
 
 
 def _memory(request: Request, cost: Cost | None, on_gpu: bool, cluster: Cluster) -> int:

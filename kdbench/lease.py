@@ -4,7 +4,7 @@ A lease is `leases/<cell_id>.<number>` and holds who runs the cell, where, and h
 it anew every RENEW_S seconds; one that was not renewed for EXPIRE_S, or whose process is known to be dead, is
 void, and whoever creates the next number takes over. On a disk the creation is atomic (also over NFS). An
 object store cannot create without overwriting: there each claim has a name of its own, and a claimant that
-sees another claim after writing its own withdraws.
+sees another claim after writing its own withdraws. Of a lease that is damaged only the age of its file tells.
 """
 
 import json
@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -56,18 +56,25 @@ class Lease:
         self.storage, self.name, self.holder = storage, name, holder
 
     def held(self) -> bool:
-        """Whether nobody took over, as happens to a process that was stopped for longer than EXPIRE_S."""
-        return self.storage.exists(self.name)
+        """Whether nobody took over, as happens to a process that was stopped for longer than EXPIRE_S.
+
+        The name alone does not tell: after `revoke` the numbers begin anew.
+        """
+        there = _read(self.storage, self.name)
+        if there is None:
+            return self.storage.exists(self.name)
+        return self.holder == replace(there, renewed=self.holder.renewed, progress=self.holder.progress)
 
     def renew(self, progress: dict[str, Any]) -> None:
         """Tell everybody that the cell is still running, and how far it is."""
-        if self.storage.exists(self.name):
+        if self.held():
             self.holder = replace(self.holder, renewed=time.time(), progress=progress)
             self.storage.write(self.name, _content(self.holder))
 
     def release(self) -> None:
-        """Let others run the cell."""
-        self.storage.remove(self.name)
+        """Let others run the cell, if it is still ours to give."""
+        if self.held():
+            self.storage.remove(self.name)
 
     @contextmanager
     def kept(self, progress: Callable[[], dict[str, Any]]) -> Iterator[None]:
@@ -88,7 +95,8 @@ class Lease:
         finally:
             ended.set()
             keeper.join()
-            self.release()
+            with suppress(OSError):  # it expires by itself, and what the block raised is what matters
+                self.release()
 
 
 def acquire(storage: Storage, holder: Holder) -> Lease | None:
@@ -108,6 +116,11 @@ def holders(storage: Storage) -> list[Holder]:
     """Everybody who runs a cell now."""
     found = [_read(storage, name) for name in storage.names(FOLDER)]
     return [holder for holder in found if holder is not None and holder.alive]
+
+
+def leased(storage: Storage) -> set[str]:
+    """Cells of which somebody has a lease, be it a void one."""
+    return {_cell_of(name) for name in storage.names(FOLDER)}
 
 
 def revoke(storage: Storage, cell_id: str, run_id: str) -> None:
@@ -140,7 +153,7 @@ def _claim(storage: Storage, holder: Holder, void: list[str]) -> str | None:
 
 
 def _holders(storage: Storage, cell_id: str) -> list[tuple[str, Holder | None]]:
-    """Name and holder of each lease of a cell; None for one that is just being made or removed."""
+    """Name and holder of each lease of a cell; None where nobody can tell now who it is."""
     return [(name, _read(storage, name)) for name in _names(storage, cell_id)]
 
 
@@ -148,11 +161,40 @@ def _names(storage: Storage, cell_id: str) -> list[str]:
     return [name for name in storage.names(FOLDER) if name.startswith(f"{FOLDER}/{cell_id}.")]
 
 
+def _cell_of(name: str) -> str:
+    return name.removeprefix(f"{FOLDER}/").partition(".")[0]
+
+
 def _read(storage: Storage, name: str) -> Holder | None:
-    try:
-        return Holder(**json.loads(storage.read(name)))
-    except FileNotFoundError:  # released meanwhile
+    """Who has a lease; None if it was released meanwhile, or if nobody can tell now."""
+    content = _read_twice(storage, name)
+    if content is None:
         return None
+    try:
+        return Holder(**json.loads(content))
+    except (ValueError, TypeError):  # cut off by a crash: whoever it was may live until it would have expired
+        written = time.time() - storage.age_s(name)
+        return Holder(
+            cell_id=_cell_of(name),
+            run_id="unknown",
+            host="unknown",
+            machine="",
+            pid=0,
+            process_started="",
+            since=written,
+            renewed=written,
+        )
+
+
+def _read_twice(storage: Storage, name: str) -> bytes | None:
+    for _ in range(2):  # a network folder can fail once
+        try:
+            return storage.read(name)
+        except FileNotFoundError:
+            return None
+        except OSError:
+            continue
+    return None
 
 
 def _content(holder: Holder) -> bytes:

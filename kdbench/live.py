@@ -128,6 +128,8 @@ class View:
         if speed:
             parts.append(f"{speed:.0f} images/s")
             parts.append(f"{duration((progress.total - progress.done) / speed)} left")
+        if progress.problem:
+            parts.append(progress.problem)
         return ", ".join(parts)
 
     def _log(self, lines: Sequence[str]) -> None:

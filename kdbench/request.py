@@ -23,6 +23,7 @@ from kdbench.storage import Storage
 
 Model = TypeVar("Model", bound=BaseModel)
 EVERY = "all"  # `all.batch_size=8` sets a key of every method
+OF_METHODS = ("epochs", "backbone", "precision")  # keys of a request that are keys of every method
 
 
 def path_as_text(value: object) -> object:
@@ -109,7 +110,11 @@ def read_model(model: type[Model], file: Path | None, options: Mapping[str, Any]
             raise RequestError([f"{file}: set={values['set']!r} is not a table of METHOD.KEY = VALUE"])
         values["set"] = _flat(values.get("set", {}))
     given = {key: value for key, value in options.items() if value not in (None, (), {})}
-    given["set"] = {**values.get("set", {}), **given.get("set", {})}
+    over = given.keys() & OF_METHODS  # --epochs takes precedence over METHOD.epochs of the file, too
+    kept = {
+        name: value for name, value in values.get("set", {}).items() if name.partition(".")[2] not in over
+    }
+    given["set"] = {**kept, **given.get("set", {})}
     values |= given
     for key in ("methods", "dataset", "categories", "setting", "seeds"):
         if isinstance(values.get(key), str | int):
@@ -158,7 +163,7 @@ def plan(request: Request, cluster: Cluster | None = None) -> Plan:
         complaints.append(unknown("profile", request.profile, PROFILES))
     if request.root is not None and len(request.dataset) > 1:
         complaints.append("--root is the folder of one dataset; for several set KDBENCH_DATA to their parent")
-    device, wrong_device = choose_device(request.device, cluster)
+    device, wrong_device = choose_device(request.device, cluster, request.executor)
     complaints += wrong_device
     complaints += _wrong_set_names(request.set, methods)
     complaints += [
@@ -277,15 +282,7 @@ Configs = dict[tuple[str, str, str], list[dict[str, Any]]]  # (method, profile, 
 
 
 def _configs(request: Request, methods: list[str], complaints: list[str]) -> Configs:
-    overrides = {
-        key: value
-        for key, value in (
-            ("epochs", request.epochs),
-            ("backbone", request.backbone),
-            ("precision", request.precision),
-        )
-        if value is not None
-    }
+    overrides = {key: getattr(request, key) for key in OF_METHODS if getattr(request, key) is not None}
     profiles = {request.profile or get_dataset(d).profile for d in request.dataset if d in dataset_names()}
     configs: Configs = {}
     for method, profile, setting in itertools.product(methods, sorted(profiles), request.setting):
@@ -342,10 +339,12 @@ def resolved(results: str) -> str:
     return str(local.resolve()) if local else results
 
 
-def choose_device(asked: str, cluster: Cluster | None = None) -> tuple[str, list[str]]:
+def choose_device(
+    asked: str, cluster: Cluster | None = None, executor: str | None = None
+) -> tuple[str, list[str]]:
     """The device that `auto` means here, or the one asked for; and complaints if there is no such device.
 
-    On a `cluster` the scheduler hands out GPUs, so there is no cuda:N to choose.
+    Ray, here or on a `cluster`, hands out GPUs, and a worker sees only its own: there is no cuda:N to choose.
     """
     import torch
 
@@ -353,8 +352,10 @@ def choose_device(asked: str, cluster: Cluster | None = None) -> tuple[str, list
         if asked == "cuda" and not cluster.gpus:
             return asked, [f"no device 'cuda' on any node. The cluster has {cluster}"]
         return ("cuda" if cluster.gpus else "cpu"), []
-    if cluster and asked.startswith("cuda"):
-        return asked, [f"device {asked!r}: on a cluster Ray chooses the GPU. Devices: auto, cpu, cuda"]
+    if (cluster or executor == "ray") and asked.startswith("cuda:"):
+        return asked, [
+            f"device {asked!r}: Ray chooses the GPU. Devices: auto, cpu, cuda; or --executor local"
+        ]
     if asked == "auto":
         return ("cuda" if torch.cuda.is_available() else "cpu"), []
     try:

@@ -18,8 +18,10 @@ from kdbench.metrics import METRICS
 from kdbench.storage import Storage
 
 SCHEMA_VERSION = 1
-# Folders whose files carry the id of a cell.
-PARTS = ("cells", "scores", "detectors", "checkpoints", "probes", "latency", "leases", "runs")
+# All folders; the files of the first carry the id of a cell.
+OF_CELLS = ("cells", "scores", "curves", "pictures", "detectors", "checkpoints", "probes", "latency")
+PARTS = (*OF_CELLS, "leases", "runs", "inputs", "trials", "audits")
+ABANDONED_S = 86400.0  # nobody writes on one file for so long
 STATUSES = ("ok", "failed", "timeout", "oom")
 
 _TEXT, _WHOLE, _REAL, _TEXTS, _REALS = (
@@ -343,39 +345,42 @@ class Results:
 
     def statuses(self, cell_ids: Iterable[str]) -> dict[str, str]:
         """Cell id -> status, of those cells that have ended. A damaged file raises DataError naming it."""
+        return {cell_id: end.status for cell_id, end in self.ends(cell_ids).items()}
+
+    def ends(self, cell_ids: Iterable[str]) -> "dict[str, End]":
+        """Cell id -> how and in which run it ended, of those that have."""
         there = set(self.storage.names("cells"))
         wanted = [cell_id for cell_id in cell_ids if cell_name(cell_id) in there]
         with ThreadPoolExecutor(8) as pool:  # an object store answers each question late, but many at once
-            statuses = pool.map(self._status, wanted)
-            return dict(zip(wanted, statuses, strict=True))
-
-    def _status(self, cell_id: str) -> str:
-        return self._end(cell_id).status
-
-    def end_of(self, cell_id: str) -> "End | None":
-        """How and in which run a cell ended, or None; DataError for a damaged file."""
-        return self._end(cell_id) if self.storage.exists(cell_name(cell_id)) else None
+            ends = zip(wanted, pool.map(self.end_of, wanted), strict=True)
+            return {cell_id: end for cell_id, end in ends if end is not None}
 
     def rows_of(self, cell_id: str) -> list[dict[str, Any]]:
-        """The rows of one cell; DataError if they are damaged or not there."""
+        """The rows of one cell; DataError if they are damaged, FileNotFoundError if it has not ended."""
         rows: list[dict[str, Any]] = _read(self.storage, cell_name(cell_id)).to_pylist()
         return rows
 
-    def _end(self, cell_id: str) -> "End":
-        table = _read(self.storage, cell_name(cell_id), ["status", "run_id"])
+    def end_of(self, cell_id: str) -> "End | None":
+        """How and in which run a cell ended, or None; DataError for a damaged file."""
+        try:
+            table = _read(self.storage, cell_name(cell_id), ["status", "run_id"])
+        except (FileNotFoundError, NotADirectoryError):
+            return None
         return End(status=table["status"][0].as_py(), run_id=table["run_id"][0].as_py())
 
     def discard(self, cell_id: str) -> None:
-        """Remove all but the rows of a cell, which an earlier and better end of it left."""
+        """Remove all that an earlier end of a cell left, its rows first: without them it has not ended."""
         kept = (f"scores/{cell_id}.parquet", curve_name(cell_id), picture_name(cell_id))
-        for name in (*kept, detector_name(cell_id)):
+        timed = [n for n in self.storage.names("latency") if n.startswith(f"latency/{cell_id}-")]
+        for name in (cell_name(cell_id), *kept, detector_name(cell_id), probe_name(cell_id), *timed):
             self.storage.remove(name)
 
-    def remove_unfinished(self, busy: Set[str]) -> None:
-        """Remove what killed writers left, but for the cells in `busy`, whose writers are alive."""
+    def remove_unfinished(self, cell_ids: Set[str]) -> None:
+        """Remove what killed writers of these cells left, which nobody runs; else what is a day old."""
         for part in PARTS:
             for name in self.storage.unfinished(part):
-                if not any(cell_id in name for cell_id in busy):
+                left = part in OF_CELLS and any(cell_id in name for cell_id in cell_ids)
+                if left or self.storage.age_s(name) > ABANDONED_S:
                     self.storage.remove(name)
 
     def check_writable(self) -> None:
@@ -499,7 +504,10 @@ def _read_part(
     storage = where if isinstance(where, Storage) else Storage(where)
 
     def read(name: str) -> pa.Table:
-        whole = _conform(_read(storage, name), schema, storage.path(name))
+        try:
+            whole = _conform(_read(storage, name), schema, storage.path(name))
+        except FileNotFoundError:  # its cell is run again, and was about to end when the folder was listed
+            whole = schema.empty_table()
         return whole.select(list(columns)) if columns else whole
 
     names = [name for name in storage.names(folder) if name.endswith(".parquet")]
@@ -535,12 +543,15 @@ def _conform(table: pa.Table, schema: pa.Schema, path: str) -> pa.Table:
 
 
 def _read(storage: Storage, name: str, columns: list[str] | None = None) -> pa.Table:
-    """The table of one file; DataError if it is damaged, has no rows or lacks a column."""
-    path = storage.path(name)
+    """The table of one file; DataError if it is damaged, has no rows or lacks a column.
+
+    OSError where it cannot be read: that says nothing of what is in it, and nobody should delete it.
+    """
+    path, content = storage.path(name), storage.read(name)
     try:
-        with pq.ParquetFile(pa.BufferReader(storage.read(name))) as file:
+        with pq.ParquetFile(pa.BufferReader(content)) as file:
             table = file.read(columns, use_threads=False)  # a small file: handing it over takes longer
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError) as error:  # Arrow says OSError for bytes that are none of its own
         raise DataError(
             f"{path} is damaged ({_first_line(error)}). Delete it: the cell will run again"
         ) from error

@@ -60,6 +60,7 @@ class Progress:
     epoch: int = 0
     epochs: int = 0
     loss: float | None = None
+    problem: str = ""  # what goes wrong and ends nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,12 +134,23 @@ def execute_cell(
 
 
 def record_end(cell: Cell, place: Place, run_id: str, status: str, error: str) -> Outcome:
-    """Write the rows of a cell whose process is gone: it was killed for its time, or died too often."""
+    """Write the rows of a cell whose process is gone: it was killed for its time, or died too often.
+
+    The outcome is another run's, and nothing is written, where that run ended the cell or is running it.
+    """
     # The machine it ran on is gone with it, and this one may have no such device.
     rows = _failed_rows(cell, place, status, error, {"device": torch.device(place.device).type})
+    results = Results(place.results)
     try:
-        _write(Results(place.results), cell, place, run_id, status, Ended(rows=rows, scores=[], detector={}))
-    except OSError as raised:
+        lease = acquire(results.storage, Holder(cell_id=cell.id, run_id=run_id, label=cell.label))
+        if lease is None:
+            return outcome_of(cell, ELSEWHERE, 0.0)
+        with lease.kept(dict):
+            there = results.end_of(cell.id)
+            if there is not None and there.run_id != place.replaces:
+                return outcome_of(cell, there.status, 0.0)
+            _write(results, cell, place, run_id, status, Ended(rows=rows, scores=[], detector={}))
+    except (OSError, DataError) as raised:
         raise ResultsError(str(raised)) from raised
     return outcome_of(cell, status, 0.0, error=error.strip().splitlines()[-1])
 
@@ -153,9 +165,8 @@ def outcome_of(cell: Cell, status: str, seconds: float, *, error: str = "", summ
 def _attempt(cell: Cell, place: Place, notify: Notify) -> tuple[str, str, Ended]:
     """Status, error in one line, and what the cell gave, be it the rows of a failure."""
     status, error, begun = "ok", "", datetime.now(UTC).isoformat(timespec="seconds")
-    if place.device.startswith("cuda") and place.gpu_share < 1:
-        torch.cuda.set_per_process_memory_fraction(place.gpu_share)
     try:
+        train.cap_memory(torch.device(place.device), place.gpu_share)  # also lifts that of the cell before
         with threads(place.num_threads):
             ended = run_cell(cell, place, notify)
     except Exception as raised:
@@ -209,6 +220,11 @@ def run_cell(cell: Cell, place: Place, notify: Notify) -> Ended:
     tell.phase("train", total=len(fitted) * epochs, epochs=epochs, epoch=min(done + 1, epochs))
     tell.step(done * len(fitted))
     generator = torch.Generator().manual_seed(cell.seed)
+
+    def checkpoint(state: Callable[[], dict[str, Any]]) -> None:
+        checkpoints.after_epoch(state)
+        tell.problem(checkpoints.problem)
+
     history = train.fit(
         ready.method,
         fitted,
@@ -217,7 +233,7 @@ def run_cell(cell: Cell, place: Place, notify: Notify) -> Ended:
         on_step=tell.step,
         on_epoch=tell.epoch,
         resume=state,
-        checkpoint=checkpoints.after_epoch,
+        checkpoint=checkpoint,
     )
     common = {
         **_identity(cell, place, ready.dataset),
@@ -265,7 +281,7 @@ class _Teller:
         notify(progress)
 
     def phase(self, name: str, **changes: Any) -> None:
-        self.progress = replace(self.progress, phase=name, done=0, loss=None, **changes)
+        self.progress = replace(self.progress, phase=name, done=0, loss=None, problem="", **changes)
         self.notify(self.progress)
 
     def step(self, count: int) -> None:
@@ -276,6 +292,9 @@ class _Teller:
         following = min(epoch.number + 1, self.progress.epochs)
         self.progress = replace(self.progress, epoch=following, loss=epoch.loss)
         self.notify(self.progress)
+
+    def problem(self, said: str) -> None:
+        self.progress = replace(self.progress, problem=said)  # the next step passes it on
 
 
 @dataclass(frozen=True, kw_only=True)

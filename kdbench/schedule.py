@@ -8,18 +8,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
-from kdbench.errors import RequestError
+from kdbench.errors import DataError, RequestError
 from kdbench.latency import time_detector
-from kdbench.lease import Holder, holders, remove_void, revoke
+from kdbench.lease import Holder, holders, leased, remove_void, revoke
 from kdbench.prepare import prepare
 from kdbench.request import Found, Job
 from kdbench.resources import Cluster, Node, this_machine
 from kdbench.results import Results, cell_name
-from kdbench.run import ELSEWHERE, Notify, Outcome, execute_cell, outcome_of, record_end
+from kdbench.run import ELSEWHERE, Notify, Outcome, ResultsError, execute_cell, outcome_of, record_end
 from kdbench.storage import Storage
 
 if TYPE_CHECKING:
@@ -60,10 +61,20 @@ def connect(executor: str | None, address: str | None) -> Cluster | None:
     return _start_ray(address, this_machine())
 
 
+def refuse_impossible(jobs: Sequence[Job], cluster: Cluster) -> None:
+    """Raise RequestError for what no node can run; Ray would let it wait for ever."""
+    needs = dict.fromkeys(job.need for job in jobs)
+    complaints = [f"no node has {need} for a cell" for need in needs if not cluster.fits(need)]
+    if complaints:
+        raise RequestError([*complaints, f"the cluster has {cluster}"])
+
+
 def choose_executor(asked: str | None, jobs: Sequence[Job], cluster: Cluster) -> str:
     """`ray` where more than one cell is to run and more than one can run at once, unless asked otherwise."""
     if asked is not None:
         return asked
+    if any(":" in job.place.device for job in jobs):  # one GPU was chosen; Ray chooses by itself
+        return "local"
     together = min((cluster.fits(job.need) for job in jobs), default=0)
     return "ray" if len(jobs) > 1 and together > 1 else "local"
 
@@ -90,8 +101,9 @@ def execute(
     try:
         yield from run_all(grid)
     finally:
-        remove_void(storage)
-        Results(storage).remove_unfinished(busy={holder.cell_id for holder in holders(storage)})
+        with suppress(OSError):  # the next run can do it, and what was raised before is what matters
+            remove_void(storage)
+            Results(storage).remove_unfinished({job.cell.id for job in jobs} - leased(storage))
 
 
 def measure(
@@ -104,15 +116,13 @@ def measure(
     if executor == "ray":
         yield from _measure_with_ray(jobs, address, run_id)
         return
-    # Not forked: CUDA would not work in it, and it would carry what this process has trained.
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        for job in jobs:
-            try:
-                pool.submit(time_detector, job.cell, job.place, run_id).result()
-            except Exception as error:  # a detector that cannot be timed does not end the others' timing
-                yield job, f"{type(error).__name__}: {error}"
-            else:
-                yield job, ""
+    for job in jobs:
+        # Not forked: CUDA would not work in it, and it would carry what this process has trained. A pool is
+        # broken for good when its process is killed, so each detector has its own.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            timed = pool.submit(time_detector, job.cell, job.place, run_id)
+            error = timed.exception()  # a detector that cannot be timed does not end the others' timing
+        yield job, "" if error is None else f"{type(error).__name__}: {error}"
 
 
 def _measure_with_ray(jobs: Sequence[Job], address: str | None, run_id: str) -> Iterator[tuple[Job, str]]:
@@ -162,7 +172,14 @@ class _Grid:
 
     def others(self, ids: set[str]) -> list[Holder]:
         """Who of another run has the lease of one of these cells."""
-        return [h for h in holders(self.storage) if h.cell_id in ids and h.run_id != self.run_id]
+        return [h for h in self.look() or [] if h.cell_id in ids and h.run_id != self.run_id]
+
+    def look(self) -> list[Holder] | None:
+        """Who runs a cell now; None where the storage does not say, which may be otherwise a moment later."""
+        try:
+            return holders(self.storage)
+        except OSError:
+            return None
 
     def leased(self, now: Sequence[Holder]) -> set[str]:
         """Cells that this run holds."""
@@ -174,7 +191,8 @@ def _in_process(grid: _Grid) -> Iterator[Outcome]:
     while waiting:
         elsewhere = deque[Job]()
         for job in waiting:
-            outcome = grid.work(job.cell, job.place, grid.run_id, grid.notify, grid.timeout_s)
+            place = replace(job.place, gpu_share=1.0)  # nothing runs beside it
+            outcome = grid.work(job.cell, place, grid.run_id, grid.notify, grid.timeout_s)
             if outcome.status == ELSEWHERE:
                 elsewhere.append(job)
             else:
@@ -199,14 +217,15 @@ class _Attempt:
 
 def _with_ray(grid: _Grid) -> Iterator[Outcome]:
     cluster = _start_ray(grid.address, this_machine())
-    _refuse_impossible(grid.jobs, cluster)
+    refuse_impossible(grid.jobs, cluster)
     try:
         _prepare_nodes(grid)
         yield from _run_all(grid)
     finally:
-        for holder in holders(grid.storage):
-            if holder.run_id == grid.run_id:
-                revoke(grid.storage, holder.cell_id, grid.run_id)
+        with suppress(OSError):  # they expire, and what was raised before is what matters
+            for holder in holders(grid.storage):
+                if holder.run_id == grid.run_id:
+                    revoke(grid.storage, holder.cell_id, grid.run_id)
 
 
 def _run_all(grid: _Grid) -> Iterator[Outcome]:
@@ -228,9 +247,9 @@ def _run_all(grid: _Grid) -> Iterator[Outcome]:
             running[task.remote(attempt.job)] = attempt
         ready, _ = ray.wait(list(running), num_returns=1, timeout=TICK_S) if running else ([], [])
         ended = [(running.pop(reference), reference) for reference in ready]
-        if time.monotonic() - looked >= tick_s:
+        now = grid.look() if time.monotonic() - looked >= tick_s else None
+        if now is not None:
             looked, window = time.monotonic(), _cluster().fits(smallest) + MORE_WAITING
-            now = holders(grid.storage)
             _kill_overdue(grid, running, now)
             ended += [(running.pop(reference), None) for reference in _silent(grid, running, now)]
             free = _released(grid, elsewhere, now)
@@ -292,9 +311,12 @@ def _outcome(grid: _Grid, reference: "ray.ObjectRef[Outcome] | None", attempt: _
             said = (
                 f"killed {GRACE_S:g} s after its {grid.timeout_s:g} s (--timeout): it did not stop by itself"
             )
-    revoke(grid.storage, cell.id, grid.run_id)
-    ended = Results(grid.storage).end_of(cell.id)
-    if ended is not None and ended.run_id == grid.run_id:  # it was lost after its rows were written
+    try:
+        revoke(grid.storage, cell.id, grid.run_id)
+        ended = Results(grid.storage).end_of(cell.id)
+    except (OSError, DataError) as raised:
+        raise ResultsError(str(raised)) from raised
+    if ended is not None and ended.run_id != place.replaces:  # by the lost worker itself, or by another run
         return outcome_of(cell, ended.status, 0.0)
     if said.startswith("lost") and attempt.number <= RETRIES:
         return None
@@ -361,14 +383,6 @@ def _seen(
         num_waiting=num_waiting + max(0, len(running) - len(own)),
         elsewhere=[holder for holder in now if holder.cell_id in others],
     )
-
-
-def _refuse_impossible(jobs: Sequence[Job], cluster: Cluster) -> None:
-    """Ray would let what no node can run wait for ever."""
-    needs = dict.fromkeys(job.need for job in jobs)
-    complaints = [f"no node has {need} for a cell" for need in needs if not cluster.fits(need)]
-    if complaints:
-        raise RequestError([*complaints, f"the cluster has {cluster}"])
 
 
 def _prepare_nodes(grid: _Grid) -> None:

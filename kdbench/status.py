@@ -21,6 +21,7 @@ class RunFile:
     started: float
     cells: dict[str, float]  # cell id -> expected seconds, or a number in proportion to them
     labels: dict[str, str] = field(default_factory=dict)
+    replaces: dict[str, str] = field(default_factory=dict)  # cell id -> the run whose end does not count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,8 @@ def part_done(phase: str, done: int, total: int) -> float:
 
 def _state(results: Results, run: RunFile, running: list[Holder], now: float) -> State:
     own = [holder for holder in running if holder.cell_id in run.cells]
-    ended = results.statuses(run.cells)
+    ends = results.ends(run.cells)
+    ended = {cell_id: end.status for cell_id, end in ends.items() if end.run_id != run.replaces.get(cell_id)}
     busy = {holder.cell_id for holder in own}
     counts: Counter[Any] = Counter(status for cell_id, status in ended.items() if cell_id not in busy)
     counts["running"] = len(own)

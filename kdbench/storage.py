@@ -1,6 +1,7 @@
 """A folder on a disk or in an object store, in which every file is whole or not there."""
 
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,17 @@ class Storage:
         files, base = self._remote()
         return bool(files.get_file_info(f"{base}/{name}").is_file)
 
+    def age_s(self, name: str) -> float:
+        """Seconds since a file was written, by the storage's clock and ours; 0 for one that is not there."""
+        if self.local:
+            try:
+                return time.time() - (self.local / name).stat().st_mtime
+            except FileNotFoundError:
+                return 0.0
+        files, base = self._remote()
+        written = files.get_file_info(f"{base}/{name}").mtime_ns
+        return time.time() - written / 1e9 if written else 0.0
+
     def read(self, name: str) -> bytes:
         """The content of a file; OSError (FileNotFoundError) if it cannot be read."""
         if self.local:
@@ -80,7 +92,7 @@ class Storage:
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = _aside(target)
         try:
-            aside.write_bytes(data)
+            _write_for_good(aside, data)
             os.link(aside, target)  # unlike a rename it fails where the target exists, also over NFS
         except FileExistsError:
             return False
@@ -127,13 +139,18 @@ class Storage:
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = _aside(target)
         try:
-            with aside.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            _write_for_good(aside, data)
             aside.replace(target)
         finally:
             aside.unlink(missing_ok=True)
+
+
+def _write_for_good(path: Path, data: bytes | memoryview) -> None:
+    """Also through a power cut: without fsync the name can be on the disk before the content is."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _aside(target: Path) -> Path:

@@ -289,10 +289,23 @@ def autocast_for(precision: str, device: torch.device) -> AbstractContextManager
     return torch.autocast(device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that are free on the device now."""
+_shares: dict[int, float] = {}  # GPU -> the part of its memory that we may take: torch 2.6 does not tell
+
+
+def cap_memory(device: torch.device, share: float) -> None:
+    """Let this process take this part of a GPU's memory and no more, whatever it was allowed before."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        index = _gpu_index(device)
+        torch.cuda.set_per_process_memory_fraction(share, index)
+        _shares[index] = share
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that this process can still take on the device; what torch has set aside counts as taken."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        allowed = int(_shares.get(_gpu_index(device), 1.0) * total)
+        return max(0, min(free, allowed - torch.cuda.memory_reserved(device)))
     return _available_ram()
 
 
@@ -300,6 +313,10 @@ def place_networks(method: Method, device: torch.device) -> None:
     """Move to the device, convolutions in channels-last order, which is faster on every device we know."""
     method.to(device)
     method.to(memory_format=torch.channels_last)
+
+
+def _gpu_index(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index
 
 
 def _available_ram() -> int:

@@ -212,7 +212,7 @@ def _sweep(request: SweepRequest, cells: Plan, space: Space, gpus: float) -> Swe
         "scheduler": scheduler,
         **{name: getattr(request, name) for name in ("trials", "search", "objective", "selection")},
     }
-    place = replace(jobs[0].place, gpu_share=gpus or 1.0)
+    place = replace(jobs[0].place, gpu_share=min(1.0, gpus or 1.0))
     if scheduler == "bohb":
         place = replace(place, checkpoint_every_s=PAUSED)
     return Sweep(

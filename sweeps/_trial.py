@@ -127,8 +127,7 @@ def run_trial(sweep: Sweep, searched: dict[str, Any], report: Report) -> None:
             report(epoch, value)
         return
     row = sweep.row(searched) | ({"started_at": before["started_at"]} if before else {})
-    if sweep.place.device.startswith("cuda") and sweep.place.gpu_share < 1:
-        torch.cuda.set_per_process_memory_fraction(sweep.place.gpu_share)
+    train.cap_memory(torch.device(sweep.place.device), sweep.place.gpu_share)
     try:
         with threads(sweep.place.num_threads):
             row["num_threads"] = torch.get_num_threads()

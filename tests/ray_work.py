@@ -65,6 +65,12 @@ def frees_itself(cell, place, run_id, notify, timeout_s):
     return outcome_of(cell, "ok" if not holders(storage) else "failed", 0.0)
 
 
+def dies_at_bottles(cell, place, run_id):
+    """A timing that the kernel kills, for its memory say."""
+    if cell.category == "bottle":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def waits(cell, place, run_id, notify, timeout_s):
     """A cell of two seconds that uses no processor."""
     time.sleep(2.0)

@@ -1,11 +1,16 @@
 """A training that is taken up again gives, bit for bit, what it would have given in one go."""
 
+import errno
+from io import StringIO
+
 import pytest
 import torch
 from conftest import write_category
+from rich.console import Console
 
 from kdbench import train
 from kdbench.checkpoint import Checkpoints, remove_checkpoint
+from kdbench.live import View
 from kdbench.registry import method_names
 from kdbench.request import Request, plan
 from kdbench.run import execute_cell, run_cell
@@ -106,6 +111,29 @@ def test_a_checkpoint_is_written_when_the_last_one_is_old_enough(tmp_path, monke
         kept.after_epoch(lambda: {"history": {}})
     assert written == [161.0, 222.0]
     assert kept.train_s == 122.0
+
+
+def test_a_disk_that_is_full_for_a_while_costs_no_training(mvtec, tmp_path, monkeypatch):
+    planned = job(mvtec, tmp_path / "r")
+    write, files, seen = Storage.write, [], []
+
+    def full_once(self, name, data):
+        if name.startswith("checkpoints/"):
+            files.append(self.read(name) if self.exists(name) else b"")
+            if len(files) == 2:
+                raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, name, data)
+
+    monkeypatch.setattr(Storage, "write", full_once)
+    assert execute_cell(planned.cell, planned.place, "run-1", seen.append).status == "ok"
+    first, before, after = files  # what was there when each epoch but the last was to be kept
+    assert first == b""
+    assert before == after != b""
+    full = "no checkpoint: No space left on device"
+    assert [p.problem for p in seen if p.phase == "train" and p.done in (12, 20, 28)] == ["", full, ""]
+    view = View(Console(file=StringIO(), width=300), {planned.cell.id: 1.0})
+    view.notify(next(p for p in seen if p.problem))
+    assert full in view.console.file.getvalue()
 
 
 def test_other_code_or_hardware_starts_anew(tmp_path):

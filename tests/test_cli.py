@@ -550,6 +550,22 @@ def test_a_damaged_file_of_an_asked_cell_is_named(run: Call) -> None:
     assert "Delete it: the cell will run again" in text
 
 
+def test_a_file_that_cannot_be_read_is_a_complaint_and_not_called_damaged(run: Call, kdbench: Call) -> None:
+    run("--categories", "bottle")
+    (path,) = Path("results/cells").iterdir()
+    path.unlink()
+    path.mkdir()  # even root cannot read a folder
+    for words in (("status",), ("compare", "results", "results"), ("report",)):
+        code, text = kdbench(*words)
+        assert code == 2
+        assert text.startswith("error: cannot ")
+        assert f"Is a directory: '{path}'" in text
+    code, text = run("--categories", "bottle")
+    assert code == 2
+    assert "error: cannot read results in results: " in text
+    assert "damaged" not in text
+
+
 @pytest.mark.parametrize("words", [("--dry-run", "--seeds", "1"), ("--seeds", "1")])
 def test_a_damaged_file_of_another_cell_is_named(run: Call, words: tuple[str, ...]) -> None:
     run("--categories", "bottle")
@@ -570,6 +586,15 @@ def test_a_dry_run_shows_the_cells_and_runs_nothing(run: Call) -> None:
     assert text.count("to run ") >= 4
     assert re.search(r"4 of 4 cells to run, about [\d.]+ s with local: ", text)
     assert not Path("results").exists()
+
+
+@pytest.mark.parametrize("words", [("--dry-run",), ()])
+def test_what_this_machine_cannot_run_is_refused(run: Call, words: tuple[str, ...]) -> None:
+    code, text = run("--cpus-per-cell", "6400", *words)
+    assert code == 2
+    assert "error: no node has 6400 CPUs, 0 GPUs for a cell\nerror: the cluster has " in text
+    assert not Path("results").exists()
+    assert run("--memory-per-cell", "1e6", *words)[0] == 2
 
 
 def test_a_dry_run_knows_what_ended_and_estimates_the_rest(run: Call) -> None:

@@ -1,5 +1,6 @@
 """Two processes never run the same cell; whoever dies is followed by another."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -33,7 +34,7 @@ def storage(request, tmp_path, monkeypatch):
     if request.param == "object store":
         found = Storage(f"mock://{tmp_path}")
         on_disk = Storage(tmp_path)
-        for name in ("exists", "read", "write", "remove", "_all"):
+        for name in ("exists", "read", "write", "remove", "age_s", "_all"):
             monkeypatch.setattr(found, name, getattr(on_disk, name))
         assert found.local is None
     return found
@@ -93,6 +94,19 @@ def test_a_lost_worker_of_our_own_run_is_followed_at_once(storage):
     assert acquire(storage, holder("run-1")) is not None
 
 
+def test_a_lost_worker_that_lives_on_does_not_hold_what_its_follower_holds(storage):
+    lost = acquire(storage, holder("run-1", since=1.0))
+    revoke(storage, "abc", "run-1")
+    assert not lost.held()
+    follower = acquire(storage, holder("run-1", since=2.0))
+    lost.renew({"phase": "train"})
+    lost.release()
+    assert follower.held()
+    assert not lost.held()
+    follower.renew({"phase": "evaluate"})
+    assert [h.progress for h in holders(storage)] == [{"phase": "evaluate"}]
+
+
 def test_it_is_renewed_with_the_progress_and_released_at_the_end(storage, monkeypatch):
     monkeypatch.setattr(lease, "RENEW_S", 0.01)
     told = threading.Event()
@@ -116,6 +130,45 @@ def test_an_error_in_the_block_releases_it(storage):
     with pytest.raises(KeyError), acquire(storage, holder()).kept(dict):
         raise KeyError
     assert acquire(storage, holder())
+
+
+@pytest.mark.parametrize("content", [b"", b'{"cell_id": "ab', b"null", b'{"written by": "another version"}'])
+@pytest.mark.parametrize(("ago", "free"), [(0.5 * EXPIRE_S, False), (1.5 * EXPIRE_S, True)])
+def test_of_a_damaged_one_only_the_age_tells(storage, tmp_path, content, ago, free):
+    storage.write("leases/abc.000001", content)
+    os.utime(tmp_path / "leases/abc.000001", (time.time() - ago,) * 2)
+    assert [h.cell_id for h in holders(storage)] == ([] if free else ["abc"])
+    revoke(storage, "abc", "run-1")
+    assert (acquire(storage, holder()) is not None) == free
+    remove_void(storage)
+    assert len(storage.names("leases")) == 1
+
+
+def test_one_that_cannot_be_read_is_somebodys(storage, monkeypatch):
+    claim(storage, **DEAD)
+    read, failures = storage.read, [1, 2, 3, 4, 5]
+
+    def failing(name):
+        if failures:
+            failures.pop()
+            raise OSError(errno.EIO, "Input/output error")
+        return read(name)
+
+    monkeypatch.setattr(storage, "read", failing)
+    assert holders(storage) == []
+    assert acquire(storage, holder()) is None
+    assert failures == [1]
+    assert acquire(storage, holder()) is not None  # the fifth failure is followed by a success
+
+
+def test_a_lease_that_cannot_be_released_hides_no_error(storage, monkeypatch):
+    def fail(name):
+        raise OSError(errno.EIO, "Input/output error")
+
+    held = acquire(storage, holder())
+    monkeypatch.setattr(storage, "remove", fail)
+    with pytest.raises(KeyError), held.kept(dict):
+        raise KeyError
 
 
 def test_void_ones_are_cleared_away_and_others_are_not(storage):

@@ -127,6 +127,14 @@ def test_an_option_wins_over_the_file_and_what_is_not_given_does_not(toml: Calla
     assert request.set == {"stfpm.lr": [0.3], "stfpm.sigma": 2.0}
 
 
+def test_an_option_wins_over_what_a_file_sets_for_one_method(toml):
+    file = toml("epochs = 7\n[set.stfpm]\nepochs = 9\nlr = 0.1\n[set.all]\nbackbone = 'x'\n")
+    assert read_request(file, {}).set == {"stfpm.epochs": 9, "stfpm.lr": 0.1, "all.backbone": "x"}
+    asked = read_request(file, {"epochs": 3, "set": {"dcam.epochs": 5}})
+    assert asked.epochs == 3
+    assert asked.set == {"stfpm.lr": 0.1, "all.backbone": "x", "dcam.epochs": 5}
+
+
 @pytest.mark.parametrize("value", [("both",), ("oneclass", "both"), "both"])
 def test_both_means_both_settings(value: Any) -> None:
     assert read_request(None, {"setting": value}).setting == ("oneclass", "multiclass")

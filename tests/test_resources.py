@@ -3,8 +3,17 @@
 import json
 
 import pytest
+import torch
 
-from kdbench.estimate import Costs, expected_seconds, known_seconds, longest_first, with_needs
+from kdbench import cli
+from kdbench.estimate import (
+    Costs,
+    estimate_seconds,
+    expected_seconds,
+    known_seconds,
+    longest_first,
+    with_needs,
+)
 from kdbench.request import Request, plan
 from kdbench.resources import Cluster, Need, Node, makespan_s
 
@@ -106,8 +115,8 @@ def test_the_longest_starts_first_and_equal_ones_keep_their_order(mvtec):
 
 
 def needs(request_, machines, rows=()):
-    jobs = plan(request_, machines if machines.gpus else None).jobs
-    return with_needs(jobs, request_, machines, Costs(rows))
+    planned = plan(request_, machines if machines.gpus else None)
+    return with_needs(planned.jobs, request_, machines, Costs(rows), planned.data)
 
 
 def test_cells_share_the_cpus_by_the_whole_grid(mvtec):
@@ -137,6 +146,24 @@ def test_a_gpu_is_shared_by_what_was_measured(mvtec):
     assert asked.need.gpus == 0.5
 
 
+def test_a_share_of_a_gpu_is_learnt_from_no_smaller_cell(mvtec):
+    """It is a hard cap, so what needs more than the cells that were measured must not get theirs."""
+    machines = cluster(node(cpus=32, gpus=2))
+    (bottle,) = needs(request(mvtec, categories=("bottle",)), machines)
+    seen = row(bottle, device="cuda")
+    alike = {"epochs": 6}, {"categories": ("screw",)}
+    more_images = {"setting": ("multiclass",), "categories": ()}
+    larger = {"set": {"all.image_size": 64}}, {"set": {"all.image_size": 32, "all.batch_size": 16}}
+
+    def share(**changes):
+        return {job.need.gpus for job in needs(request(mvtec, **changes), machines, [seen])}
+
+    assert [share(**({"categories": ("bottle",)} | changes)) for changes in alike] == [{0.3}, {0.3}]
+    assert share(**more_images) == {1.0}
+    assert [share(**({"categories": ("bottle",)} | changes)) for changes in larger] == [{1.0}, {1.0}]
+    assert share(categories=("bottle",), methods=("dcam",)) == {1.0}
+
+
 def test_memory_is_set_aside_by_what_was_measured_but_never_more_than_there_is(mvtec):
     grid, machine = request(mvtec, categories=("bottle",)), cluster(node(gib=16))
     (job,) = needs(grid, machine)
@@ -152,3 +179,20 @@ def test_a_need_never_changes_what_a_cell_is(mvtec):
     one, other = (needs(request(mvtec), cluster(node(cpus=n))) for n in (1, 64))
     assert [j.cell.id for j in one] == [j.cell.id for j in other]
     assert json.loads(one[0].cell.config) == json.loads(other[0].cell.config)
+
+
+def test_how_long_what_only_other_machines_can_run_takes_is_unknown(mvtec, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    machines = cluster(node(cpus=32, gpus=2))
+    planned = plan(request(mvtec), machines)
+    first, second = planned.jobs = with_needs(planned.jobs, request(mvtec), machines, Costs([]), planned.data)
+    assert estimate_seconds(planned.jobs, planned.data, Costs([])) == {
+        first.cell.id: None,
+        second.cell.id: None,
+    }
+    cli._show_plan(planned, planned.jobs, {}, Costs([]), machines, "ray")
+    said = capsys.readouterr().out
+    assert said.count("unknown") == 3
+    assert "2 of 2 cells to run with ray: a: 32 CPUs, 2 GPUs, 16.0 GiB\nhow long is unknown" in said
+    both = Costs([row(job, device="cuda") for job in planned.jobs])
+    assert estimate_seconds(planned.jobs, planned.data, both)[first.cell.id] == pytest.approx(1 + 40 + 4)

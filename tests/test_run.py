@@ -1,10 +1,12 @@
 """A whole cell, end to end, in process: promises 1 (restartable), 2 (no peeking) and what a row holds."""
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,8 @@ from kdbench.legacy import LEGACY_METRICS
 from kdbench.metrics import METRICS, image_metrics
 from kdbench.request import Job, Request, plan
 from kdbench.results import ROW_SCHEMA, Results
-from kdbench.run import execute_cell, run_cell
+from kdbench.run import ResultsError, execute_cell, run_cell
+from kdbench.storage import Storage
 
 ALL_SET = {"all.image_size": 32, "all.batch_size": 4}
 
@@ -92,6 +95,48 @@ def test_what_is_trained_does_not_depend_on_the_test_images(tmp_path):
     for key in ("epoch_loss", "epoch_heldout", "best_epoch", "num_train", "num_heldout"):
         assert one[key] == other[key]
     assert one["image_auroc"] != other["image_auroc"]
+
+
+LEFT = ("cells", "scores", "curves", "pictures", "detectors", "probes", "latency")
+
+
+def ended_and_measured(root, results):
+    """A job whose cell ended in run-1, was probed and timed, and is to be run again."""
+    (job,) = jobs(root, results, categories=("bottle",))
+    assert execute_cell(job.cell, job.place, "run-1", lambda progress: None).status == "ok"
+    measured = {"cell_id": job.cell.id, "device_name": "a processor"}
+    Results(results).write_latency([measured])
+    Results(results).write_latency([measured | {"cell_id": job.cell.id + "0"}])  # another cell's
+    Results(results).write_probe([{"cell_id": job.cell.id}])
+    return replace(job, place=replace(job.place, replaces="run-1"))
+
+
+def test_a_cell_that_is_run_again_keeps_nothing_of_its_earlier_end(mvtec, tmp_path):
+    job = ended_and_measured(mvtec, tmp_path / "r")
+    assert execute_cell(job.cell, job.place, "run-2", lambda progress: None).status == "ok"
+    assert Results(tmp_path / "r").end_of(job.cell.id).run_id == "run-2"
+    (others,) = Results(tmp_path / "r").storage.names("latency")
+    assert others.startswith(f"latency/{job.cell.id}0-")
+    assert {part: len(Results(tmp_path / "r").storage.names(part)) for part in LEFT} == {
+        **dict.fromkeys(LEFT, 1),
+        "probes": 0,
+    }
+
+
+def test_a_disk_that_fills_while_an_end_is_replaced_leaves_no_mixture(mvtec, tmp_path, monkeypatch):
+    """Rows of the one end beside scores of the other would pass for a result."""
+    job = ended_and_measured(mvtec, tmp_path / "r")
+    write = Storage.write
+
+    def full(self, name, data):
+        if name.startswith("detectors/"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, name, data)
+
+    monkeypatch.setattr(Storage, "write", full)
+    with pytest.raises(ResultsError, match="No space left"):
+        execute_cell(job.cell, job.place, "run-2", lambda progress: None)
+    assert Results(tmp_path / "r").end_of(job.cell.id) is None
 
 
 def test_images_that_changed_since_the_plan_are_a_failed_row(mvtec, tmp_path):

@@ -1,5 +1,6 @@
 """Scheduling: what Ray runs, loses, kills and retries; one Ray for all tests here, of two CPUs."""
 
+import errno
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import ray_work
+import torch
 from conftest import TINY
 
 from kdbench import schedule
@@ -15,7 +17,7 @@ from kdbench.lease import Holder, acquire, holders
 from kdbench.request import Request, plan
 from kdbench.resources import Cluster, Need, Node
 from kdbench.results import Results, read_rows
-from kdbench.run import ELSEWHERE, ResultsError, execute_cell
+from kdbench.run import ELSEWHERE, ResultsError, execute_cell, outcome_of
 from kdbench.status import RunFile, part_done, seconds_left, states, write_run
 from kdbench.storage import Storage
 
@@ -157,6 +159,63 @@ def test_what_no_node_has_is_refused_before_anything_starts(ray_here, mvtec, tmp
     assert not (tmp_path / "r/attempts").exists()
 
 
+def lost_for_the_last_time(found, run_id="ours"):
+    """What a run makes of its only cell when the last worker that it may lose was lost."""
+    job, storage = found.jobs[0], Storage(found.jobs[0].place.results)
+    grid = schedule._Grid(found.jobs, {}, storage, run_id, None, print, print, None, execute_cell)
+    return schedule._outcome(grid, None, schedule._Attempt(job=job, number=1 + schedule.RETRIES))
+
+
+def test_what_another_run_ended_is_not_lost_with_our_workers(mvtec, tmp_path):
+    found = planned(mvtec, tmp_path / "r", categories=("bottle",))
+    (job,) = found.jobs
+    execute_cell(job.cell, job.place, "theirs", lambda progress: None)
+    assert lost_for_the_last_time(found).status == "ok"
+    (row,) = read_rows(tmp_path / "r").to_pylist()
+    assert (row["run_id"], row["status"]) == ("theirs", "ok")
+    assert len(Storage(tmp_path / "r").names("detectors")) == 1
+    found.jobs = [replace(job, place=replace(job.place, replaces="theirs"))]  # --redo all
+    assert lost_for_the_last_time(found).status == "failed"
+    (row,) = read_rows(tmp_path / "r").to_pylist()
+    assert (row["run_id"], row["status"]) == ("ours", "failed")
+    assert Storage(tmp_path / "r").names("leases") == []
+
+
+def test_what_another_run_is_running_is_not_lost_with_our_workers(mvtec, tmp_path):
+    found = planned(mvtec, tmp_path / "r", categories=("bottle",))
+    acquire(Storage(tmp_path / "r"), Holder(cell_id=found.jobs[0].cell.id, run_id="theirs"))
+    assert lost_for_the_last_time(found).status == ELSEWHERE
+    assert Storage(tmp_path / "r").names("cells") == []
+
+
+def test_clearing_away_hides_no_error(mvtec, tmp_path, monkeypatch):
+    scan = os.scandir
+
+    def broken(path):
+        if Path(path).name == "leases":
+            raise OSError(errno.EIO, "Input/output error")
+        return scan(path)
+
+    def work(cell, place, run_id, notify, timeout_s):
+        acquire(Storage(place.results), Holder(cell_id="another", run_id="theirs"))
+        monkeypatch.setattr(os, "scandir", broken)
+        raise ResultsError("No space left on device")
+
+    with pytest.raises(ResultsError, match="No space left"):
+        execute(planned(mvtec, tmp_path / "r"), work, executor="local")
+
+
+def test_what_others_are_writing_is_not_cleared_away(mvtec, tmp_path):
+    found, storage = planned(mvtec, tmp_path / "r"), Storage(tmp_path / "r")
+    first, second = (job.cell.id for job in found.jobs)
+    acquire(storage, Holder(cell_id=second, run_id="theirs"))
+    writing = [f"curves/.{second}.parquet.1.tmp", "detectors/.a-trial.safetensors.1.tmp"]
+    for name in (f"curves/.{first}.parquet.1.tmp", *writing):
+        storage.write(name, b"half")
+    execute(found, lambda cell, *rest: outcome_of(cell, "ok", 0.0), executor="local")
+    assert storage.unfinished("curves") + storage.unfinished("detectors") == writing
+
+
 def test_a_cell_of_another_run_is_left_to_it(mvtec, tmp_path):
     (job,) = planned(mvtec, tmp_path / "r", categories=("bottle",)).jobs
     theirs = acquire(Storage(tmp_path / "r"), Holder(cell_id=job.cell.id, run_id="theirs"))
@@ -182,6 +241,18 @@ def test_whoever_lost_its_lease_writes_nothing(mvtec, tmp_path):
     assert storage.names("cells") == storage.names("scores") == storage.names("detectors") == []
 
 
+def test_what_runs_alone_has_the_whole_gpu(mvtec, tmp_path):
+    found, seen = planned(mvtec, tmp_path / "r"), []
+    found.jobs = [replace(job, place=replace(job.place, gpu_share=0.1)) for job in found.jobs]
+
+    def work(cell, place, run_id, notify, timeout_s):
+        seen.append(place.gpu_share)
+        return outcome_of(cell, "ok", 0.0)
+
+    execute(found, work, executor="local")
+    assert seen == [1.0, 1.0]
+
+
 @pytest.mark.parametrize(
     ("asked", "count", "cpus", "chosen"),
     [
@@ -196,6 +267,20 @@ def test_ray_is_used_when_cells_can_run_side_by_side(mvtec, tmp_path, asked, cou
     jobs = planned(mvtec, tmp_path / "r", seeds=tuple(range(count)), categories=("bottle",)).jobs
     cluster = Cluster(nodes=(Node(name="a", cpus=cpus, gpus=0, memory_bytes=2**30),))
     assert schedule.choose_executor(asked, jobs, cluster) == chosen
+
+
+def test_a_numbered_gpu_is_for_this_process_alone(mvtec, tmp_path, monkeypatch):
+    """A worker of Ray sees one GPU, whose number is 0."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    two = Cluster(nodes=(Node(name="a", cpus=8, gpus=2, memory_bytes=2**30),))
+    jobs = planned(mvtec, tmp_path / "r", device="cuda:1").jobs
+    assert {job.place.device for job in jobs} == {"cuda:1"}
+    assert schedule.choose_executor(None, jobs, two) == "local"
+    assert schedule.choose_executor(None, planned(mvtec, tmp_path / "r", device="cuda").jobs, two) == "ray"
+    with pytest.raises(RequestError) as raised:
+        planned(mvtec, tmp_path / "r", device="cuda:1", executor="ray")
+    (complaint,) = raised.value.complaints
+    assert complaint == "device 'cuda:1': Ray chooses the GPU. Devices: auto, cpu, cuda; or --executor local"
 
 
 def test_the_time_left_weighs_cells_by_what_they_take():
@@ -225,6 +310,21 @@ def test_the_status_is_told_by_the_files_alone(mvtec, tmp_path):
     assert dict(state.counts) == {"ok": 1, "failed": 1, "running": 1, "waiting": 1}
     assert [holder.label for holder in state.running] == ["stfpm x"]
     assert state.left_s == pytest.approx(10)
+
+
+def test_an_end_that_is_to_be_replaced_does_not_count_as_done(tmp_path):
+    results, ids = Results(tmp_path / "r"), ["aaa", "bbb", "ccc"]
+    run = RunFile(
+        run_id="run-2",
+        started=100.0,
+        cells=dict.fromkeys(ids, 5.0),
+        replaces={"aaa": "run-1", "bbb": "run-1"},
+    )
+    write_run(results, run)
+    for cell_id, run_id in (("aaa", "run-1"), ("bbb", "run-2"), ("ccc", "run-1")):
+        results.write_rows([{"cell_id": cell_id, "category": "x", "status": "ok", "run_id": run_id}])
+    (state,) = states(results, now=110.0)
+    assert (state.counts["ok"], state.counts["waiting"]) == (2, 1)
 
 
 def test_status_says_it_in_words(mvtec, tmp_path, kdbench):
@@ -257,6 +357,37 @@ def test_status_says_it_in_words(mvtec, tmp_path, kdbench):
     code, printed = kdbench("status", "--results", tmp_path / "r")
     assert "2 cells, 1 ok, 1 running, about " in printed
     assert f"  node7 (process {os.getpid()}): a label · start 0/0 images, for " in printed
+
+
+def test_an_address_in_a_file_wins_over_the_environment(mvtec, tmp_path, kdbench, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "of-the-environment")
+    file = tmp_path / "grid.toml"
+    file.write_text('address = "of-the-file"')
+    words = [
+        "run",
+        "--methods",
+        "stfpm",
+        "--dataset",
+        "mvtec_ad",
+        "--root",
+        mvtec,
+        *TINY[:-3],
+        "--config",
+        file,
+    ]
+    assert kdbench(*words)[1].startswith("error: no Ray cluster at of-the-file: ")
+    assert kdbench(*words, "--address", "of-the-line")[1].startswith("error: no Ray cluster at of-the-line: ")
+    file.write_text("")
+    assert kdbench(*words)[1].startswith("error: no Ray cluster at of-the-environment: ")
+
+
+@slow
+def test_a_timing_whose_process_is_killed_ends_no_other(mvtec, tmp_path, monkeypatch):
+    monkeypatch.setattr(schedule, "time_detector", ray_work.dies_at_bottles)
+    jobs = planned(mvtec, tmp_path / "r").jobs
+    bottle, screw = (error for _, error in schedule.measure(jobs, executor="local", run_id="run-1"))
+    assert bottle.startswith("BrokenProcessPool: ")
+    assert screw == ""
 
 
 def test_a_cluster_that_does_not_answer_is_a_complaint(mvtec, tmp_path, kdbench):

@@ -1,13 +1,14 @@
 """Results on a disk and on a real S3 server of this machine: whole files, the same answers."""
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from kdbench.errors import RequestError
-from kdbench.results import Results, read_rows
+from kdbench.results import PARTS, Results, read_rows
 from kdbench.storage import Storage
 
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
@@ -73,8 +74,41 @@ def test_a_file_that_is_being_written_is_nobodys(storage):
     storage.write("cells/.abc.parquet.1234.tmp", b"half")
     storage.write("cells/.def.parquet.1234.tmp", b"half")
     assert storage.names("cells") == []
-    Results(storage).remove_unfinished(busy={"def"})
+    Results(storage).remove_unfinished({"abc"})
     assert storage.unfinished("cells") == ["cells/.def.parquet.1234.tmp"]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_what_nobody_finished_goes_after_a_day(tmp_path, part):
+    """A sweep's trials have no leases: only the time tells that nobody writes on their files any more."""
+    storage = Storage(tmp_path)
+    new, old = f"{part}/.new.1234.tmp", f"{part}/.old.1234.tmp"
+    for name in (new, old):
+        storage.write(name, b"half")
+    aged(tmp_path / old, 2 * 86400)
+    Results(storage).remove_unfinished({"abc"})
+    assert storage.unfinished(part) == [new]
+
+
+def test_how_old_a_file_is(storage, tmp_path):
+    assert storage.age_s("cells/a") == 0
+    storage.write("cells/a", b"one")
+    assert -2 < storage.age_s("cells/a") < 20
+    if storage.local:
+        aged(tmp_path / "cells/a", 1000)
+        assert 1000 <= storage.age_s("cells/a") < 1020
+
+
+def aged(path, seconds):
+    os.utime(path, (time.time() - seconds,) * 2)
+
+
+def test_a_creation_is_on_the_disk_before_its_name(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number).st_size))
+    monkeypatch.setattr(os, "link", lambda source, target: synced.append(target.name))
+    Storage(tmp_path).create("leases/a", b"first")
+    assert synced == [5, "a"]
 
 
 def test_a_creation_happens_once(tmp_path):

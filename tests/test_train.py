@@ -143,3 +143,23 @@ def test_auto_precision_is_bf16_only_where_the_hardware_has_it():
     fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     assert train.choose_precision("auto", CPU) == ("bf16" if fast else "fp32")
     assert train.choose_precision("fp16", CPU) == "fp16"
+
+
+def test_what_is_free_on_a_gpu_is_what_its_share_leaves(monkeypatch):
+    """The driver tells what is free for everybody; a cell may have a share only, and the next one another."""
+    asked = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *words: asked.append(words))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (70, 100))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 10)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(train, "_shares", {})
+    gpu, other = torch.device("cuda"), torch.device("cuda:0")
+    assert train.free_memory(gpu) == 70
+    train.cap_memory(gpu, 0.5)
+    assert (train.free_memory(gpu), train.free_memory(other)) == (40, 70)
+    train.cap_memory(gpu, 0.05)
+    assert train.free_memory(gpu) == 0
+    train.cap_memory(gpu, 1.0)
+    assert train.free_memory(gpu) == 70
+    train.cap_memory(torch.device("cpu"), 0.5)
+    assert asked == [(0.5, 1), (0.05, 1), (1.0, 1)]

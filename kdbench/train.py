@@ -289,22 +289,17 @@ def autocast_for(precision: str, device: torch.device) -> AbstractContextManager
     return torch.autocast(device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
 
 
-_shares: dict[int, float] = {}  # GPU -> the part of its memory that we may take: torch 2.6 does not tell
-
-
 def cap_memory(device: torch.device, share: float) -> None:
     """Let this process take this part of a GPU's memory and no more, whatever it was allowed before."""
     if device.type == "cuda":
-        index = _gpu_index(device)
-        torch.cuda.set_per_process_memory_fraction(share, index)
-        _shares[index] = share
+        torch.cuda.set_per_process_memory_fraction(float(share), device.index)
 
 
 def free_memory(device: torch.device) -> int:
     """Bytes that this process can still take on the device; what torch has set aside counts as taken."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        allowed = int(_shares.get(_gpu_index(device), 1.0) * total)
+        allowed = int(torch.cuda.get_per_process_memory_fraction(device.index) * total)
         return max(0, min(free, allowed - torch.cuda.memory_reserved(device)))
     return _available_ram()
 
@@ -313,10 +308,6 @@ def place_networks(method: Method, device: torch.device) -> None:
     """Move to the device, convolutions in channels-last order, which is faster on every device we know."""
     method.to(device)
     method.to(memory_format=torch.channels_last)
-
-
-def _gpu_index(device: torch.device) -> int:
-    return torch.cuda.current_device() if device.index is None else device.index
 
 
 def _available_ram() -> int:

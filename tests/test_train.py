@@ -147,19 +147,16 @@ def test_auto_precision_is_bf16_only_where_the_hardware_has_it():
 
 def test_what_is_free_on_a_gpu_is_what_its_share_leaves(monkeypatch):
     """The driver tells what is free for everybody; a cell may have a share only, and the next one another."""
-    asked = []
-    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *words: asked.append(words))
+    shares = {None: 1.0}
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda share, index: shares.update({index: share})
+    )
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", shares.__getitem__)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (70, 100))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 10)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
-    monkeypatch.setattr(train, "_shares", {})
-    gpu, other = torch.device("cuda"), torch.device("cuda:0")
-    assert train.free_memory(gpu) == 70
-    train.cap_memory(gpu, 0.5)
-    assert (train.free_memory(gpu), train.free_memory(other)) == (40, 70)
-    train.cap_memory(gpu, 0.05)
-    assert train.free_memory(gpu) == 0
-    train.cap_memory(gpu, 1.0)
-    assert train.free_memory(gpu) == 70
+    gpu = torch.device("cuda")
+    for share, free in ((1.0, 70), (0.5, 40), (0.05, 0), (1.0, 70)):
+        train.cap_memory(gpu, share)
+        assert train.free_memory(gpu) == free
     train.cap_memory(torch.device("cpu"), 0.5)
-    assert asked == [(0.5, 1), (0.05, 1), (1.0, 1)]
+    assert shares == {None: 1.0}

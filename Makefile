@@ -4,7 +4,7 @@ BIN := .venv/bin
 # The longest first: nothing is known of what they take before the first run.
 METHODS := dskd,stfpm,dcam,snl
 
-.PHONY: run test test-all bench bench-peers results format clean
+.PHONY: run test test-all bench bench-profile bench-peers results format clean
 
 run: .venv/.installed
 	$(BIN)/kdbench run --methods $(METHODS) --setting multiclass
@@ -23,6 +23,11 @@ test-all: test .venv/.extras
 # How long the parts of a cell take here.
 bench: .venv/.bench
 	$(BIN)/python -m pytest -q tests/benchmarks/bench_speed.py --benchmark-columns=median,iqr,rounds --benchmark-sort=name
+
+# Where the time of a grid goes; writes docs/profile.md. DATA has the folder mvtec_ad.
+bench-profile: .venv/.installed
+	KDBENCH_DATA="$(DATA)" $(BIN)/python tests/benchmarks/share.py --out docs/profile.md --methods stfpm,dcam,snl,dskd,rd4ad \
+	    --dataset mvtec_ad --setting oneclass --epochs 1 --set all.image_size=128 --backbone resnet18.tv_in1k --weights "$(WEIGHTS)"
 
 # The same work by anomalib and adeval, in turn, in an environment of their own; writes docs/performance.md.
 # IMAGES is a category in MVTec layout, WEIGHTS those of torchvision's ResNet-18.

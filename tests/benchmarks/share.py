@@ -1,11 +1,13 @@
 """Where the time of a grid goes: the share that is inside forward, backward or optimizer, and in each phase.
 
-    python tests/benchmarks/share.py [words of `kdbench run`]
+    python tests/benchmarks/share.py [--out PAGE] [words of `kdbench run`]
 
 Without words: five methods, three synthetic categories, oneclass. The cells run one after another in this
 process, since what is measured is what a cell does and not how cells are scheduled.
 """
 
+import argparse
+import json
 import sys
 import tempfile
 import time
@@ -18,6 +20,7 @@ sys.path[:0] = [str(Path(__file__).parents[2])]
 
 import pandas as pd
 import torch
+from peers import machine
 
 from kdbench import cli, train
 from kdbench.backbone import FeaturePyramid
@@ -80,17 +83,57 @@ def wrap_optimizers(clock: Clock) -> None:
     train.Training.__init__ = init  # type: ignore[method-assign]
 
 
+PAGE = """\
+# Where the time of a grid goes
+
+Written by `make bench-profile`; nothing here is edited by hand.
+{num_cells} cells one after another took {seconds:.0f} s
+from the request to the report, on {machine}, in {precision}.
+Methods: {methods}; {settings}; {categories}; {size} pixels;
+epochs: {epochs}.
+
+| inside | share of the time, % |
+|---|---|
+{lines}
+| **all of these** | **{inside:.1f}** |
+| all else: planning, files, decoding, metrics, report | {outside:.1f} |
+"""
+
+
+def page(rows: pd.DataFrame, spent: Counter[str], seconds: float) -> str:
+    """The table in Markdown; nothing of paths."""
+    config = json.loads(rows["config"].iloc[0])
+    shares = {what: 100 * part / seconds for what, part in spent.most_common()}
+    return PAGE.format(
+        num_cells=rows["cell_id"].nunique(),
+        seconds=seconds,
+        machine=machine(),
+        precision=", ".join(sorted(rows["precision"].unique())),
+        methods=", ".join(sorted(rows["method"].unique())),
+        categories=", ".join(
+            sorted({f"{d}/{c}" for d, c in zip(rows["dataset"], rows["category"], strict=True)})
+        ),
+        settings=" and ".join(sorted(rows["setting"].unique())),
+        size=config["image_size"],
+        epochs=config["epochs"],
+        lines="\n".join(f"| {what} | {share:.1f} |" for what, share in shares.items()),
+        inside=sum(shares.values()),
+        outside=100 - sum(shares.values()),
+    )
+
+
 def main() -> None:
-    words = sys.argv[1:] or ["--methods", ",".join(method_names()), *WORDS]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", type=Path, help="the page to write")
+    asked, words = parser.parse_known_args()
+    words = words or ["--methods", ",".join(method_names()), *WORDS]
     with tempfile.TemporaryDirectory() as folder:
         spent, seconds = clocked_run([*words, "--results", f"{folder}/r", "--report", f"{folder}/report"])
-        rows = pd.read_parquet(f"{folder}/r/cells").drop_duplicates("cell_id")
-    print(f"\n{len(rows)} cells, {seconds:.0f} s; of these")
-    for what, part in spent.most_common():
-        print(f"  {100 * part / seconds:5.1f} % {what}")
-    print(f"  {100 * (seconds - spent.total()) / seconds:5.1f} % all else")
-    for name in ("prepare_s", "train_s", "evaluate_s"):
-        print(f"{100 * rows[name].sum() / seconds:5.1f} % in {name.removesuffix('_s')}")
+        rows = pd.read_parquet(f"{folder}/r/cells")
+    said = page(rows, spent, seconds)
+    print(f"\n{said}")
+    if asked.out:
+        asked.out.write_text(said, encoding="utf-8")
 
 
 if __name__ == "__main__":

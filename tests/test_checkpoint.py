@@ -62,7 +62,10 @@ def numbers(rows):
     ]
 
 
-@pytest.mark.parametrize("method", method_names())
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in method_names() if name != "stfpm"]
+
+
+@pytest.mark.parametrize("method", ["stfpm", *SLOW])
 def test_a_lost_training_goes_on_as_if_nothing_had_happened(tmp_path, method):
     root = tmp_path / "mvtec"
     write_category(root, "bottle", seed=1)

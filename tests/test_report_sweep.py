@@ -118,6 +118,7 @@ def drawn(count: int, matters: float) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@pytest.mark.slow
 def test_importance_finds_the_keys_that_matter():
     found = importance(drawn(60, 1.0))
     assert isinstance(found, Importance)
@@ -191,6 +192,7 @@ def test_what_peeking_would_have_bought_is_the_gap_between_the_two_choices():
     assert peeking(trials, audits[audits["trial_id"] == "s1-t001"]) is None
 
 
+@pytest.mark.slow
 def test_the_report_has_tables_and_figures(tmp_path):
     rows = [row(i, 0.5 + 0.03 * i, {"lr": 10.0**-i, "fusion": "sum"}) for i in range(3)] + [stopped(4, 0.4)]
     rows[3]["searched"] = rows[0]["searched"]

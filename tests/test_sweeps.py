@@ -362,7 +362,10 @@ def test_the_driver_completes_rows_of_trials_that_were_stopped_or_killed(planned
     assert (row["status"], row["error"], row["objective_value"]) == ("failed", "The actor died", None)
 
 
-@pytest.mark.parametrize("method", ["stfpm", "dcam", "snl", "dskd", "rd4ad"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("dcam", "snl", "rd4ad")]
+
+
+@pytest.mark.parametrize("method", ["stfpm", "dskd", *SLOW])
 def test_the_first_epochs_of_a_long_training_are_a_short_one(method):
     """What stopping early relies on; a drop of the rate at a share of the epochs breaks it."""
 

@@ -12,6 +12,7 @@ import torch
 from kdbench import train
 from kdbench.backbone import teacher
 from kdbench.cell import Cell
+from kdbench.latency import synchronise
 from kdbench.registry import get_method
 from kdbench.request import Found, Job, Request
 from kdbench.resources import Cluster, Need
@@ -56,8 +57,7 @@ class Costs:
             config = json.loads(first["config"])
             for kind in _kinds(first["method"], config, first["device"], first["num_threads"]):
                 found.setdefault(kind, []).append(cost)
-            same = (first["method"], _without_epochs(config))
-            self.shares.setdefault(same, []).extend(_gpu_shares(first))
+            self.shares.setdefault(_same(first["method"], config), []).extend(_gpu_shares(first))
         self.known = {kind: _median(costs) for kind, costs in found.items()}
 
     def of(self, job: Job) -> Cost | None:
@@ -76,8 +76,8 @@ class Costs:
 
         A cell cannot take more than its share, so that it must not be guessed from smaller ones.
         """
-        same = (cell.method, _without_epochs(json.loads(cell.config)))
-        return max((share for count, share in self.shares.get(same, ()) if count >= num_train), default=1.0)
+        known = self.shares.get(_same(cell.method, json.loads(cell.config)), ())
+        return max((share for count, share in known if count >= num_train), default=1.0)
 
 
 def known_costs(results: Storage) -> Costs:
@@ -201,7 +201,7 @@ def _median(costs: Sequence[Cost]) -> Cost:
 
 def _kinds(method: str, config: Mapping[str, Any], device: str, threads: int | None) -> list[Hashable]:
     """What makes cells alike, from alike in everything to alike in the method and the device only."""
-    exact = (method, _without_epochs(config))
+    exact = _same(method, config)
     network = (method, config["backbone"], config["image_size"])
     return [
         (*exact, device, threads),
@@ -211,6 +211,11 @@ def _kinds(method: str, config: Mapping[str, Any], device: str, threads: int | N
         (method, config["backbone"], device),
         (method, device),
     ]
+
+
+def _same(method: str, config: Mapping[str, Any]) -> tuple[str, str]:
+    """What cells share that differ in epochs, data and seed only."""
+    return method, _without_epochs(config)
 
 
 def _without_epochs(config: Mapping[str, Any]) -> str:
@@ -276,6 +281,5 @@ def _measured(job: Job, config: dict[str, Any]) -> float:
 
 def _now(device: torch.device) -> float:
     """Seconds, once the device has done all that it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronise(device)
     return time.perf_counter()

@@ -129,15 +129,16 @@ def _repeat(call: Callable[[], Any], device: torch.device, count: int | None = N
             break
         if count is None and len(times) >= MIN_REPEATS and time.perf_counter() - started > BUDGET_S:
             break
-        _synchronise(device)
+        synchronise(device)
         before = time.perf_counter()
         call()
-        _synchronise(device)
+        synchronise(device)
         times.append(1000 * (time.perf_counter() - before))
     return times
 
 
-def _synchronise(device: torch.device) -> None:
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done all that it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

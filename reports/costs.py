@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from kdbench.reports.entries import Entry
-from kdbench.reports.rows import Group
+from kdbench.reports.rows import Group, is_busy
 from kdbench.reports.tables import HOLE, Table, Value, hole, number, text
 
 MIB = 2**20
@@ -71,7 +71,7 @@ def training(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
 
 def _timed(rows: pd.DataFrame, precision: str, batch: int) -> list[tuple[Value, ...]]:
     """The lines of one precision and batch size: ranked ones by their median, then those timed while busy."""
-    lines, quiet = [], rows[~rows["busy"].fillna(True).astype(bool)]
+    lines, quiet = [], rows[~is_busy(rows)]
     alone = {str(name): own for name, own in quiet.groupby("entry")}
     medians = {name: float(own["p50_ms"].mean()) for name, own in alone.items()}
     for name, own in rows.groupby("entry"):

@@ -15,10 +15,8 @@ from kdbench.reports.rows import holes
 from kdbench.reports.tables import Value, hole, percent
 
 COLUMNS = (*METRICS, "mad")
-KNOWN = (
-    *COLUMNS,
-    *LEGACY_METRICS,
-)  # the last only beside published numbers: they are of their codes' presets
+# The legacy ones stand beside published numbers only: they are of their codes' presets.
+KNOWN = (*COLUMNS, *LEGACY_METRICS)
 TITLES = dict(
     zip(
         COLUMNS,

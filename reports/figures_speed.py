@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from kdbench.reports.entries import TITLES, Entry, ranked_by
 from kdbench.reports.figures import Mark, Sketch, add_legend, filled, log_axis, new_figure, slug
-from kdbench.reports.rows import Group
+from kdbench.reports.rows import Group, is_busy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ def timings(found: Sequence[Entry], latencies: pd.DataFrame) -> list[Timing]:
     for entry in found:
         own = latencies[latencies["cell_id"].isin(entry.cell_ids)]
         for (place, precision, batch_size), timed in own.groupby(["place", "precision", "batch_size"]):
-            alone = timed[~_busy(timed)]
+            alone = timed[~is_busy(timed)]
             middle = (timed if alone.empty else alone)[times].median()
             taken.append(
                 Timing(
@@ -58,11 +58,6 @@ def timings(found: Sequence[Entry], latencies: pd.DataFrame) -> list[Timing]:
                 )
             )
     return taken
-
-
-def _busy(timed: pd.DataFrame) -> pd.Series:
-    """Whether something else ran meanwhile; what is not known to have run alone did not."""
-    return timed["busy"].fillna(True).astype(bool)
 
 
 def points(found: Sequence[Entry], timed: Sequence[Timing], metric: str) -> list[Point]:
@@ -186,7 +181,7 @@ def _latency_distributions(timed: pd.DataFrame, look: dict[str, Mark]) -> Figure
                 showfliers=False,
                 medianprops={"color": "#000000", "linewidth": 1.6},
             )["boxes"]
-            box.set(facecolor=look[name].colour, alpha=0.75, hatch="////" if _busy(own).any() else None)
+            box.set(facecolor=look[name].colour, alpha=0.75, hatch="////" if is_busy(own).any() else None)
         times = np.concatenate([np.asarray(t, float) for t in of_size["times_ms"]])
         log_axis(axes, list(np.quantile(times, [0.01, 0.99])))
         axes.set(title=f"batch of {size}", xlabel="ms per batch")

@@ -98,6 +98,11 @@ def with_place(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(place=pd.Series(places, rows.index, dtype=object))
 
 
+def is_busy(timings: pd.DataFrame) -> pd.Series:
+    """Whether something else ran meanwhile; what is not known to have run alone did not."""
+    return timings["busy"].fillna(True).astype(bool)
+
+
 def with_images(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows with all `dataset_categories` of their section, and `other_images`.
 

@@ -105,5 +105,6 @@ def kdbench(
 
 
 # The smallest run there is: three convolutions, 32 pixels, two epochs.
-TINY = ("--backbone", "tiny", "--epochs", "2", "--set", "all.image_size=32", "--set", "all.batch_size=4")
-TINY += ("--executor", "local", "--no-latency")
+STFPM = ("--methods", "stfpm", "--dataset", "mvtec_ad")
+SMALL = ("--backbone", "tiny", "--epochs", "2", "--set", "all.image_size=32", "--set", "all.batch_size=4")
+TINY = (*SMALL, "--executor", "local", "--no-latency")

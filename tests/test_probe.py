@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import TINY
+from conftest import STFPM, TINY
 
 from kdbench.probe import AREA, _at_size, compose
 
@@ -39,18 +39,7 @@ def test_masks_are_resized_to_the_nearest_pixel():
 
 @pytest.fixture
 def trained(kdbench, mvtec, tmp_path):
-    words = [
-        "run",
-        "--methods",
-        "stfpm",
-        "--dataset",
-        "mvtec_ad",
-        "--root",
-        mvtec,
-        "--setting",
-        "multiclass",
-        *TINY,
-    ]
+    words = ["run", *STFPM, "--root", mvtec, "--setting", "multiclass", *TINY]
     words += ["--results", tmp_path / "r", "--report", tmp_path / "out"]
     code, printed = kdbench(*words)
     assert code == 0, printed

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import TINY, write_category, write_image
+from conftest import STFPM, TINY, write_category, write_image
 
 from kdbench.legacy import LEGACY_METRICS
 from kdbench.metrics import METRICS, image_metrics
@@ -192,20 +192,8 @@ def test_a_run_that_is_killed_resumes_and_gives_what_an_undisturbed_one_gives(mv
 
 @pytest.mark.slow
 def test_ray_gives_the_rows_that_the_local_executor_gives(mvtec, tmp_path, kdbench):
-    words = [
-        "run",
-        "--methods",
-        "stfpm",
-        "--dataset",
-        "mvtec_ad",
-        "--root",
-        mvtec,
-        *TINY,
-        "--cpus-per-cell",
-        "1",  # with as many threads sums are taken in the same order
-        "--report",
-        tmp_path / "o",
-    ]
+    # With as many threads sums are taken in the same order.
+    words = ["run", *STFPM, "--root", mvtec, *TINY, "--cpus-per-cell", "1", "--report", tmp_path / "o"]
     assert kdbench(*words, "--results", tmp_path / "local")[0] == 0
     code, printed = kdbench(*words, "--results", tmp_path / "ray", "--executor", "ray")
     assert code == 0, printed

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import ray_work
 import torch
-from conftest import TINY
+from conftest import SMALL, STFPM, TINY
 
 from kdbench import schedule
 from kdbench.errors import RequestError
@@ -328,17 +328,7 @@ def test_an_end_that_is_to_be_replaced_does_not_count_as_done(tmp_path):
 
 
 def test_status_says_it_in_words(mvtec, tmp_path, kdbench):
-    words = [
-        "--methods",
-        "stfpm",
-        "--dataset",
-        "mvtec_ad",
-        "--root",
-        mvtec,
-        *TINY,
-        "--report",
-        tmp_path / "o",
-    ]
+    words = [*STFPM, "--root", mvtec, *TINY, "--report", tmp_path / "o"]
     assert kdbench("status", "--results", tmp_path / "r") == (
         2,
         f"error: no run has begun in {tmp_path / 'r'}: `kdbench run --results {tmp_path / 'r'}` begins one\n",
@@ -363,18 +353,7 @@ def test_an_address_in_a_file_wins_over_the_environment(mvtec, tmp_path, kdbench
     monkeypatch.setenv("RAY_ADDRESS", "of-the-environment")
     file = tmp_path / "grid.toml"
     file.write_text('address = "of-the-file"')
-    words = [
-        "run",
-        "--methods",
-        "stfpm",
-        "--dataset",
-        "mvtec_ad",
-        "--root",
-        mvtec,
-        *TINY[:-3],
-        "--config",
-        file,
-    ]
+    words = ["run", *STFPM, "--root", mvtec, *SMALL, "--config", file]
     assert kdbench(*words)[1].startswith("error: no Ray cluster at of-the-file: ")
     assert kdbench(*words, "--address", "of-the-line")[1].startswith("error: no Ray cluster at of-the-line: ")
     file.write_text("")

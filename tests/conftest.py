@@ -2,7 +2,8 @@
 
 import gc
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,22 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 
 def pytest_collection_finish() -> None:
-    """A cell collects garbage when it ends; the million objects of imported modules are none."""
-    import hypothesis  # noqa: F401, it asks the collector who refers to its parts, which would not know any more
+    import hypothesis  # noqa: F401, it asks the collector who refers to its parts, which a frozen one forgets
 
     gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # some modules want to go in order
+
+
+@pytest.fixture(autouse=True)
+def _modules_are_no_garbage() -> Iterator[None]:
+    """A cell collects garbage when it ends: not among the million objects of modules that a test imported."""
+    before = len(sys.modules)
+    yield
+    if len(sys.modules) > before:
+        gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -127,6 +127,7 @@ def test_a_jpeg_that_is_named_png_is_readable(tmp_path: Path) -> None:
     assert decode(saved(tmp_path / "a.png", flat("L", 9), format="JPEG"), 2).shape == (2, 2, 3)
 
 
+@pytest.mark.slow
 def test_a_huge_image_that_is_within_reason_is_decoded_without_a_warning(tmp_path: Path) -> None:
     pixels = decode(saved(tmp_path / "a.png", Image.new("1", (10_000, 9_000), 1)), 4)  # line scan cameras
     assert pixels.min() == 255

@@ -98,7 +98,11 @@ def test_each_picture_is_another_one():
             assert np.abs(one.astype(int) - other).mean() > 4
 
 
-@pytest.mark.parametrize("category", CATEGORIES)
+ONE_OF_EACH = (TEXTURES[0], OBJECTS[0])
+REST = [pytest.param(name, marks=pytest.mark.slow) for name in CATEGORIES if name not in ONE_OF_EACH]
+
+
+@pytest.mark.parametrize("category", [*ONE_OF_EACH, *REST])
 def test_masks_cover_what_changed(category):
     for number, defect in enumerate(DEFECTS[category]):
         image, clean, mask = shoot(Shot(category, "test", defect, number % 4), 0)

@@ -15,7 +15,7 @@ from kdbench.known_backbones import EMBEDDED
 Fidelity = Literal["official recipe", "author's code, partly", "after the abstract"]
 
 # The demo profile runs anywhere in a minute: embedded teacher, small images, few epochs.
-DEMO: dict[str, Any] = {"backbone": EMBEDDED, "image_size": 128, "batch_size": 8, "epochs": 9}
+DEMO: dict[str, Any] = {"backbone": EMBEDDED, "image_size": 128, "batch_size": 8, "epochs": 6}
 
 
 class Method(nn.Module):

@@ -5,7 +5,6 @@ import io
 from html.parser import HTMLParser
 from pathlib import Path
 
-import pytest
 from fabricated import all_metrics, row, scores
 
 from kdbench.reports.leaderboard import assemble, rendered, write_leaderboard

@@ -27,7 +27,7 @@ from kdbench.run import Place
 
 BATCH_SIZES = (1, 32)  # the latency of one image; throughput
 NUM_WARMUP = 5
-BUDGET_S = 5.0  # of one batch size and precision; at least MIN_REPEATS, at most MAX_REPEATS
+BUDGET_S = 3.0  # of one batch size and precision; at least MIN_REPEATS, at most MAX_REPEATS
 MIN_REPEATS, MAX_REPEATS = 10, 200
 # Other processes on a machine that nobody uses take a few per cent of one core.
 BUSY_CORES = 0.1

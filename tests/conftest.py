@@ -1,5 +1,6 @@
 """Small trees of images with the real layouts, and the folders that tests may use."""
 
+import atexit
 import gc
 import shutil
 import sys
@@ -17,10 +18,7 @@ def pytest_collection_finish() -> None:
     import hypothesis  # noqa: F401, it asks the collector who refers to its parts, which a frozen one forgets
 
     gc.freeze()
-
-
-def pytest_unconfigure() -> None:
-    gc.unfreeze()  # some modules want to go in order
+    atexit.register(gc.unfreeze)  # some modules want to go in order
 
 
 @pytest.fixture(autouse=True)

@@ -200,6 +200,7 @@ def test_per_image_scores_are_kept(run: Call) -> None:
     assert row["image_auroc"] == pytest.approx(wins / 16)
 
 
+@pytest.mark.slow
 def test_pictures_are_kept_unless_they_are_discarded(run: Call) -> None:
     assert run("--categories", "bottle", "--discard-pictures")[0] == 0
     assert not Path("results/pictures").exists()

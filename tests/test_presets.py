@@ -168,7 +168,10 @@ def test_defects_with_an_empty_mask_count_for_image_metrics_only(tmp_path):
     assert values == again
 
 
-@pytest.mark.parametrize("preset", sorted(PRESETS))
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in sorted(PRESETS) if name != "stfpm_legacy"]
+
+
+@pytest.mark.parametrize("preset", ["stfpm_legacy", *SLOW])
 def test_every_preset_runs_and_says_what_it_was(kdbench, mvtec, tmp_path, preset):
     method = "rd4ad" if preset == "rd4ad_legacy" else "stfpm"
     words = ["--methods", method, "--dataset", "mvtec_ad", "--root", mvtec, "--categories", "bottle", *TINY]

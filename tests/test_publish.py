@@ -179,6 +179,7 @@ def test_a_push_in_this_process_uploads_the_same(
     check_pushed(online, results, tmp_path / "out")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hub", [403], indirect=True)
 def test_a_hub_that_refuses_is_an_error_after_the_report(
     online: Hub, results: Path, kdbench: Call, tmp_path: Path

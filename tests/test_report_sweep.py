@@ -129,6 +129,7 @@ def test_importance_finds_the_keys_that_matter():
     assert "| a | " in importance_text(drawn(60, 1.0))
 
 
+@pytest.mark.slow
 def test_importance_of_noise_is_said_to_be_nothing():
     text = importance_text(drawn(30, 0.0))
     assert "That is nothing: the trials do not show which key matters" in text

@@ -297,6 +297,7 @@ def test_a_trial_that_ended_is_only_reported_again(planned, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "r").rglob("*")} == files
 
 
+@pytest.mark.slow
 def test_a_trial_that_was_killed_goes_on_where_it_was(planned, tmp_path):
     undisturbed, reports = trial(planned(epochs=6, results=tmp_path / "u"))
     made = planned(epochs=6)
@@ -362,10 +363,10 @@ def test_the_driver_completes_rows_of_trials_that_were_stopped_or_killed(planned
     assert (row["status"], row["error"], row["objective_value"]) == ("failed", "The actor died", None)
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("dcam", "snl", "rd4ad")]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("dcam", "snl", "dskd", "rd4ad")]
 
 
-@pytest.mark.parametrize("method", ["stfpm", "dskd", *SLOW])
+@pytest.mark.parametrize("method", ["stfpm", *SLOW])
 def test_the_first_epochs_of_a_long_training_are_a_short_one(method):
     """What stopping early relies on; a drop of the rate at a share of the epochs breaks it."""
 
@@ -404,6 +405,7 @@ def test_the_best_configuration_is_a_file_that_run_takes(planned, mvtec, tmp_pat
     ]
 
 
+@pytest.mark.slow
 def test_an_audit_gives_the_test_metrics_of_the_trials_detectors(planned):
     made = planned(seeds=(0, 1))
     row, _ = trial(made)

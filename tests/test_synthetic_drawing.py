@@ -75,6 +75,7 @@ def test_the_whole_set_is_drawn(tmp_path, monkeypatch):
     assert len(set(drawn)) == len(drawn) == 8 * (40 + 12 + 32)
 
 
+@pytest.mark.slow
 def test_pixels_do_not_depend_on_workers_or_order(tmp_path):
     todo = [Shot(category, "test", DEFECTS[category][1], 1) for category in ("wood", "circuit")]
     todo += [Shot("mesh", "train", "good", index) for index in (0, 7)]

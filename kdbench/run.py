@@ -167,8 +167,7 @@ def _attempt(cell: Cell, place: Place, notify: Notify) -> tuple[str, str, Ended]
     status, error, begun = "ok", "", datetime.now(UTC).isoformat(timespec="seconds")
     try:
         train.cap_memory(torch.device(place.device), place.gpu_share)  # also lifts that of the cell before
-        with threads(place.num_threads):
-            ended = run_cell(cell, place, notify)
+        ended = run_cell(cell, place, notify)
     except Exception as raised:
         status, error = status_of(raised), _text(f"{type(raised).__name__}: {raised}").splitlines()[0][:500]
         machine = provenance.machine_provenance(torch.device(place.device))
@@ -202,6 +201,11 @@ def _write(results: Results, cell: Cell, place: Place, run_id: str, status: str,
 
 def run_cell(cell: Cell, place: Place, notify: Notify) -> Ended:
     """Train and evaluate one cell; returns its rows and per-image scores, raises whatever goes wrong."""
+    with threads(place.num_threads):
+        return _train_and_evaluate(cell, place, notify)
+
+
+def _train_and_evaluate(cell: Cell, place: Place, notify: Notify) -> Ended:
     tell = _Teller(Progress(cell_id=cell.id, label=cell.label, phase="prepare"), notify)
     clock = time.perf_counter()
     ready = prepare(cell, place)

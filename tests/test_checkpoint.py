@@ -13,7 +13,7 @@ from kdbench.checkpoint import Checkpoints, remove_checkpoint
 from kdbench.live import View
 from kdbench.registry import method_names
 from kdbench.request import Request, plan
-from kdbench.run import execute_cell, run_cell, threads
+from kdbench.run import execute_cell, run_cell
 from kdbench.storage import Storage
 
 CODE = {"torch_version": "1", "num_threads": 1}
@@ -70,11 +70,10 @@ def test_a_lost_training_goes_on_as_if_nothing_had_happened(tmp_path, method):
     root = tmp_path / "mvtec"
     write_category(root, "bottle", seed=1)
     planned, undisturbed = (job(root, tmp_path / name, methods=(method,)) for name in ("r", "u"))
-    with threads(planned.place.num_threads):  # a checkpoint of other threads would not be taken up
-        whole = run_cell(undisturbed.cell, undisturbed.place, lambda progress: None)
-        lose(planned, epoch=3)
-        assert Storage(tmp_path / "r").names("checkpoints") == [f"checkpoints/{planned.cell.id}.pt"]
-        again = run_cell(planned.cell, planned.place, lambda progress: None)
+    whole = run_cell(undisturbed.cell, undisturbed.place, lambda progress: None)
+    lose(planned, epoch=3)
+    assert Storage(tmp_path / "r").names("checkpoints") == [f"checkpoints/{planned.cell.id}.pt"]
+    again = run_cell(planned.cell, planned.place, lambda progress: None)
     assert again.rows[0]["resumed_at_epoch"] == 3
     assert whole.rows[0]["resumed_at_epoch"] is None
     assert numbers(again.rows) == numbers(whole.rows)

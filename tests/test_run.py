@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import STFPM, TINY, write_category, write_image
 
 from kdbench.legacy import LEGACY_METRICS
 from kdbench.metrics import METRICS, image_metrics
 from kdbench.request import Job, Request, plan
 from kdbench.results import ROW_SCHEMA, Results
-from kdbench.run import ResultsError, execute_cell, run_cell
+from kdbench.run import ResultsError, execute_cell, run_cell, threads
 from kdbench.storage import Storage
 
 ALL_SET = {"all.image_size": 32, "all.batch_size": 4}
@@ -73,6 +74,13 @@ def test_stored_scores_give_the_metrics_of_the_row(mvtec, tmp_path):
         assert {k: rows.loc[category, k] for k in again} == pytest.approx(again)
     assert sorted(scores["image"])[0] == "bottle/test/broken/000.png"
     assert set(scores.loc[scores["label"], "defect"]) == {"broken"}
+
+
+def test_a_cell_has_the_threads_it_was_given_whoever_calls_it(mvtec, tmp_path):
+    (job,) = jobs(mvtec, tmp_path / "r", categories=("bottle",), epochs=1, cpus_per_cell=1)
+    with threads(2):
+        assert {row["num_threads"] for row in run(job)} == {1}
+        assert torch.get_num_threads() == 2
 
 
 def test_the_same_cell_gives_the_same_numbers_and_another_seed_others(mvtec, tmp_path):

@@ -4,8 +4,9 @@ import atexit
 import gc
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,6 +114,11 @@ def kdbench(
         return int(left.value.code or 0), captured.out + captured.err
 
     return call
+
+
+def slow_but(names: Iterable[str], *quick: str) -> list[Any]:
+    """Parameters of a test: `quick` ones run with the default tests, the other names with the slow ones."""
+    return [*quick, *(pytest.param(name, marks=pytest.mark.slow) for name in names if name not in quick)]
 
 
 # The smallest run there is: three convolutions, 32 pixels, two epochs.

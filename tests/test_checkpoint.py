@@ -5,7 +5,7 @@ from io import StringIO
 
 import pytest
 import torch
-from conftest import write_category
+from conftest import slow_but, write_category
 from rich.console import Console
 
 from kdbench import train
@@ -62,10 +62,7 @@ def numbers(rows):
     ]
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in method_names() if name != "stfpm"]
-
-
-@pytest.mark.parametrize("method", ["stfpm", *SLOW])
+@pytest.mark.parametrize("method", slow_but(method_names(), "stfpm"))
 def test_a_lost_training_goes_on_as_if_nothing_had_happened(tmp_path, method):
     root = tmp_path / "mvtec"
     write_category(root, "bottle", seed=1)

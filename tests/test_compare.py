@@ -46,7 +46,7 @@ def test_the_same_rows_differ_in_nothing(folders: tuple[Path, Path], kdbench: Ca
 
 @pytest.mark.parametrize(
     ("after", "tolerance", "code"),
-    [(0.79, 0.01, 0), (0.7899, 0.01, 1), (0.95, 0.01, 0), (0.7999, 0.0, 1)],
+    [(0.79, 0.01, 0), (0.7899, 0.01, 1), (0.75, 0.05, 0), (0.95, 0.01, 0), (0.7999, 0.0, 1)],
 )
 def test_a_regression_is_what_is_beyond_the_tolerance(
     folders: tuple[Path, Path], kdbench: Call, after: float, tolerance: float, code: int

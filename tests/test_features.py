@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, slow_but
 
 from kdbench import features, train
 from kdbench.backbone import find_weights, teacher
@@ -90,7 +90,7 @@ def test_a_broken_off_store_is_not_there(monkeypatch, tmp_path):
     assert not [path for path in (tmp_path / "cache/features").iterdir() if path.is_dir()]
 
 
-@pytest.mark.parametrize("method", ["stfpm", pytest.param("rd4ad", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("method", slow_but(["rd4ad"], "stfpm"))
 def test_a_cell_gives_the_same_rows_wherever_its_features_are(kdbench, mvtec, tmp_path, monkeypatch, method):
     words = ["run", "--methods", method, "--dataset", "mvtec_ad", "--root", mvtec, *TINY]
     words += ["--setting", "multiclass", "--set", f"{method}.checkpoint=heldout"]

@@ -86,7 +86,7 @@ def test_precisions_are_points_and_figures_of_their_own(rows):
         drawn = sketch.draw.args[0]
         assert drawn["precision"].nunique() == 1
         assert set(drawn["setting"]) == {"oneclass"}
-    assert render(boxes[-1]).svg
+        assert render(sketch).svg
 
 
 def test_every_figure_of_a_whole_run_is_drawn_or_says_why_not(rows):

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import TINY, write_category, write_image
+from conftest import TINY, slow_but, write_category, write_image
 from PIL import Image
 from scipy import ndimage
 
@@ -168,10 +168,7 @@ def test_defects_with_an_empty_mask_count_for_image_metrics_only(tmp_path):
     assert values == again
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in sorted(PRESETS) if name != "stfpm_legacy"]
-
-
-@pytest.mark.parametrize("preset", ["stfpm_legacy", *SLOW])
+@pytest.mark.parametrize("preset", slow_but(sorted(PRESETS), "stfpm_legacy"))
 def test_every_preset_runs_and_says_what_it_was(kdbench, mvtec, tmp_path, preset):
     method = "rd4ad" if preset == "rd4ad_legacy" else "stfpm"
     words = ["--methods", method, "--dataset", "mvtec_ad", "--root", mvtec, "--categories", "bottle", *TINY]

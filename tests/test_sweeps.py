@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import write_category, write_image
+from conftest import slow_but, write_category, write_image
 from safetensors.torch import load
 
 from kdbench import train
@@ -363,10 +363,7 @@ def test_the_driver_completes_rows_of_trials_that_were_stopped_or_killed(planned
     assert (row["status"], row["error"], row["objective_value"]) == ("failed", "The actor died", None)
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("dcam", "snl", "dskd", "rd4ad")]
-
-
-@pytest.mark.parametrize("method", ["stfpm", *SLOW])
+@pytest.mark.parametrize("method", slow_but(["dcam", "snl", "dskd", "rd4ad"], "stfpm"))
 def test_the_first_epochs_of_a_long_training_are_a_short_one(method):
     """What stopping early relies on; a drop of the rate at a share of the epochs breaks it."""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import slow_but
 from PIL import Image
 
 from kdbench.datasets import _draw
@@ -99,11 +100,7 @@ def test_each_picture_is_another_one():
             assert np.abs(one.astype(int) - other).mean() > 4
 
 
-ONE_OF_EACH = (TEXTURES[0], OBJECTS[0])
-REST = [pytest.param(name, marks=pytest.mark.slow) for name in CATEGORIES if name not in ONE_OF_EACH]
-
-
-@pytest.mark.parametrize("category", [*ONE_OF_EACH, *REST])
+@pytest.mark.parametrize("category", slow_but(CATEGORIES, TEXTURES[0], OBJECTS[0]))
 def test_masks_cover_what_changed(category):
     for number, defect in enumerate(DEFECTS[category]):
         image, clean, mask = shoot(Shot(category, "test", defect, number % 4), 0)

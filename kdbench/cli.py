@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
@@ -135,6 +135,10 @@ def run(
     results: Annotated[
         str | None, typer.Option(help="Folder or URI (s3://...) of the rows; results if not given.")
     ] = None,
+    published: Annotated[
+        str | None,
+        typer.Option(help="Folder of `kdbench report --rows`: what ended well there is copied, not run."),
+    ] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds that a cell may take.")] = None,
     redo: Annotated[str | None, typer.Option(help="failed or all: run ended cells again.")] = None,
     keep_detectors: Annotated[
@@ -183,6 +187,7 @@ def run(
             "checkpoint_every": checkpoint_every,
             "latency": latency,
             "results": results,
+            "published": published,
             "timeout": timeout,
             "redo": redo,
             "keep_detectors": keep_detectors,
@@ -227,6 +232,8 @@ def _run(request: Any, dry_run: bool, report_: Path) -> None:
     with _reading(request.results):
         costs = known_costs(store.storage)
         ended = store.statuses(job.cell.id for job in planned.jobs)
+    known = _published(request.published, {job.cell.id for job in planned.jobs} - ended.keys())
+    ended |= dict.fromkeys(known, "ok")
     planned.jobs = with_needs(planned.jobs, request, cluster, costs, planned.data)
     again = {"all": tuple(ended), "failed": tuple(i for i, s in ended.items() if s != "ok")}.get(
         request.redo or "", ()
@@ -243,12 +250,16 @@ def _run(request: Any, dry_run: bool, report_: Path) -> None:
         return
     say(f"{len(planned.jobs)} cells: {len(planned.jobs) - len(todo)} ended before, {len(todo)} to run")
     run_id = time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + uuid4().hex[:6]
-    if todo:
+    if known or todo:
         try:
             store.check_writable()
+            if known:
+                store.take_over(request.published, known)
+                say(f"{len(known)} cells taken over from {request.published}")
         except OSError as error:
             said = error.strerror or error
             raise RequestError([f"cannot write results in {request.results}: {said}"]) from error
+    if todo:
         full = enough_disk(request.results)
         if full:
             raise RequestError([full])
@@ -267,6 +278,17 @@ def _run(request: Any, dry_run: bool, report_: Path) -> None:
         raise typer.Exit(SOME_FAILED)
     if untimed:
         raise typer.Exit(SOME_FAILED)
+
+
+def _published(folder: str | None, wanted: Set[str]) -> set[str]:
+    """Which of these cells ended well among published rows."""
+    from kdbench.results import read_rows
+
+    if folder is None:
+        return set()
+    with _reading(folder):
+        ends = read_rows(folder, ["cell_id", "status"]).to_pylist()
+    return {end["cell_id"] for end in ends if end["status"] == "ok"} & wanted
 
 
 @contextmanager

@@ -59,6 +59,9 @@ class Request(BaseModel):
     checkpoint_every: float = Field(10.0, ge=0)  # minutes; 0: never
     latency: bool = True
     results: Annotated[str, BeforeValidator(path_as_text)] = "results"  # or a URI that pyarrow knows
+    published: Annotated[str, BeforeValidator(path_as_text)] | None = (
+        None  # rows of cells that count as ended
+    )
     timeout: float | None = Field(None, gt=0)
     redo: Literal["failed", "all"] | None = None
     keep_detectors: bool = True
@@ -163,6 +166,10 @@ def plan(request: Request, cluster: Cluster | None = None) -> Plan:
         complaints.append(unknown("profile", request.profile, PROFILES))
     if request.root is not None and len(request.dataset) > 1:
         complaints.append("--root is the folder of one dataset; for several set KDBENCH_DATA to their parent")
+    if request.redo == "all" and request.published is not None:
+        complaints.append(
+            "--redo all runs every cell, and --published takes ended ones over: drop one of them"
+        )
     device, wrong_device = choose_device(request.device, cluster, request.executor)
     complaints += wrong_device
     complaints += _wrong_set_names(request.set, methods)

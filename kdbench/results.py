@@ -2,13 +2,16 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kdbench.curves import CURVES
@@ -21,6 +24,7 @@ SCHEMA_VERSION = 1
 # All folders; the files of the first carry the id of a cell.
 OF_CELLS = ("cells", "scores", "curves", "pictures", "detectors", "checkpoints", "probes", "latency")
 PARTS = (*OF_CELLS, "leases", "runs", "inputs", "trials", "audits")
+WHOLE = "{}/rows.parquet"  # all rows of one kind, as `kdbench report --rows` writes them
 ABANDONED_S = 86400.0  # nobody writes on one file for so long
 STATUSES = ("ok", "failed", "timeout", "oom")
 
@@ -368,6 +372,25 @@ class Results:
             return None
         return End(status=table["status"][0].as_py(), run_id=table["run_id"][0].as_py())
 
+    def take_over(self, published: str | Path, cell_ids: Set[str]) -> None:
+        """Copy rows, scores, timings and probes of these cells from what `kdbench report --rows` wrote."""
+
+        def chosen(table: pa.Table, *keys: str) -> Iterator[list[dict[str, Any]]]:
+            """The rows of these cells that share one file."""
+            rows = table.filter(pc.is_in(table["cell_id"], pa.array(sorted(cell_ids), _TEXT))).to_pylist()
+            key = itemgetter("cell_id", *keys)
+            for _, group in groupby(sorted(rows, key=key), key):
+                yield list(group)
+
+        for scores in chosen(read_scores(published)):
+            self.write_scores(scores[0]["cell_id"], scores)
+        for timings in chosen(read_latencies(published), "device_name"):
+            self.write_latency(timings)
+        for probed in chosen(read_probes(published)):
+            self.write_probe(probed)
+        for rows in chosen(read_rows(published)):  # last: from now on the cell is finished
+            self.write_rows(rows)
+
     def discard(self, cell_id: str) -> None:
         """Remove all that an earlier end of a cell left, its rows first: without them it has not ended."""
         kept = (f"scores/{cell_id}.parquet", curve_name(cell_id), picture_name(cell_id))
@@ -384,7 +407,15 @@ class Results:
                     self.storage.remove(name)
 
     def check_writable(self) -> None:
-        """Raise OSError if rows cannot be written here, before anything is trained."""
+        """Raise OSError if rows cannot be written here, before anything is trained.
+
+        DataError if the folder is one of `kdbench report --rows`: its cells would be run and counted again.
+        """
+        if self.storage.exists(WHOLE.format("cells")):
+            raise DataError(
+                f"{self.storage} has rows of `kdbench report --rows`: name another folder for the results, "
+                f"and this one with --published, so that its cells count as ended"
+            )
         for part in ("cells", "scores"):
             name = f"{part}/.probe.{os.urandom(4).hex()}.tmp"  # another run may check at the same time
             self.storage.write(name, b"kdbench" * 1024)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from kdbench.errors import RequestError
 from kdbench.reports.entries import Entry, entries
 from kdbench.reports.rows import Group, load_rows, sections
-from kdbench.results import read_latencies, read_probes, read_rows, read_scores
+from kdbench.results import WHOLE, read_latencies, read_probes, read_rows, read_scores
 from kdbench.storage import Storage
 
 EXTRAS = {"huggingface_hub": "hub", "mlflow": "mlflow", "wandb": "wandb"}
@@ -66,7 +66,7 @@ def write_rows(results: str | Path, folder: Path) -> None:
     other rows, which would then be counted too.
     """
     target = Storage(folder)
-    whole = {f"{kind}/rows.parquet": read(results) for kind, read in PARTS.items()}
+    whole = {WHOLE.format(kind): read(results) for kind, read in PARTS.items()}
     others = [name for kind in PARTS for name in target.names(kind) if name not in whole]
     if others:
         raise RequestError([f"{folder} has other rows already, {others[0]} for one: name another folder"])

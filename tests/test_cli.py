@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import typer
 from conftest import TINY, write_image
@@ -231,6 +232,49 @@ def test_the_same_command_goes_on_with_what_is_missing(run: Call) -> None:
     assert "2 cells: 1 ended before, 1 to run" in text
     assert sorted(row["category"] for row in rows()) == ["bottle", "screw"]
     assert {name: times()[name] for name in before} == before
+
+
+def test_what_ended_well_among_published_rows_is_taken_over(run: Call, kdbench: Call) -> None:
+    run("--categories", "bottle")
+    assert kdbench("report", "--rows", "shared")[0] == 0
+    words = ("--results", "others", "--published", "shared")
+
+    _, text = run(*words, "--dry-run")
+    assert "1 of 2 cells to run" in text
+    assert not Path("others").exists()
+
+    code, text = run(*words)
+    assert code == 0
+    assert "1 cells taken over from shared" in text
+    assert "2 cells: 1 ended before, 1 to run" in text
+    taken = [row for row in rows("others") if row["category"] == "bottle"]
+    assert taken == rows()
+    (file,) = Path("results/scores").iterdir()
+    assert pq.read_table(Path("others/scores", file.name)).equals(pq.read_table(file))
+    assert "taken over" not in run(*words)[1]
+
+
+def test_failed_cells_of_published_rows_are_run(run: Call, kdbench: Call) -> None:
+    run("--categories", "bottle", "--set", "stfpm.lr=1e30")
+    assert kdbench("report", "--rows", "shared")[0] == 0
+    words = ("--categories", "bottle", "--set", "stfpm.lr=1e30", "--results", "others")
+    _, text = run(*words, "--published", "shared")
+    assert "1 cells: 0 ended before, 1 to run" in text
+
+
+def test_published_rows_are_no_results_folder(run: Call, kdbench: Call) -> None:
+    run("--categories", "bottle")
+    kdbench("report", "--rows", "shared")
+    code, text = run("--categories", "bottle", "--results", "shared")
+    assert code == 2
+    assert "shared has rows of `kdbench report --rows`" in text
+    assert [path.name for path in Path("shared/cells").iterdir()] == ["rows.parquet"]
+    code, text = run("--published", "shared", "--redo", "all")
+    assert code == 2
+    assert "drop one of them" in text
+    code, text = run("--published", "nowhere")
+    assert code == 2
+    assert "cannot read results in nowhere" in text
 
 
 def test_a_multiclass_cell_has_a_row_per_category(run: Call) -> None:
@@ -723,6 +767,7 @@ def test_the_options_of_run_are_frozen() -> None:
         "--precision",
         "--preset",
         "--profile",
+        "--published",
         "--redo",
         "--report",
         "--results",

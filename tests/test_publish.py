@@ -105,6 +105,24 @@ def test_rows_in_a_folder_of_their_own_give_the_same_report(results: Path, tmp_p
     assert read_rows(tmp_path / "rows").num_rows == 3
 
 
+def test_of_published_rows_only_those_of_the_cells_asked_for_are_taken_over(
+    results: Path, tmp_path: Path
+) -> None:
+    timed = {"cell_id": "c0", "run_id": "r", "device": "cuda"}
+    for name in ("A100", "T4"):
+        Results(results).write_latency([timed | {"device_name": name, "batch_size": b} for b in (1, 32)])
+    for name in ("c0", "c1"):
+        Results(results).write_probe([{"cell_id": name, "category": category} for category in "ab"])
+    write_rows(results, tmp_path / "rows")
+
+    Results(tmp_path / "one").take_over(tmp_path / "rows", {"c0"})
+    files = [path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.parquet")]
+    assert {len(path.stem.partition("-")[2]) for path in files if path.parent.name == "latency"} == {8}
+    assert len(files) == 5  # rows, scores, a probe, two devices
+    for file in files:
+        assert pq.read_table(tmp_path / "one" / file).equals(pq.read_table(results / file)), file
+
+
 def test_rows_are_not_written_beside_others(results: Path) -> None:
     with pytest.raises(RequestError, match=r"results has other rows already, cells/c0\.parquet"):
         write_rows(results, results)

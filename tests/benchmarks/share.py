@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,15 @@ sys.path[:0] = [str(Path(__file__).parents[2])]
 import pandas as pd
 import torch
 from peers import machine
+from torch.utils.flop_counter import FlopCounterMode
 
 from kdbench import cli, train
-from kdbench.backbone import FeaturePyramid
+from kdbench.backbone import FeaturePyramid, pyramid
+from kdbench.method import Method
 from kdbench.registry import get_method, method_names
+from kdbench.run import threads
 
+STEP = ("forward", "backward", "optimizer")
 WORDS = ["--categories", "wood,capsule,mesh", "--setting", "oneclass"]
 
 
@@ -83,6 +88,41 @@ def wrap_optimizers(clock: Clock) -> None:
     train.Training.__init__ = init  # type: ignore[method-assign]
 
 
+def training_flops(rows: pd.DataFrame) -> float:
+    """What all training steps of these cells computed; a multiply-add is 2."""
+    total = 0.0
+    for row in rows.drop_duplicates("cell_id").itertuples():
+        steps = len(row.epoch_loss) * row.num_train
+        total += steps * flops_per_image(get_method(str(row.method)), str(row.config))
+    return total
+
+
+@cache
+def flops_per_image(kind: type[Method], config: str) -> float:
+    """Forward and backward of the loss; the teacher's features are constants."""
+    chosen = kind.Config.model_validate_json(config)
+    network = pyramid(chosen.backbone, chosen.levels).eval()  # weights do not matter to the count
+    method = kind(chosen, network).train()
+    images = torch.zeros(4, 3, chosen.image_size, chosen.image_size)
+    with torch.no_grad():
+        taught = method.teacher(images)
+    with FlopCounterMode(display=False) as counter:
+        method.loss(images, taught).backward()
+    return counter.get_total_flops() / len(images)
+
+
+def product_rate(precision: str) -> float:
+    """FLOP/s of a product of large matrices with the threads that torch has now: best of ten."""
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    a, b = torch.randn(2, 2048, 2048).to(dtype)
+    took = []
+    for _ in range(10):
+        started = time.perf_counter()
+        torch.mm(a, b)
+        took.append(time.perf_counter() - started)
+    return 2 * 2048**3 / min(took)
+
+
 PAGE = """\
 # Where the time of a grid goes
 
@@ -97,6 +137,11 @@ epochs: {epochs}.
 {lines}
 | **all of these** | **{inside:.1f}** |
 | all else: planning, files, decoding, metrics, report | {outside:.1f} |
+
+The training steps computed {flops:.1f} TFLOP, at {rate:.0f} GFLOP/s while they were inside. A product of two
+matrices of 2048 x 2048, about as fast as this machine computes, reaches {peak:.0f} GFLOP/s in {precision}
+with as many threads: the steps have **{reached:.0f} %** of it. What leaves this arithmetic as it is can make
+them at most {headroom:.2f} times as fast here.
 """
 
 
@@ -104,11 +149,16 @@ def page(rows: pd.DataFrame, spent: Counter[str], seconds: float) -> str:
     """The table in Markdown; nothing of paths."""
     config = json.loads(rows["config"].iloc[0])
     shares = {what: 100 * part / seconds for what, part in spent.most_common()}
+    (precision,) = rows["precision"].unique()
+    (num_threads,) = rows["num_threads"].unique()
+    with threads(int(num_threads)):
+        flops, peak = training_flops(rows), product_rate(precision)
+    rate = flops / sum(spent[what] for what in STEP)
     return PAGE.format(
         num_cells=rows["cell_id"].nunique(),
         seconds=seconds,
         machine=machine(),
-        precision=", ".join(sorted(rows["precision"].unique())),
+        precision=precision,
         methods=", ".join(sorted(rows["method"].unique())),
         categories=", ".join(
             sorted({f"{d}/{c}" for d, c in zip(rows["dataset"], rows["category"], strict=True)})
@@ -119,6 +169,11 @@ def page(rows: pd.DataFrame, spent: Counter[str], seconds: float) -> str:
         lines="\n".join(f"| {what} | {share:.1f} |" for what, share in shares.items()),
         inside=sum(shares.values()),
         outside=100 - sum(shares.values()),
+        flops=flops / 1e12,
+        rate=rate / 1e9,
+        peak=peak / 1e9,
+        reached=100 * rate / peak,
+        headroom=peak / rate,
     )
 
 

@@ -160,7 +160,8 @@ def settings(found: Sections, evidence: Evidence) -> Iterator[Table]:
                 notes=(
                     "Means over the categories that both settings have. The drop is oneclass minus "
                     "multiclass, paired over them: bootstrap interval, Wilcoxon's signed-rank test. With too "
-                    "few categories the interval of I-AUROC is over the test images, the same for both.",
+                    "few categories the interval of I-AUROC is over the test images, the same for both, and "
+                    "over the seeds.",
                     "What else differs between the two, oneclass first, is part of the drop.",
                 ),
             )

@@ -22,8 +22,9 @@ LEGEND = (
     "Bold is the best where it is significantly better than the next (5 %, not corrected for choosing the "
     f"best): by Wilcoxon's signed-rank test over the categories where there are {statistics.MIN_PAIRS} or "
     f"more, else over the seeds where there are {statistics.MIN_PAIRS} or more, else for image metrics by a "
-    "paired bootstrap over the test images; otherwise nothing is bold."
+    "bootstrap over the test images, the same for both, and over the seeds; otherwise nothing is bold."
 )
+SEEDS = "of the detectors where there are several seeds (if they were trained again)"
 OTHER_WAY = "against the mean"
 SIGNED_RANKS = (
     f"A p marked ({OTHER_WAY}) is significant in the other direction: a few large differences outweigh most."
@@ -63,16 +64,20 @@ class Evidence:
             return None
         return statistics.interval(statistics.category_draws(values))
 
-    def over_images(self, entry: Entry, metric: str) -> Interval | None:
-        """Interval of the dataset's mean over drawn test images; None where scores are missing."""
-        whole = entry.means.get(metric) is not None
-        draws = self.within(entry, entry.dataset_categories) if whole else None
-        return statistics.interval(draws.metrics[metric]) if draws else None
+    def over_images(self, entry: Entry, metric: str, categories: Sequence[str] = ()) -> Interval | None:
+        """Interval of a mean over drawn test images and seeds; None where scores are missing.
+
+        Without `categories` it is the dataset's mean, and None where that has a hole.
+        """
+        whole = categories or entry.means.get(metric) is not None
+        draws = self.within(entry, categories or entry.dataset_categories) if whole else None
+        # Far from the mean of the seeds a draw may be beyond what the metric can be.
+        return statistics.interval(draws.metrics[metric].clip(0, 1)) if draws else None
 
     def difference_over_images(
         self, a: Entry, b: Entry, metric: str, categories: Sequence[str]
     ) -> Interval | None:
-        """Interval of mean a - mean b of these categories over the same drawn test images.
+        """Interval of mean a - mean b of these categories over the same drawn test images, and over seeds.
 
         None for a metric that is not computed from image scores, and where scores are missing.
         """
@@ -108,18 +113,27 @@ class Evidence:
             self._best[key] = first.name if sure else ""
         return self._best[key]
 
-    def category_draws(self, rows: pd.DataFrame) -> ImageDraws | None:
-        """Draws of the rows of one category, mean over them; None where a score is missing."""
+    def category_draws(
+        self, rows: pd.DataFrame, weights: NDArray[np.float64] | None = None
+    ) -> ImageDraws | None:
+        """Draws of one category, mean of its rows or sum by `weights` [B,rows]; None if one has no score."""
         names = zip(rows["cell_id"], rows["category"], rows["dataset"], strict=True)
         drawn = [self._of_row(*name) for name in names]
-        return _mean([one for one in drawn if one], len(rows))
+        return _mean([one for one in drawn if one], len(rows), weights)
 
     def within(self, entry: Entry, categories: Sequence[str]) -> ImageDraws | None:
-        """Draws of the mean over these categories; None where a score of one is missing."""
+        """Draws of test images and of seeds, mean over these categories; None where a score is missing.
+
+        A multiclass detector is drawn for all of its categories at once, those of oneclass each for its own.
+        """
         key = (entry, tuple(categories))
         if key not in self._entries:
-            rows = entry.ok[entry.ok["category"].isin(categories)]
-            known = [one for _, part in rows.groupby("category") if (one := self.category_draws(part))]
+            rows = entry.ok[entry.ok["category"].isin(categories)].sort_values("cell_id")
+            drawn = [
+                self.category_draws(part, statistics.seed_weights(tuple(part["cell_id"])))
+                for _, part in rows.groupby("category")
+            ]
+            known = [one for one in drawn if one]
             self._entries[key] = _mean(known, len(categories), same_images=False)
         return self._entries[key]
 
@@ -167,12 +181,25 @@ def _counts(label: bytes, name: str) -> NDArray[np.float32]:
     return statistics.image_counts(np.frombuffer(label, bool), name)
 
 
-def _mean(drawn: Sequence[ImageDraws], expected: int, *, same_images: bool = True) -> ImageDraws | None:
-    """Mean of draws; None where some are missing, or are over other images although they should not be."""
+def _mean(
+    drawn: Sequence[ImageDraws],
+    expected: int,
+    weights: NDArray[np.float64] | None = None,
+    *,
+    same_images: bool = True,
+) -> ImageDraws | None:
+    """Mean of draws, or their sum by `weights` [B,drawn].
+
+    None where some are missing, or are over other images although they should not be.
+    """
     images = [one.images for one in drawn]
     if not drawn or len(drawn) < expected or (same_images and len(set(images)) > 1):
         return None
-    metrics = {name: np.mean([one.metrics[name] for one in drawn], axis=0) for name in IMAGE_METRICS}
+    shares = np.full((1, len(drawn)), 1 / len(drawn)) if weights is None else weights
+    metrics = {
+        name: (shares * np.stack([one.metrics[name] for one in drawn], axis=1)).sum(1)
+        for name in IMAGE_METRICS
+    }
     return ImageDraws(metrics=metrics, images=images[0] if same_images else zlib.crc32(repr(images).encode()))
 
 
@@ -194,7 +221,7 @@ def intervals(evidence: Evidence, found: Sequence[Entry], title: str) -> Iterato
             notes=(
                 f"Percentile bootstrap, {statistics.NUM_DRAWS} draws: categories with replacement (how the "
                 "mean would move with other categories), or within each category normal and defective test "
-                "images with replacement (with other images). Neither has the variation between seeds.",
+                f"images with replacement (with other images) and {SEEDS}.",
             ),
         )
 
@@ -203,10 +230,11 @@ def partial_intervals(
     evidence: Evidence, found: Sequence[Entry], categories: Sequence[str], title: str
 ) -> Iterator[Table]:
     """95 % intervals over images of means over some categories of the dataset."""
+    if not categories:
+        return
     body = []
     for entry in found:
-        draws = evidence.within(entry, categories)
-        ranges = (_range(statistics.interval(draws.metrics[m]) if draws else None) for m in IMAGE_METRICS)
+        ranges = (_range(evidence.over_images(entry, metric, categories)) for metric in IMAGE_METRICS)
         body.append((text(entry.name), *(replace(value, cell_ids=entry.cell_ids) for value in ranges)))
     if any(value.low is not None for line in body for value in line):
         yield Table(
@@ -215,7 +243,7 @@ def partial_intervals(
             body=tuple(body),
             notes=(
                 f"Percentile bootstrap, {statistics.NUM_DRAWS} draws of test images, within each category "
-                "normal and defective ones with replacement. The variation between seeds is not in it.",
+                f"normal and defective ones with replacement, and {SEEDS}.",
             ),
         )
 
@@ -247,9 +275,8 @@ def differences_over_images(
             body=tuple(body),
             keys=("method", "against"),
             notes=(
-                f"Points of percent; paired bootstrap, {statistics.NUM_DRAWS} draws of the same test images "
-                "for both, seeds averaged. Not corrected for the number of pairs; without the variation "
-                "between seeds.",
+                f"Points of percent; bootstrap, {statistics.NUM_DRAWS} draws of the same test images for "
+                f"both, and {SEEDS}, of each by itself. Not corrected for the number of pairs.",
             ),
         )
 

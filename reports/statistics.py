@@ -85,6 +85,21 @@ def image_counts(label: NDArray[np.bool_], name: str) -> NDArray[np.float32]:
     return counts
 
 
+@lru_cache
+def seed_weights(cell_ids: tuple[str, ...]) -> Array:
+    """How much each of S detectors, which differ in their seed, weighs in a draw [B,S]; a draw's sum is 1.
+
+    They are drawn with replacement, the same cells the same way. Resampled, S values have (S - 1) / S of
+    their variance, a third too little for three seeds: the draws are that much further from the mean.
+    """
+    num_seeds = len(cell_ids)
+    if num_seeds == 1:
+        return np.ones((NUM_DRAWS, 1))
+    generator = np.random.default_rng([SEED, zlib.crc32(",".join(cell_ids).encode())])
+    counts = generator.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=NUM_DRAWS)
+    return 1 / num_seeds + np.sqrt(num_seeds / (num_seeds - 1)) * (counts - 1) / num_seeds
+
+
 def image_metric_draws(
     score: Array, label: NDArray[np.bool_], counts: NDArray[np.float32]
 ) -> dict[str, Array]:

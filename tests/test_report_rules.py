@@ -128,21 +128,57 @@ def image_draws(own: list[dict[str, Any]], category: str) -> dict[str, np.ndarra
 
 def test_the_interval_over_images_is_that_of_the_mean_over_categories_and_seeds(tmp_path: Path) -> None:
     expected = []
+    weights = statistics.seed_weights(("m-0", "m-1"))
     for seed in range(2):
         write(tmp_path, {"a": 0.9, "b": 0.8}, seed=seed)
         both = {name: scores(f"m-{seed}", name, merit=1, seed=10 * seed + j) for j, name in enumerate("ab")}
         # In any order on disk: the images are what pairs, not their place.
         Results(tmp_path).write_scores(f"m-{seed}", [*reversed(both["b"]), *both["a"]])
         for name, own in both.items():
-            expected.append(image_draws(own, name)["image_ap"])
+            expected.append(weights[:, seed] * image_draws(own, name)["image_ap"])
     group, (entry,), evidence = section(tmp_path)
     within = evidence.over_images(entry, "image_ap")
-    assert within == statistics.interval(np.mean(expected, axis=0))
+    by_hand = statistics.interval(np.clip(np.sum(expected, axis=0) / 2, 0, 1))
+    assert (within.low, within.high) == pytest.approx((by_hand.low, by_hand.high), rel=1e-12)
     assert evidence.over_categories(entry, "image_ap") is None  # of two categories
     (table,) = intervals(evidence, [entry], group.title)
     assert [value.low for value in table.body[0]] == [None] * 5 + [
         evidence.over_images(entry, metric).low for metric in ("image_auroc", "image_ap", "image_f1_max")
     ]
+
+
+def test_seeds_that_disagree_make_intervals_of_differences_wide(tmp_path: Path) -> None:
+    """On the same images, `steady` is better than `base` with every seed, `lucky` with one of three."""
+    merits = {"base": (1.0, 1.0, 1.0), "steady": (1.6, 1.6, 1.6), "lucky": (0.6, 0.6, 5.0)}
+    for method, by_seed in merits.items():
+        for seed, merit in enumerate(by_seed):
+            write(tmp_path, {"a": merit / 5}, method=method, seed=seed, dataset_categories=["a", "b"])
+            own = scores(f"{method}-{seed}", "a", merit=merit, seed=0, num_images=200)
+            Results(tmp_path).write_scores(f"{method}-{seed}", own)
+    group, found, evidence = section(tmp_path)
+    (table,) = differences_over_images(evidence, found, ["a"], group.title)
+    clear = {frozenset((line[0].text, line[1].text)): line[-1].text for line in table.body}
+    assert clear == {
+        frozenset(("base", "steady")): "yes",
+        frozenset(("base", "lucky")): "no",
+        frozenset(("steady", "lucky")): "no",
+    }
+
+
+def test_detectors_of_oneclass_are_drawn_each_for_its_own_category(tmp_path: Path) -> None:
+    """One category's seeds say nothing of another's, where no detector has both."""
+    own = {merit: scores("x", "a", merit=merit, seed=0) for merit in (0.5, 3.0)}
+    for category in "ab":
+        for seed, merit in enumerate((0.5, 3.0)):
+            name = f"{category}{seed}"
+            facts = {"cell_id": name, "seed": seed, "setting": "oneclass"}
+            write(tmp_path, {category: 0.5}, dataset_categories=["a", "b"], **facts)
+            renamed = [one | {"cell_id": name, "category": category} for one in own[merit]]
+            Results(tmp_path).write_scores(name, renamed)
+    _, (entry,), evidence = section(tmp_path)
+    one, two = (evidence.within(entry, [category]).metrics["image_auroc"] for category in "ab")
+    assert abs(np.corrcoef(one, two)[0, 1]) < 0.2
+    np.testing.assert_allclose(evidence.within(entry, ["a", "b"]).metrics["image_auroc"], (one + two) / 2)
 
 
 def test_some_categories_have_intervals_and_differences_over_their_images(tmp_path: Path) -> None:

@@ -56,6 +56,25 @@ def plain_metrics(normal: list[float], defective: list[float]) -> dict[str, floa
     return {"image_auroc": fmean(wins), "image_ap": ap, "image_f1_max": f1}
 
 
+@pytest.mark.parametrize("values", [[0.3, 0.9], [0.0, 1.0, 5.0], [0.1, 0.4, 0.2, 0.9, 0.3]])
+def test_seeds_drawn_have_the_variance_of_a_mean_over_them(values, monkeypatch):
+    monkeypatch.setattr(statistics, "NUM_DRAWS", 100_000)
+    statistics.seed_weights.cache_clear()
+    weights = statistics.seed_weights(tuple(map(str, values)))
+    statistics.seed_weights.cache_clear()
+    np.testing.assert_allclose(weights.sum(1), 1)
+    drawn = weights @ values
+    assert drawn.mean() == pytest.approx(np.mean(values), abs=0.02 * np.std(values))
+    assert drawn.var() == pytest.approx(np.var(values, ddof=1) / len(values), rel=0.03)
+
+
+def test_seeds_of_the_same_cells_are_drawn_alike_and_a_single_one_always():
+    one, same, other = (statistics.seed_weights(names) for names in (("a", "b"), ("a", "b"), ("a", "c")))
+    np.testing.assert_array_equal(one, same)
+    assert (one != other).any()
+    np.testing.assert_array_equal(statistics.seed_weights(("a",)), np.ones((statistics.NUM_DRAWS, 1)))
+
+
 @pytest.mark.parametrize("decimals", [8, 0], ids=["no ties", "many ties"])
 def test_draws_over_images_are_plain_bootstraps_within_each_label(decimals, monkeypatch):
     monkeypatch.setattr(statistics, "NUM_DRAWS", 60)

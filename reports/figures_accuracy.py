@@ -1,6 +1,6 @@
 """Figures of accuracy: categories, curves, ranks, interference, and how the detectors were trained."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -86,11 +86,17 @@ PANELS = (
 )
 
 
-def curve_cells(found: Sequence[Entry]) -> pd.DataFrame:
-    """Cells whose curves and pictures are shown: by entry and category the lowest seed that ended well."""
+def curve_cells(found: Sequence[Entry], kept: Mapping[str, int]) -> pd.DataFrame:
+    """Cells whose curves and pictures are shown, by entry and category.
+
+    The lowest seed that ended well, of those of which the most is `kept`: how many files a cell has. Cells
+    taken over from published rows have none.
+    """
     ok = [entry.ok.assign(entry=entry.name) for entry in found]
-    first = [rows.sort_values("seed", kind="stable").drop_duplicates("category") for rows in ok]
-    return pd.concat(first)[["entry", "category", "cell_id", "seed"]].reset_index(drop=True)
+    rows = pd.concat(ok)
+    rows["lacks"] = [-kept.get(cell_id, 0) for cell_id in rows["cell_id"]]
+    first = rows.sort_values(["lacks", "seed"], kind="stable").drop_duplicates(["entry", "category"])
+    return first[["entry", "category", "cell_id", "seed"]].reset_index(drop=True)
 
 
 def curves(
@@ -111,7 +117,8 @@ def curves(
             name=f"curves-{name}",
             title=title,
             says=f"Mean height over {len(common)} categories at each false positive rate, lowest seed of "
-            "each entry. Up and to the left is better; pixel curves end at 30 %, where AUPRO does.",
+            "each entry that has its curves. Up and to the left is better; pixel curves end at 30 %, where "
+            "AUPRO does.",
             draw=lambda: _mean_curves(within, shown, look),
         )
     else:
@@ -124,8 +131,8 @@ def curves(
     yield Sketch(
         name=f"curves-by-category-{name}",
         title=f"{panel.title} curve of each category: {group.title}",
-        says=f"The {panel.title} curve of each category, lowest seed that ended well of each entry; up and "
-        "to the left is better.",
+        says=f"The {panel.title} curve of each category, lowest seed of each entry that has its curves; up "
+        "and to the left is better.",
         draw=lambda: _category_curves(kept, categories, panel, shown, look),
     )
 

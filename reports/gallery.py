@@ -1,7 +1,7 @@
 """Which test images a report shows: the worst misses and false alarms, and where the methods disagree most.
 
 Everything is chosen by ranks of the stored image scores within a category, so that methods whose scores have
-different units can be compared. Of each entry the lowest seed that ended well is shown.
+different units can be compared. Of each entry the lowest seed that has its pictures is shown.
 """
 
 import io

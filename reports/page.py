@@ -8,7 +8,8 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -104,7 +105,8 @@ def write_report(results: str | Path, folder: Path) -> Written:
 def write_page(results: Storage, rows: Rows, found: Sequence[Section], folder: Path) -> list[Path]:
     """Write `report.html` and the files of its figures; returns the page, then those."""
     look = figures.marks(rows.cells["entry"])
-    parts = [_part(results, rows, group, cells, look) for group, cells in sections(rows.cells)]
+    kept = Counter(Path(name).stem for kind in ("curves", "pictures") for name in results.names(kind))
+    parts = [_part(results, rows, group, cells, look, kept) for group, cells in sections(rows.cells)]
     shared = figures_speed.workers(rows.cells, look)
     links = Links(dict.fromkeys(rows.cells["cell_id"]))
     drawn = {part.group.title: _drawn(part.sketches, part.group.title, folder) for part in parts}
@@ -141,10 +143,18 @@ def write_page(results: Storage, rows: Rows, found: Sequence[Section], folder: P
     return [folder / "report.html", *(path for figure in every for path in figure["files"])]
 
 
-def _part(results: Storage, rows: Rows, group: Group, cells: pd.DataFrame, look: dict[str, Mark]) -> _Part:
+def _part(
+    results: Storage,
+    rows: Rows,
+    group: Group,
+    cells: pd.DataFrame,
+    look: dict[str, Mark],
+    kept: Mapping[str, int],
+) -> _Part:
     found = entries(cells)
-    chosen = figures_accuracy.curve_cells(found)
-    kept = read_curves(results, set(chosen["cell_id"])).to_pandas().merge(chosen, on=["cell_id", "category"])
+    chosen = figures_accuracy.curve_cells(found, kept)
+    curves = read_curves(results, set(chosen["cell_id"])).to_pandas()
+    curves = curves.merge(chosen, on=["cell_id", "category"])
     timed = figures_speed.timings(found, rows.latencies)
     scores = rows.scores.merge(chosen, on=["cell_id", "category"])
     candidates = [
@@ -160,7 +170,7 @@ def _part(results: Storage, rows: Rows, group: Group, cells: pd.DataFrame, look:
             *figures_speed.accuracy_latency(group, found, timed, look),
             *figures_speed.latency_distributions(group, found, rows.latencies, look),
             figures_accuracy.heat_map(group, found),
-            *figures_accuracy.curves(group, found, kept, look),
+            *figures_accuracy.curves(group, found, curves, look),
             figures_accuracy.critical_differences(group, found, look),
             figures_accuracy.training(group, cells, look),
             figures_accuracy.interference(group, found, rows.probes, look),

@@ -89,12 +89,25 @@ def test_precisions_are_points_and_figures_of_their_own(rows):
         assert render(sketch).svg
 
 
+def test_of_the_seeds_the_lowest_is_shown_of_which_the_most_was_kept(rows):
+    _, cells = section(rows, "oneclass")
+    found = entries(cells)
+    seeds = cells.drop_duplicates("cell_id").set_index("cell_id")["seed"]
+    assert set(seeds) == {0, 1}
+    later = {cell_id: 2 for cell_id, seed in seeds.items() if seed > 0}
+    assert set(accuracy.curve_cells(found, later)["seed"]) == {1}
+    one = accuracy.curve_cells(found, {})["cell_id"].iloc[0]
+    mixed = accuracy.curve_cells(found, later | {one: 3}).set_index("cell_id")["seed"]
+    assert mixed[one] == 0
+    assert sorted(set(mixed)) == [0, 1]
+
+
 def test_every_figure_of_a_whole_run_is_drawn_or_says_why_not(rows):
     loaded, folder = rows
     look = marks(loaded.cells["entry"])
     group, cells = section(rows, "oneclass")
     found = entries(cells)
-    chosen = accuracy.curve_cells(found)
+    chosen = accuracy.curve_cells(found, {})
     assert chosen.groupby("entry").size().to_dict() == {m: 6 - (m == "stfpm") for m in look}
     assert set(chosen["seed"]) == {0}
     kept = read_curves(folder, chosen["cell_id"]).to_pandas().merge(chosen, on=["cell_id", "category"])

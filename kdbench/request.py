@@ -59,9 +59,7 @@ class Request(BaseModel):
     checkpoint_every: float = Field(10.0, ge=0)  # minutes; 0: never
     latency: bool = True
     results: Annotated[str, BeforeValidator(path_as_text)] = "results"  # or a URI that pyarrow knows
-    published: Annotated[str, BeforeValidator(path_as_text)] | None = (
-        None  # rows of cells that count as ended
-    )
+    published: Annotated[str, BeforeValidator(path_as_text)] | None = None  # of `kdbench report --rows`
     timeout: float | None = Field(None, gt=0)
     redo: Literal["failed", "all"] | None = None
     keep_detectors: bool = True

@@ -27,7 +27,7 @@ bench: .venv/.bench
 # Where the time of a grid goes; writes docs/profile.md. DATA has the folder mvtec_ad.
 bench-profile: .venv/.installed
 	KDBENCH_DATA="$(DATA)" $(BIN)/python tests/benchmarks/share.py --out docs/profile.md --methods stfpm,dcam,snl,dskd,rd4ad \
-	    --dataset mvtec_ad --setting oneclass --epochs 1 --set all.image_size=128 --backbone resnet18.tv_in1k --weights "$(WEIGHTS)"
+	    --dataset mvtec_ad --setting oneclass --epochs 2 --set all.image_size=128 --backbone resnet18.tv_in1k --weights "$(WEIGHTS)"
 
 # The same work by anomalib and adeval, in turn, in an environment of their own; writes docs/performance.md.
 # IMAGES is a category in MVTec layout, WEIGHTS those of torchvision's ResNet-18.

@@ -64,13 +64,16 @@ class Evidence:
             return None
         return statistics.interval(statistics.category_draws(values))
 
-    def over_images(self, entry: Entry, metric: str, categories: Sequence[str] = ()) -> Interval | None:
+    def over_images(
+        self, entry: Entry, metric: str, categories: Sequence[str] | None = None
+    ) -> Interval | None:
         """Interval of a mean over drawn test images and seeds; None where scores are missing.
 
         Without `categories` it is the dataset's mean, and None where that has a hole.
         """
-        whole = categories or entry.means.get(metric) is not None
-        draws = self.within(entry, categories or entry.dataset_categories) if whole else None
+        if categories is None and entry.means.get(metric) is None:
+            return None
+        draws = self.within(entry, entry.dataset_categories if categories is None else categories)
         # Far from the mean of the seeds a draw may be beyond what the metric can be.
         return statistics.interval(draws.metrics[metric].clip(0, 1)) if draws else None
 
@@ -230,8 +233,6 @@ def partial_intervals(
     evidence: Evidence, found: Sequence[Entry], categories: Sequence[str], title: str
 ) -> Iterator[Table]:
     """95 % intervals over images of means over some categories of the dataset."""
-    if not categories:
-        return
     body = []
     for entry in found:
         ranges = (_range(evidence.over_images(entry, metric, categories)) for metric in IMAGE_METRICS)

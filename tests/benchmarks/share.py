@@ -92,8 +92,8 @@ def training_flops(rows: pd.DataFrame) -> float:
     """What all training steps of these cells computed; a multiply-add is 2."""
     total = 0.0
     for row in rows.drop_duplicates("cell_id").itertuples():
-        steps = len(row.epoch_loss) * row.num_train
-        total += steps * flops_per_image(get_method(str(row.method)), str(row.config))
+        num_images = len(row.epoch_loss) * row.num_train
+        total += num_images * flops_per_image(get_method(str(row.method)), str(row.config))
     return total
 
 

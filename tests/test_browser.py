@@ -23,7 +23,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("browser")
     grid = Grid(
-        datasets={"toy": ("nut", "wood")}, methods=("dcam", "dskd", "stfpm"), seeds=(0, 1), num_images=12
+        datasets={"toy": ("nut", "wood")}, methods=("dcam", "dskd", "stfpm"), seeds=(0, 1), num_images=60
     )
     fabricate(folder / "results", grid)
     return write_report(folder / "results", folder / "out").page

@@ -6,7 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Set
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
@@ -251,14 +251,12 @@ def _run(request: Any, dry_run: bool, report_: Path) -> None:
     say(f"{len(planned.jobs)} cells: {len(planned.jobs) - len(todo)} ended before, {len(todo)} to run")
     run_id = time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + uuid4().hex[:6]
     if known or todo:
-        try:
+        with _complained(f"cannot write results in {request.results}"):
             store.check_writable()
-            if known:
-                store.take_over(request.published, known)
-                say(f"{len(known)} cells taken over from {request.published}")
-        except OSError as error:
-            said = error.strerror or error
-            raise RequestError([f"cannot write results in {request.results}: {said}"]) from error
+    if known:
+        with _complained(f"cannot copy rows of {request.published} to {request.results}"):
+            store.take_over(request.published, known)
+        say(f"{len(known)} cells taken over from {request.published}")
     if todo:
         full = enough_disk(request.results)
         if full:
@@ -292,12 +290,16 @@ def _published(folder: str | None, wanted: Set[str]) -> set[str]:
 
 
 @contextmanager
-def _reading(results: str) -> Iterator[None]:
-    """An object store that does not answer, or a folder that may not be read, is a complaint."""
+def _complained(what: str) -> Iterator[None]:
+    """An object store that does not answer, or a folder that may not be read or written, is a complaint."""
     try:
         yield
     except OSError as error:
-        raise RequestError([f"cannot read results in {results}: {error}"]) from error
+        raise RequestError([f"{what}: {error}"]) from error
+
+
+def _reading(results: str) -> AbstractContextManager[None]:
+    return _complained(f"cannot read results in {results}")
 
 
 def _again(job: Any, store: Any) -> Any:

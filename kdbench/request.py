@@ -112,8 +112,13 @@ def read_model(model: type[Model], file: Path | None, options: Mapping[str, Any]
         values["set"] = _flat(values.get("set", {}))
     given = {key: value for key, value in options.items() if value not in (None, (), {})}
     over = given.keys() & OF_METHODS  # --epochs takes precedence over METHOD.epochs of the file, too
+    idle = set(method_names()) - set(
+        given.get("methods", method_names())
+    )  # --methods runs a part of the file
     kept = {
-        name: value for name, value in values.get("set", {}).items() if name.partition(".")[2] not in over
+        name: value
+        for name, value in values.get("set", {}).items()
+        if name.partition(".")[2] not in over and name.partition(".")[0] not in idle
     }
     given["set"] = {**kept, **given.get("set", {})}
     values |= given

@@ -277,6 +277,17 @@ def test_published_rows_are_no_results_folder(run: Call, kdbench: Call) -> None:
     assert "cannot read results in nowhere" in text
 
 
+def test_published_rows_that_cannot_be_copied_are_named(run: Call, kdbench: Call) -> None:
+    run("--categories", "bottle")
+    kdbench("report", "--rows", "shared")
+    scores = Path("shared/scores/rows.parquet")
+    scores.unlink()
+    scores.mkdir()  # even root cannot read a folder
+    code, text = run("--categories", "bottle", "--results", "others", "--published", "shared")
+    assert code == 2
+    assert "cannot copy rows of shared to others: " in text
+
+
 def test_a_multiclass_cell_has_a_row_per_category(run: Call) -> None:
     code, _ = run("--setting", "multiclass")
     assert code == 0

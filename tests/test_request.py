@@ -135,6 +135,22 @@ def test_an_option_wins_over_what_a_file_sets_for_one_method(toml):
     assert asked.set == {"stfpm.lr": 0.1, "all.backbone": "x", "dcam.epochs": 5}
 
 
+def test_of_a_file_only_the_methods_asked_for_are_run_and_set(toml):
+    file = toml(
+        "methods = ['stfpm', 'dcam']\n[set.dcam]\nlr = 0.2\n[set.stfpm]\nlr = 0.1\n[set.all]\nsigma = 1\n"
+    )
+    request = read_request(file, {"methods": ("stfpm",)})
+    assert request.methods == ("stfpm",)
+    assert request.set == {"stfpm.lr": 0.1, "all.sigma": 1}
+    # What the command itself sets, and no method of this name would ever read, still is a complaint.
+    for options in (
+        {"methods": ("stfpm",), "set": {"dcam.lr": 0.3}},
+        {"methods": ("dcam",), "set": {"snt.lr": 1}},
+    ):
+        with pytest.raises(RequestError, match="no method"):
+            plan(read_request(file, options))
+
+
 @pytest.mark.parametrize("value", [("both",), ("oneclass", "both"), "both"])
 def test_both_means_both_settings(value: Any) -> None:
     assert read_request(None, {"setting": value}).setting == ("oneclass", "multiclass")

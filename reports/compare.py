@@ -14,7 +14,14 @@ from kdbench.metrics import IMAGE_METRICS
 from kdbench.reports import statistics
 from kdbench.reports.entries import COLUMNS, MAIN, TITLES
 from kdbench.reports.rows import APART, Group, Rows, differing_keys, load, named
-from kdbench.reports.significance import OTHER_WAY, Evidence, ImageDraws, paired_difference
+from kdbench.reports.significance import (
+    OTHER_WAY,
+    Evidence,
+    ImageDraws,
+    drawn_difference,
+    p_cells,
+    paired_difference,
+)
 from kdbench.reports.tables import HOLE, Table, Value, markdown_line, percent, text, to_csv, to_markdown
 
 # Versions and machines of the rows: what a difference may come from.
@@ -79,7 +86,7 @@ def compare(before: str | Path, after: str | Path, tolerance: float) -> Comparis
     return Comparison(
         origins=_origins(sides),
         ends=_ends(ended),
-        means=_means(both),
+        means=_means(both[both["fingerprint_a"].fillna("") == both["fingerprint_b"].fillna("")]),
         categories=_table("Every difference", [line for line, _ in lines]),
         beyond=_table(f"Beyond the tolerance of {100 * tolerance:g} points", beyond),
         num_compared=len(lines),
@@ -148,8 +155,10 @@ def _lines(
         remark = remarks.get((group, str(facts["entry"])), "")
         if (own["fingerprint_a"].fillna("") != own["fingerprint_b"].fillna("")).any():
             remark = "; ".join(("other images", remark)) if remark else "other images"
+        # The same seeds are drawn on both sides: a seed's two detectors are a pair.
+        weights = statistics.seed_weights(tuple(str(seed) for seed in own["seed"]))
         drawn = tuple(
-            one.category_draws(own.rename(columns={f"cell_id_{side}": "cell_id"}))
+            one.category_draws(own.rename(columns={f"cell_id_{side}": "cell_id"}), weights)
             for one, side in zip(evidence, "ab", strict=True)
         )
         for metric in COLUMNS:
@@ -167,15 +176,15 @@ def _lines(
 
 
 def _significant(metric: str, differences: np.ndarray, drawn: tuple[ImageDraws | None, ...]) -> str:
-    """Yes or no, and over what it was tested: seeds where there are enough, else the same test images."""
+    """Yes or no, and over what: seeds where there are enough, else the same test images and these seeds."""
     if len(differences) >= statistics.MIN_PAIRS:
         sure = statistics.signed_rank(differences) < statistics.ALPHA
         other = f", {OTHER_WAY}" if sure and statistics.contradicts(differences) else ""
         return _said(sure, f"seeds{other}")
     before, after = drawn
     if metric in IMAGE_METRICS and before and after and before.images == after.images:
-        within = statistics.interval(after.metrics[metric] - before.metrics[metric])
-        return _said(within.excludes_zero, "images")
+        over = drawn_difference(after.metrics[metric], before.metrics[metric])
+        return _said(over.p < statistics.ALPHA, "images" if len(differences) == 1 else "images and seeds")
     return "not tested"
 
 
@@ -184,7 +193,7 @@ def _said(significant: bool, over: str) -> str:
 
 
 def _means(both: pd.DataFrame) -> Table:
-    """Means over the categories that both have, paired."""
+    """Means over the categories that both have with the same images, paired."""
     body = []
     keys = [key for key in LINE if key != "category"]
     for key, own in both.groupby(keys, dropna=False):
@@ -198,11 +207,11 @@ def _means(both: pd.DataFrame) -> Table:
             ids = [[*own[f"cell_id_{side}"]] for side in "ab"]
             values = [percent(one.mean(), cell_ids=i) for one, i in zip((old, new), ids, strict=True)]
             names = (text(facts["entry"]), text(_group(facts).title), text(TITLES[metric]))
-            tested = paired_difference(new, old, (*ids[0], *ids[1]))
+            change = paired_difference(new, old, (*ids[0], *ids[1]))
             over = text(f"{len(pair)} of {len(own['dataset_categories_a'].iloc[0])}")
-            body.append((*names, *values, *tested, over))
+            body.append((*names, *values, change.value, change.within, p_cells([change])[0][0], over))
     return Table(
-        title="Means over the categories that both have",
+        title="Means over the categories that both have with the same images",
         head=(
             *("method", "section", "metric", "before", "after"),
             *("difference", "95 % interval", "p", "categories"),

@@ -47,6 +47,30 @@ class ImageDraws:
     images: int  # checksum of their names and labels
 
 
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """A difference over drawn test images and seeds."""
+
+    within: Interval
+    p: float
+
+
+def drawn_difference(a: NDArray[np.float64], b: NDArray[np.float64]) -> Drawn:
+    """What draws [B] of both sides over the same images say of their difference a - b."""
+    return Drawn(within=statistics.interval(a - b), p=statistics.bootstrap_p(a - b))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paired:
+    """A mean difference, paired over categories."""
+
+    value: Value
+    within: Value  # its 95 % interval
+    p: float | None  # None: nothing tests it
+    num_categories: int
+    other_way: bool  # the signed ranks lean the other way than the mean
+
+
 class Evidence:
     """Intervals and tests of entries; the draws over images are computed once and kept."""
 
@@ -79,17 +103,20 @@ class Evidence:
 
     def difference_over_images(
         self, a: Entry, b: Entry, metric: str, categories: Sequence[str]
-    ) -> Interval | None:
-        """Interval of mean a - mean b of these categories over the same drawn test images, and over seeds.
+    ) -> "Drawn | None":
+        """What mean a - mean b of these categories is over the same drawn test images, and over seeds.
 
         None for a metric that is not computed from image scores, and where scores are missing.
         """
-        if metric not in IMAGE_METRICS:
+        if metric not in IMAGE_METRICS or self.same_images(a, b, categories) is not True:
             return None
+        draws = [self.within(entry, categories) for entry in (a, b)]
+        return drawn_difference(*(one.metrics[metric] for one in draws if one))
+
+    def same_images(self, a: Entry, b: Entry, categories: Sequence[str]) -> bool | None:
+        """Whether both scored the same images, by name and label; None where scores are missing."""
         ours, theirs = self.within(a, categories), self.within(b, categories)
-        if not (ours and theirs and ours.images == theirs.images):
-            return None
-        return statistics.interval(ours.metrics[metric] - theirs.metrics[metric])
+        return ours.images == theirs.images if ours and theirs else None
 
     def verdict(self, better: Entry, other: Entry, metric: str) -> Verdict:
         """Whether the better of two comparable entries is significantly better; LEGEND says by what test."""
@@ -100,7 +127,7 @@ class Evidence:
                 sure = statistics.signed_rank(differences) < statistics.ALPHA
                 return Verdict(significant=sure and not statistics.contradicts(differences), over=over)
         if difference := self.difference_over_images(better, other, metric, better.dataset_categories):
-            return Verdict(significant=difference.excludes_zero, over="images")
+            return Verdict(significant=difference.p < statistics.ALPHA, over="images")
         return Verdict(significant=False, over="")
 
     def best(self, found: Sequence[Entry], metric: str) -> str:
@@ -259,25 +286,26 @@ def differences_over_images(
     """
     if not categories or len(categories) >= statistics.MIN_PAIRS:
         return
-    body = []
+    names, pairs = [], []
     for a, b in _worth_comparing(found):
-        within = evidence.difference_over_images(a, b, "image_auroc", categories)
-        if within is None:
-            continue
-        ours, theirs = (entry.by_category["image_auroc"][[*categories]] for entry in (a, b))
-        value, _, _ = paired_difference(ours, theirs, (*a.cell_ids, *b.cell_ids))
-        value = replace(value, low=within.low, high=within.high)
-        clear = text("yes" if within.excludes_zero else "no")
-        body.append((text(a.name), text(b.name), value, _range(within, "+"), clear))
-    if body:
+        over = evidence.difference_over_images(a, b, "image_auroc", categories)
+        if over:
+            ours, theirs = (entry.by_category["image_auroc"][[*categories]] for entry in (a, b))
+            names.append((text(a.name), text(b.name)))
+            pairs.append(paired_difference(ours, theirs, (*a.cell_ids, *b.cell_ids), over))
+    if pairs:
         yield Table(
             title=f"I-AUROC, pairs over images, {_over(categories)}: {title}",
-            head=("method", "against", "difference", "95 % interval", "excludes 0"),
-            body=tuple(body),
+            head=("method", "against", "difference", "95 % interval", "p", "p (Holm)"),
+            body=tuple(
+                (*name, pair.value, pair.within, *ps)
+                for name, pair, ps in zip(names, pairs, p_cells(pairs), strict=True)
+            ),
             keys=("method", "against"),
             notes=(
                 f"Points of percent; bootstrap, {statistics.NUM_DRAWS} draws of the same test images for "
-                f"both, and {SEEDS}, of each by itself. Not corrected for the number of pairs.",
+                f"both, and {SEEDS}, of each by itself. p takes the draws for normal, and is corrected after "
+                "Holm over all pairs of this table; the intervals are not corrected.",
             ),
         )
 
@@ -305,9 +333,13 @@ def comparisons(found: Sequence[Entry], title: str) -> Iterator[Table]:
         pairs = list(combinations(usable, 2))
         if not pairs or len(usable[0].dataset_categories) < statistics.MIN_PAIRS:
             continue
-        p_values = [statistics.signed_rank(_differences(a, b, metric)) for a, b in pairs]
-        for (a, b), p, corrected in zip(pairs, p_values, statistics.holm(p_values), strict=True):
-            body.append(_comparison(a, b, metric, p=p, corrected=corrected))
+        tested = [
+            paired_difference(a.by_category[metric], b.by_category[metric], (*a.cell_ids, *b.cell_ids))
+            for a, b in pairs
+        ]
+        for (a, b), pair, ps in zip(pairs, tested, p_cells(tested), strict=True):
+            names = (text(TITLES[metric]), text(a.name), text(b.name))
+            body.append((*names, pair.value, pair.within, *ps, number(pair.num_categories)))
     if body:
         yield Table(
             title=f"Pairs of methods: {title}",
@@ -362,16 +394,23 @@ def average_ranks(found: Sequence[Entry], metric: str, title: str) -> Table:
 
 
 def paired_difference(
-    a: pd.Series, b: pd.Series, cell_ids: Sequence[str], over_images: Interval | None = None
-) -> tuple[Value, Value, Value]:
-    """Mean of a - b by category with its interval and the p of Wilcoxon's signed-rank test, as body cells.
+    a: pd.Series, b: pd.Series, cell_ids: Sequence[str], over_images: Drawn | None = None
+) -> Paired:
+    """Mean of a - b by category with its interval and the p of Wilcoxon's signed-rank test.
 
-    With too few categories for an interval over them it is the one over images, if there is one.
+    With too few categories for that test both are those over images, if there are any.
     """
     differences = (a - b).dropna().to_numpy()
     mean = float(differences.mean())
-    enough = len(differences) >= statistics.MIN_CATEGORIES
-    within = statistics.interval(statistics.category_draws(differences)) if enough else over_images
+    within, p = None, None
+    if len(differences) >= statistics.MIN_PAIRS or (
+        len(differences) >= statistics.MIN_CATEGORIES and not over_images
+    ):
+        within = statistics.interval(statistics.category_draws(differences))
+    elif over_images:
+        within, p = over_images.within, over_images.p
+    if len(differences) >= statistics.MIN_PAIRS:
+        p = statistics.signed_rank(differences)
     value = Value(
         text=f"{100 * mean:+.2f}",
         mean=mean,
@@ -379,28 +418,26 @@ def paired_difference(
         high=within.high if within else None,
         cell_ids=tuple(cell_ids),
     )
-    if len(differences) < statistics.MIN_PAIRS:
-        return value, _range(within, "+"), hole(f"fewer than {statistics.MIN_PAIRS} categories")
-    return value, _range(within, "+"), _p(statistics.signed_rank(differences), differences)
+    return Paired(
+        value=value,
+        within=_range(within, "+"),
+        p=p,
+        num_categories=len(differences),
+        other_way=len(differences) >= statistics.MIN_PAIRS and statistics.contradicts(differences),
+    )
 
 
-def _comparison(a: Entry, b: Entry, metric: str, *, p: float, corrected: float) -> tuple[Value, ...]:
-    ids = (*a.cell_ids, *b.cell_ids)
-    value, within, _ = paired_difference(a.by_category[metric], b.by_category[metric], ids)
-    differences = _differences(a, b, metric)
-    numbers = (_p(n, differences) for n in (p, corrected))
-    names = (text(TITLES[metric]), text(a.name), text(b.name))
-    return (*names, value, within, *numbers, number(len(differences)))
+def p_cells(pairs: Sequence[Paired]) -> list[tuple[Value, Value]]:
+    """The p of each difference, as it is and after Holm's correction over all that were tested."""
+    untested = (hole(f"fewer than {statistics.MIN_PAIRS} categories"), hole())
+    corrected = iter(statistics.holm([pair.p for pair in pairs if pair.p is not None]))
+    return [untested if pair.p is None else (_p(pair.p, pair), _p(next(corrected), pair)) for pair in pairs]
 
 
-def _p(p: float, differences: NDArray[np.float64]) -> Value:
-    """A p of the signed-rank test, and whether what is significant contradicts the mean."""
-    other = p < statistics.ALPHA and statistics.contradicts(differences)
+def _p(p: float, pair: Paired) -> Value:
+    """A p, and whether what is significant contradicts the mean."""
+    other = p < statistics.ALPHA and pair.other_way
     return number(p, f"{p:.3g} ({OTHER_WAY})" if other else f"{p:.3g}")
-
-
-def _differences(a: Entry, b: Entry, metric: str) -> NDArray[np.float64]:
-    return (a.by_category[metric] - b.by_category[metric]).dropna().to_numpy()
 
 
 def _interval(entry: Entry, metric: str, within: Interval | None) -> Value:

@@ -130,6 +130,25 @@ def test_other_images_are_said_and_are_no_regression(folders: tuple[Path, Path])
     assert found.num_regressions == 0
 
 
+def test_means_are_of_the_same_images_only(folders: tuple[Path, Path]) -> None:
+    for folder, value in zip(folders, (0.9, 0.5), strict=True):
+        write(folder, {"a": value}, fingerprint=f"images {value}", method="moved")
+        write(folder, {"a": value}, fingerprint="images", method="same")
+    assert {line[0].text for line in compare(*folders, 0.01).means.body} == {"same"}
+
+
+def test_with_several_seeds_significance_is_over_them_too(folders: tuple[Path, Path]) -> None:
+    """Better with one seed, worse with another, on the same images: that is no improvement."""
+    merits = ((1.0, 1.6, 0.4), (1.9, 0.6, 1.7))
+    for folder, by_seed in zip(folders, merits, strict=True):
+        for seed, merit in enumerate(by_seed):
+            write(folder, {"a": 0.5 + merit / 10}, seed=seed)
+            own = scores(f"m-{seed}", "a", merit=merit, seed=1, num_images=600)
+            Results(folder).write_scores(f"m-{seed}", own)
+    lines = {cell(line, "metric"): line for line in compare(*folders, 0.01).categories.body}
+    assert cell(lines["I-AUROC"], "significant") == "no (images and seeds)"
+
+
 def test_significance_is_over_the_same_images(folders: tuple[Path, Path]) -> None:
     for folder, merit in zip(folders, (3.0, 0.5), strict=True):
         write(folder, {"a": 0.9, "b": 0.8})

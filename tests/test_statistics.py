@@ -5,6 +5,7 @@ from statistics import fmean
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from kdbench.metrics import image_metrics
 from kdbench.reports import statistics
@@ -83,14 +84,29 @@ def test_draws_over_images_are_plain_bootstraps_within_each_label(decimals, monk
     score = np.round(generator.normal(size=23) + label, decimals)
     counts = statistics.image_counts(label, "toy/bottle")
     found = statistics.image_metric_draws(score, label, counts)
+    expected = []
     for b in range(60):
         drawn = {kind: [] for kind in (False, True)}
         for value, kind, count in zip(score, label, counts[:, b], strict=True):
             drawn[bool(kind)] += [float(value)] * int(count)
         assert len(drawn[True]) == label.sum()
         assert len(drawn[False]) == (~label).sum()
-        expected = plain_metrics(drawn[False], drawn[True])
-        assert {name: draws[b] for name, draws in found.items()} == pytest.approx(expected, abs=1e-6)
+        expected.append(plain_metrics(drawn[False], drawn[True]))
+    for name in ("image_auroc", "image_ap"):
+        np.testing.assert_allclose(found[name], [one[name] for one in expected], atol=1e-6)
+    f1 = np.array([one["image_f1_max"] for one in expected])
+    exact = image_metrics(score, label)["image_f1_max"]
+    assert f1.mean() > exact  # a maximum is larger of drawn images, which is taken away
+    np.testing.assert_allclose(found["image_f1_max"], f1 - f1.mean() + exact, atol=1e-6)
+
+
+def test_the_p_of_draws_is_that_of_the_normal_distribution():
+    draws = np.random.default_rng(3).normal(0.03, 0.02, 1000)
+    z = draws.mean() / draws.std(ddof=1)
+    assert statistics.bootstrap_p(draws) == pytest.approx(2 * scipy.stats.norm.sf(z))
+    assert statistics.bootstrap_p(-draws) == pytest.approx(2 * scipy.stats.norm.sf(z))
+    assert statistics.bootstrap_p(np.zeros(9)) == 1
+    assert statistics.bootstrap_p(np.full(9, 0.1)) < 1e-12
 
 
 def test_every_image_once_gives_the_metrics_themselves():

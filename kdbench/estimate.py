@@ -263,13 +263,13 @@ def _measured(job: Job, config: dict[str, Any]) -> float:
     optimizer = method.optimizer()
     images = torch.randn(STEP_IMAGES, 3, validated.image_size, validated.image_size, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
-    autocast = train.autocast_for(train.choose_precision(validated.precision, device), device)
+    precision = train.choose_precision(validated.precision, device)
     with threads(job.place.num_threads):
-        with torch.no_grad(), autocast:
+        with torch.no_grad(), train.autocast_for(precision, device):
             taught = method.teacher(images)
         for _ in range(3):  # the first two warm up
             started = _now(device)
-            with autocast:
+            with train.autocast_for(precision, device):
                 loss = method.loss(images, taught)
             optimizer.zero_grad()
             loss.backward()

@@ -30,8 +30,9 @@ def score(method: Method, batches: Batches, on_step: Callable[[int], None]) -> S
     maps, scores = [], []
     for index in batches.in_order():
         images = batches.images(index)
+        taught = batches.taught(index, images)
         with batches.autocast:
-            found = method.anomaly_map(images, batches.taught(index, images))
+            found = method.anomaly_map(images, taught)
         if found.dtype != torch.float32 or found.shape != (len(index), *images.shape[2:]):
             raise ValueError(
                 f"{method.name}: an anomaly map must be float32 {(len(index), *images.shape[2:])}, "

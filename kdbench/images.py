@@ -121,10 +121,16 @@ def open_upright(path: Path) -> Image.Image:
         _check_size(file)
         file.load()
         image = ImageOps.exif_transpose(file)
-    if image.mode.startswith("I") or image.mode == "F":  # PIL's own conversion clips, it does not scale
+    if image.mode == "F":
+        raise DataError(
+            f"{path} has floating-point values, whose white nothing says: save it with 8 or 16 bit"
+        )
+    if image.mode.startswith("I"):  # PIL's own conversion clips, it does not scale
         values = np.asarray(image, np.float64)
-        if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 65535):
+        if values.min() < 0 or values.max() > 65535:
             raise DataError(f"{path} has values from {values.min()} to {values.max()}; 16 bit is 0 to 65535")
+        if values.max() < 4096:  # all of it would be black: 8, 10 or 12 bit in a file of more
+            raise DataError(f"{path} has no value above {values.max():.0f} of 65535: scale it to all 16 bit")
         return Image.fromarray((values / 257).round().astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -150,7 +156,7 @@ def _check_size(file: Image.Image) -> None:
 def read_mask(dataset: Dataset, sample: Sample) -> np.ndarray:
     """What the mask marks, bool [H,W] at its original size; DataError if it does not fit its image."""
     assert sample.mask is not None
-    grey = _opened_mask(sample.mask)
+    grey = _opened_mask(sample.mask, lossless=dataset.mask_above == 0)
     with _reading(sample.path, "an image"), Image.open(sample.path) as file:  # header only
         turned = file.getexif().get(0x0112, 1) in (5, 6, 7, 8)
         expected = file.size[::-1] if turned else file.size
@@ -197,9 +203,14 @@ def _two_tap(marked: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return found
 
 
-def _opened_mask(path: Path) -> Image.Image:
-    """The mask's raw values (class ids stay class ids) as a grey image."""
+def _opened_mask(path: Path, *, lossless: bool) -> Image.Image:
+    """The mask's raw values (class ids stay class ids) as a grey image.
+
+    JPEG surrounds a defect with small values, which are defects too, and regions, where all above 0 is one.
+    """
     with _reading(path, "a mask"), Image.open(path) as file:
+        if lossless and file.format == "JPEG":
+            raise ValueError("JPEG blurs what is marked; save masks as PNG")
         _check_size(file)
         file.load()
         alpha = file.mode in ("LA", "PA", "RGBA")

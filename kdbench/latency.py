@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from statistics import median
@@ -26,7 +26,7 @@ from kdbench.results import SCHEMA_VERSION, Results
 from kdbench.run import Place
 
 BATCH_SIZES = (1, 32)  # the latency of one image; throughput
-NUM_WARMUP = 5
+NUM_WARMUP = {"cpu": 5, "cuda": 20}  # a GPU's first calls choose kernels and raise its clock
 BUDGET_S = 3.0  # of one batch size and precision; at least MIN_REPEATS, at most MAX_REPEATS
 MIN_REPEATS, MAX_REPEATS = 10, 200
 # Other processes on a machine that nobody uses take a few per cent of one core.
@@ -70,7 +70,7 @@ def time_detector(cell: Cell, place: Place, run_id: str) -> list[dict[str, Any]]
                     "run_id": run_id,
                     "batch_size": batch_size,
                     "precision": precision,
-                    "num_warmup": NUM_WARMUP,
+                    "num_warmup": NUM_WARMUP[device.type],
                     "peak_memory_bytes": provenance.peak_memory_bytes(device),
                     "started_at": begun,
                 }
@@ -87,14 +87,13 @@ def time_calls(method: Method, batch_size: int, precision: str, device: torch.de
     host = torch.randn(batch_size, 3, size, size, generator=generator)
     host = host.contiguous(memory_format=torch.channels_last)
     images = host.to(device)
-    autocast = train.autocast_for(precision, device)
 
     def call() -> None:
-        with autocast:
+        with train.autocast_for(precision, device):
             found = method.anomaly_map(images, method.teacher(images))
         method.image_score(found)
 
-    _repeat(call, device, count=NUM_WARMUP)
+    _repeat(call, device, count=NUM_WARMUP[device.type])
     watched = _Neighbours(device)
     times_ms = _repeat(call, device)
     neighbours = watched.found()
@@ -182,9 +181,20 @@ def _on_gpu(device: torch.device) -> list[str]:
     if shutil.which(words[0]) is None:
         return ["unknown: there is no nvidia-smi to ask"]
     listed = subprocess.run(words, capture_output=True, text=True, timeout=20, check=True).stdout
-    uuid, own = f"GPU-{torch.cuda.get_device_properties(device).uuid}", str(psutil.Process().pid)
+    uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+    return users_of_gpu(listed, uuid, _with_parents())
+
+
+def users_of_gpu(listed: str, uuid: str, ours: Set[str]) -> list[str]:
+    """Processes on this GPU in what nvidia-smi lists, but ours."""
     apps = [line.split(", ", 2) for line in listed.splitlines() if line.count(", ") >= 2]
-    return [f"{name} on the GPU" for pid, where, name in apps if where == uuid and pid != own]
+    return [f"{name} on the GPU" for pid, where, name in apps if where == uuid and pid not in ours]
+
+
+def _with_parents() -> set[str]:
+    """This process and those that wait for it: what trained here keeps its memory on the GPU and is idle."""
+    own = psutil.Process()
+    return {str(process.pid) for process in (own, *own.parents())}
 
 
 def _machine(device: torch.device) -> dict[str, Any]:

@@ -141,7 +141,7 @@ def probe_cell(
             method.teacher,
             config.backbone,
             device=device,
-            autocast=train.autocast_for(train.choose_precision(config.precision, device), device),
+            precision=train.choose_precision(config.precision, device),
             batch_size=config.batch_size,
             cached=False,
         )

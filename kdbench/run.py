@@ -325,7 +325,7 @@ class Ready:
             self.method.teacher,
             self.config.backbone,
             device=self.device,
-            autocast=train.autocast_for(self.precision, self.device),
+            precision=self.precision,
             batch_size=self.config.batch_size,
             cached=cached,
             shared=shared,
@@ -336,7 +336,7 @@ def prepare(cell: Cell, place: Place) -> Ready:
     """Images, teacher and untrained method of a cell, on its device; DataError if the images changed."""
     device = torch.device(place.device)
     provenance.start_peak_memory(device)
-    _seed(cell.seed)
+    torch.manual_seed(cell.seed)
     dataset = get_dataset(cell.dataset)
     categories, prints = _scan(cell, place, dataset)
     kind = get_method(cell.method)
@@ -459,12 +459,6 @@ def _scan(cell: Cell, place: Place, dataset: Dataset) -> tuple[list[Category], d
     if fingerprint_of(prints.values()) != cell.fingerprint:
         raise DataError(f"the images under {root} changed since the run was planned; run the command again")
     return categories, prints
-
-
-def _seed(seed: int) -> None:
-    torch.manual_seed(seed)
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.benchmark = False
 
 
 def _identity(cell: Cell, place: Place, dataset: Dataset) -> dict[str, Any]:

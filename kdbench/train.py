@@ -2,15 +2,17 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from kdbench.backbone import FeaturePyramid, normalisation
 from kdbench.features import Features, Shared
@@ -62,14 +64,14 @@ class Batches:
         backbone: str,
         *,
         device: torch.device,
-        autocast: AbstractContextManager,
+        precision: str,
         batch_size: int,
         cached: bool = True,
         shared: Shared | None = None,
     ) -> None:
         writable = pixels if pixels.flags.writeable else pixels.copy()  # torch shares memory only with such
         self.pixels = torch.from_numpy(writable).to(device)
-        self.teacher, self.autocast, self.batch_size = teacher, autocast, batch_size
+        self.teacher, self.precision, self.batch_size = teacher, precision, batch_size
         mean, std = normalisation(backbone)
         self.mean = torch.tensor(mean, device=device)[:, None, None] * 255
         self.std = torch.tensor(std, device=device)[:, None, None] * 255
@@ -78,11 +80,15 @@ class Batches:
         if not cached or not len(pixels):
             return
         one = self._bytes_per_image()
-        if len(pixels) * one <= CACHE_SHARE * free_memory(device):
-            batches = [self._teach(self.images(index)) for index in self.in_order()]
-            self.levels = [torch.cat(level) for level in zip(*batches, strict=True)]
+        if len(pixels) * one <= CACHE_SHARE * _own_share(device) * free_memory(device):
+            self.levels = self._teach_all()
         elif shared is not None and shared.fits(one):
             self.features = shared.open(self._teach_pixels, batch_size)
+
+    @property
+    def autocast(self) -> AbstractContextManager:
+        """The context in which networks run; a new one each time, since torch's may not be entered twice."""
+        return autocast_for(self.precision, self.pixels.device)
 
     @property
     def cache(self) -> str:
@@ -120,6 +126,20 @@ class Batches:
         with self.autocast:
             return self.teacher(images)
 
+    def _teach_all(self) -> list[Tensor]:
+        """The levels [N,C,h,w] of all images, written in place: joining batches would need them twice."""
+        levels: list[Tensor] = []
+        for first, index in zip(range(0, len(self), self.batch_size), self.in_order(), strict=True):
+            found = self._teach(self.images(index))
+            if not levels:
+                levels = [
+                    level.new_empty((len(self), *level.shape[1:])).to(memory_format=torch.channels_last)
+                    for level in found
+                ]
+            for level, part in zip(levels, found, strict=True):
+                level[first : first + len(part)] = part
+        return levels
+
     def _teach_pixels(self, pixels: np.ndarray) -> list[Tensor]:
         return self._teach(self._normalised(torch.from_numpy(pixels.copy()).to(self.pixels.device)))
 
@@ -131,12 +151,12 @@ class Batches:
 class Training:
     """All that changes while a method is trained, so that it can be put down and taken up again."""
 
-    def __init__(self, method: Method, precision_is_fp16: bool, generator: torch.Generator) -> None:
+    def __init__(self, method: Method, precision: str, generator: torch.Generator) -> None:
         self.method, self.generator = method, generator
-        self.optimizer = method.optimizer()
+        self.optimizer = fused(method.optimizer(), _device_of(method))
         self.scheduler = method.scheduler(self.optimizer)
         # fp16 gradients underflow without scaling; for the other precisions the scaler is transparent.
-        self.scaler = torch.amp.GradScaler(_device_of(method).type, enabled=precision_is_fp16)
+        self.scaler = torch.amp.GradScaler(_device_of(method).type, enabled=precision == "fp16")
         self.history = History()
         self.best, self.kept = float("inf"), dict[str, Tensor]()
 
@@ -231,7 +251,7 @@ def fit(
     `checkpoint` is handed the function that gives the state after every epoch, `resume` is such a state.
     Raises TrainingDiverged when a loss or a held-out value is not finite.
     """
-    training = Training(method, is_fp16(train.autocast), generator)
+    training = Training(method, train.precision, generator)
     if resume is not None:
         training.resume(resume)
     while len(training.history.epochs) < method.config.epochs:
@@ -245,13 +265,14 @@ def fit(
 def heldout_mean(method: Method, batches: Batches) -> float:
     """Mean of the anomaly maps of normal images that were not trained on."""
     method.eval()
-    total = 0.0
+    total = torch.zeros((), dtype=torch.float64, device=batches.pixels.device)  # read once: reading waits
     for index in batches.in_order():
         images = batches.images(index)
+        taught = batches.taught(index, images)
         with batches.autocast:
-            maps = method.anomaly_map(images, batches.taught(index, images))
-        total += maps.double().mean((1, 2)).sum().item()
-    return total / len(batches)
+            maps = method.anomaly_map(images, taught)
+        total += maps.double().mean((1, 2)).sum()
+    return total.item() / len(batches)
 
 
 def split_heldout(counts: Sequence[int], share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -283,9 +304,9 @@ def choose_precision(request: str, device: torch.device) -> str:
 
 
 def autocast_for(precision: str, device: torch.device) -> AbstractContextManager:
-    """The context in which networks run; reusable."""
+    """A context in which networks run, to be entered once: inside itself it would never be left again."""
     if precision == "fp32":
-        return nullcontext()
+        return torch.autocast(device.type, enabled=False)
     return torch.autocast(device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
 
 
@@ -304,29 +325,54 @@ def free_memory(device: torch.device) -> int:
     return _available_ram()
 
 
+def fused(optimizer: Optimizer, device: torch.device) -> Optimizer:
+    """The optimizer, on a GPU with one kernel for all parameters where it has one; last digits may differ."""
+    for group in optimizer.param_groups if device.type == "cuda" else ():
+        if "fused" in group:
+            group["fused"], group["foreach"] = True, False
+    return optimizer
+
+
+def _own_share(device: torch.device) -> float:
+    """A cell's part of a machine whose cells run side by side on its cores, as that of its threads."""
+    cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    return 1.0 if device.type == "cuda" else min(1.0, torch.get_num_threads() / cores)
+
+
 def place_networks(method: Method, device: torch.device) -> None:
-    """Move to the device, convolutions in channels-last order, which is faster on every device we know."""
+    """Move to the device, convolutions in channels-last order, which is faster on every device we know.
+
+    On a GPU fp32 means fp32 and every call takes the same algorithm: cuDNN would use TF32 with its 10 bits.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     method.to(device)
     method.to(memory_format=torch.channels_last)
 
 
 def _available_ram() -> int:
+    """Bytes that no process uses and that the limit of the container, if there is one, leaves."""
     meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        line = next(
-            line for line in meminfo.read_text("ascii").splitlines() if line.startswith("MemAvailable")
-        )
-        return 1024 * int(line.split()[1])
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2  # macOS does not say what is free
+    if not meminfo.exists():
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2  # macOS does not say
+    line = next(line for line in meminfo.read_text("ascii").splitlines() if line.startswith("MemAvailable"))
+    return min([1024 * int(line.split()[1]), *_left_in(Path("/sys/fs/cgroup"))])
+
+
+def _left_in(cgroup: Path) -> Iterator[int]:
+    """What the memory limit of a container leaves, in either version of control groups; nothing without."""
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        if (cgroup / limit).exists() and (cgroup / used).exists():
+            most = (cgroup / limit).read_text("ascii").strip()
+            if most != "max":
+                yield max(0, int(most) - int((cgroup / used).read_text("ascii")))
 
 
 def _device_of(method: Method) -> torch.device:
     return next(method.parameters()).device
-
-
-def is_fp16(context: AbstractContextManager) -> bool:
-    """Whether networks run in fp16 here, whose gradients need scaling."""
-    return isinstance(context, torch.autocast) and context.fast_dtype == torch.float16
 
 
 def _finite(value: float, what: str, epoch: int) -> float:

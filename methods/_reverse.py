@@ -4,8 +4,9 @@ Written after the facts of the official code (github.com/hq-deng/RD4AD), without
 """
 
 from itertools import pairwise
+from typing import ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, cat, nn, stack
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
@@ -26,12 +27,22 @@ class ReverseRecipe(Method):
     """RD4AD's training, for all who inherit its decoder: Adam, batch 16, 200 epochs, the last one kept."""
 
     class Config(Method.Config):
+        without_decoder: ClassVar[tuple[str, str] | None] = None  # a key and its value: nothing is rebuilt
         epochs: int = Field(200, ge=1)
         batch_size: int = Field(16, ge=1)
         lr: float = Field(5e-3, gt=0)
         beta1: float = Field(0.5, ge=0, lt=1)
         lr_drop: float = Field(1.0, gt=0, le=1)  # share of the epochs after which lr is a tenth; 1: never
         sigma: float = Field(4.0, ge=0)  # of the Gaussian over the map
+
+        @model_validator(mode="after")
+        def _can_be_rebuilt(self) -> "ReverseRecipe.Config":
+            if (
+                self.without_decoder is None
+                or getattr(self, self.without_decoder[0]) != self.without_decoder[1]
+            ):
+                check_decoder(self.levels, self.image_size)
+            return self
 
     def optimizer(self) -> Optimizer:
         return Adam(self.trained(), lr=self.config.lr, betas=(self.config.beta1, 0.999))
@@ -46,6 +57,15 @@ def level_maps(
     """1 - cosine of every level at image size: [L,B,size,size]."""
     pairs = zip(taught, learned, strict=True)
     return stack([upsample(cosine_distance(t, s), size, align_corners=align_corners) for t, s in pairs])
+
+
+def check_decoder(levels: tuple[int, ...], image_size: int) -> None:
+    """Raise ValueError unless a decoder can rebuild these levels: neighbours, of sizes that halve evenly."""
+    if any(coarse != fine + 1 for fine, coarse in pairwise(levels)):
+        raise ValueError(f"levels {levels}: the decoder rebuilds neighbouring levels, such as 1, 2, 3")
+    stride = 2 ** (levels[-1] + 2)  # of the embedding: twice that of the deepest level
+    if image_size % stride:
+        raise ValueError(f"image_size {image_size}: with level {levels[-1]} it is a multiple of {stride}")
 
 
 class Block(nn.Module):

@@ -27,6 +27,7 @@ class DSKD(ReverseRecipe):
     )
 
     class Config(ReverseRecipe.Config):  # epochs 200, batch 16, Adam 5e-3 (0.5, 0.999), sigma 4
+        without_decoder = ("students", "encoder")
         students: Literal["both", "encoder", "decoder"] = "both"
         dfe: Literal["bottleneck", "none"] = "bottleneck"  # RD4AD's; none: the encoder's next level instead
         dfe_source: Literal["student", "teacher"] = "student"  # whose levels are embedded
@@ -44,6 +45,12 @@ class DSKD(ReverseRecipe):
                 )
             if self.students == "decoder" and self.dfe_source == "student" and self.detach_dfe:
                 raise ValueError("detach_dfe would leave the encoder of a lone decoder untrained")
+            if self.dfe == "none" and self.students != "encoder" and self.detach_dfe:
+                raise ValueError(
+                    "detach_dfe would leave the encoder's next level untrained: dfe 'bottleneck'"
+                )
+            if self.dfe == "none" and self.students != "encoder" and self.levels[-1] > 3:
+                raise ValueError(f"dfe 'none' takes the level behind {self.levels[-1]}, and there are four")
             return self
 
     config: Config

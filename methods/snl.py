@@ -34,9 +34,11 @@ class SNL(ReverseRecipe):
     departures = (
         "no equation, weight, backbone or recipe of the paper is known: all are our readings",
         "affinity is taken between at most 16x16 positions per level, and between the images of a batch",
+        "the last, smaller batch is kept; base forward has RD4AD's batch, blur, epoch, half of STFPM's loss",
     )
 
     class Config(ReverseRecipe.Config):  # epochs 200, batch 16, Adam 5e-3 (0.5, 0.999), sigma 4
+        without_decoder = ("base", "forward")
         base: Literal["reverse", "forward"] = "reverse"
         backbone: str = "wide_resnet50_2.tv_in1k"
         lr_forward: float = Field(0.4, gt=0)  # forward: STFPM's SGD, momentum 0.9, weight decay 1e-4

@@ -179,7 +179,7 @@ class _Model:
         self.heldout = chosen_on
         self.training = train.Training(
             self.ready.method,
-            train.is_fp16(self.fitted.autocast),
+            self.fitted.precision,
             torch.Generator().manual_seed(cell.seed),
         )
         if sweep.selection == "test":

@@ -172,10 +172,10 @@ def test_a_state_holds_the_random_numbers_too():
         def scheduler(self, optimizer):
             return torch.optim.lr_scheduler.StepLR(optimizer, 1)
 
-    training = train.Training(Drawing(), False, generator)
+    training = train.Training(Drawing(), "fp32", generator)
     state = training.state()
     drawn = torch.rand(3), torch.randperm(9, generator=generator)
-    later = train.Training(Drawing(), False, torch.Generator())
+    later = train.Training(Drawing(), "fp32", torch.Generator())
     later.resume(state)
     assert torch.equal(torch.rand(3), drawn[0])
     assert torch.equal(torch.randperm(9, generator=later.generator), drawn[1])

@@ -1,7 +1,6 @@
 """Teacher features on disk: the same bits as on the device, computed once, and only where there is room."""
 
 from collections import namedtuple
-from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
@@ -28,12 +27,11 @@ def shared(rows: list[int], made_by: str = "a teacher") -> Shared:
     )
 
 
-def batches(source: Shared, autocast=None, batch_size=4) -> train.Batches:
+def batches(source: Shared, precision="fp32", batch_size=4) -> train.Batches:
     pixels = np.concatenate(source.pixels)[source.rows]
     built = teacher("tiny", (1, 2), find_weights("tiny")).to(memory_format=torch.channels_last)
-    autocast = autocast or nullcontext()
     return train.Batches(
-        pixels, built, "tiny", device=CPU, autocast=autocast, batch_size=batch_size, shared=source
+        pixels, built, "tiny", device=CPU, precision=precision, batch_size=batch_size, shared=source
     )
 
 
@@ -43,10 +41,10 @@ def never(pixels: np.ndarray) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_features_on_disk_are_those_on_the_device_bit_for_bit(monkeypatch, precision):
-    source, autocast = shared([10, 0, 4, 5, 7]), train.autocast_for(precision, CPU)
-    kept = batches(source, autocast, batch_size=1)  # the company in a batch may change the last bit
+    source = shared([10, 0, 4, 5, 7])
+    kept = batches(source, precision, batch_size=1)  # the company in a batch may change the last bit
     monkeypatch.setattr(train, "free_memory", lambda device: 0)
-    stored = batches(source, autocast, batch_size=1)
+    stored = batches(source, precision, batch_size=1)
     assert (kept.cache, stored.cache) == ("device", "disk")
     index = torch.tensor([4, 1, 0])
     ones, others = (data.taught(index, data.images(index)) for data in (kept, stored))

@@ -63,7 +63,6 @@ PALETTE.putpalette([0, 0, 0, 10, 200, 30])
         # 16 bit scaled by 257, so that 65535 is 255: 25700 / 257 = 100
         ("png", flat("I;16", 25700), {}, (100, 100, 100)),
         ("png", flat("I;16", 65535), {}, (255, 255, 255)),
-        ("tiff", flat("F", 25700.0), {}, (100, 100, 100)),
         ("tiff", flat("I", 25700), {}, (100, 100, 100)),
         ("tiff", flat("CMYK", (255, 0, 0, 0)), {}, (0, 255, 255)),
         ("bmp", flat("RGB", (9, 8, 7)), {}, (9, 8, 7)),
@@ -164,7 +163,8 @@ BROKEN = {
     "bad checksum": WHOLE[:40] + b"\xff" + WHOLE[41:],
     "bomb": _png_of(50_000, 50_000),
     "text bomb": _png_of(8, 8, _chunk(b"zTXt", b"a\0\0" + zlib.compress(b"\0" * (2 << 20)))),
-    "not finite": b"",  # written below
+    "floating point": b"",  # written below
+    "12 bit": b"",
     "below zero": b"",
 }
 
@@ -173,8 +173,10 @@ BROKEN = {
 def test_an_image_that_cannot_be_read_is_an_error_with_its_path(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(BROKEN[kind])
-    if kind == "not finite":
-        saved(path, flat("F", float("nan")), format="TIFF")
+    if kind == "floating point":
+        saved(path, flat("F", 200.0), format="TIFF")
+    if kind == "12 bit":
+        saved(path, flat("I;16", 4095))
     if kind == "below zero":
         saved(path, flat("I", -3), format="TIFF")
     with pytest.raises(DataError) as raised:
@@ -295,6 +297,16 @@ def test_a_mask_that_cannot_be_read_is_an_error_with_its_path(tmp_path: Path, ki
     (tmp_path / "mask.png").write_bytes(BROKEN[kind])
     with pytest.raises(DataError, match=r"mask\.png cannot be read as a mask"):
         truth_of(category)
+
+
+def test_a_jpeg_mask_is_refused_where_all_above_0_is_defect(tmp_path: Path) -> None:
+    class Strict(MVTecAD):
+        mask_above = 127
+
+    category = one_image(tmp_path, Image.fromarray(np.kron(SPOTS, np.ones((8, 8), np.uint8))), format="JPEG")
+    with pytest.raises(DataError, match=r"mask\.png cannot be read as a mask: JPEG blurs what is marked"):
+        truth_of(category)
+    assert truth_of(category, Strict())[0].any()
 
 
 def test_without_masks_there_are_labels_and_no_regions(tmp_path: Path) -> None:

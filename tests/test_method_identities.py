@@ -76,9 +76,23 @@ def test_resnet18_embedding_and_rebuilt_levels_have_the_published_shapes():
     assert [tuple(level.shape) for level in rebuilt] == [tuple(level.shape) for level in levels]
 
 
-def test_levels_that_are_not_neighbours_are_refused():
-    with pytest.raises(ValueError, match="neighbouring levels"):
-        build(RD4AD, levels=(1, 3))
+@pytest.mark.parametrize(
+    ("kind", "wrong", "said"),
+    [
+        (RD4AD, {"levels": (1, 3)}, "neighbouring levels"),
+        (RD4AD, {"image_size": 240}, "a multiple of 32"),
+        (SNL, {"image_size": 240}, "a multiple of 32"),
+        (DSKD, {"image_size": 96, "levels": (2, 3, 4)}, "a multiple of 64"),
+    ],
+)
+def test_what_no_decoder_can_rebuild_is_refused_before_anything_is_built(kind, wrong, said):
+    with pytest.raises(ValidationError, match=said):
+        kind.Config(**wrong)
+
+
+def test_without_a_decoder_any_levels_and_sizes_will_do():
+    SNL.Config(base="forward", levels=(1, 3), image_size=240)
+    DSKD.Config(students="encoder", levels=(1, 3), image_size=240)
 
 
 def test_flat_loss_ignores_a_factor_per_level_and_position_loss_one_per_position():
@@ -376,7 +390,12 @@ def test_students_are_fused_as_asked(fusion, expected):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"dfe": "none", "dfe_source": "teacher"}, {"students": "decoder", "detach_dfe": True}],
+    [
+        {"dfe": "none", "dfe_source": "teacher"},
+        {"students": "decoder", "detach_dfe": True},
+        {"dfe": "none", "detach_dfe": True},
+        {"dfe": "none", "levels": (2, 3, 4)},
+    ],
 )
 def test_settings_that_would_be_ignored_are_refused(wrong):
     with pytest.raises(ValidationError):

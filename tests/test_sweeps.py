@@ -374,11 +374,10 @@ def test_the_first_epochs_of_a_long_training_are_a_short_one(method):
         torch.manual_seed(0)
         built = kind(config, teacher("tiny", config.levels, find_weights("tiny")))
         pixels = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
-        autocast = train.autocast_for("fp32", torch.device("cpu"))
         batches = train.Batches(
-            pixels, built.teacher, "tiny", device=torch.device("cpu"), autocast=autocast, batch_size=4
+            pixels, built.teacher, "tiny", device=torch.device("cpu"), precision="fp32", batch_size=4
         )
-        training = train.Training(built, False, torch.Generator().manual_seed(0))
+        training = train.Training(built, "fp32", torch.Generator().manual_seed(0))
         return [training.epoch(batches, None, lambda count: None).loss for _ in range(run)]
 
     assert losses(20, 4) == losses(4, 4)

@@ -1,6 +1,5 @@
 """The loop: selection, caching, precision, the split, and what it refuses."""
 
-from contextlib import nullcontext
 from itertools import pairwise
 
 import numpy as np
@@ -9,6 +8,7 @@ import torch
 
 from kdbench import train
 from kdbench.backbone import find_weights, teacher
+from kdbench.evaluate import score
 from kdbench.methods.stfpm import STFPM
 
 CPU = torch.device("cpu")
@@ -26,7 +26,7 @@ def pixels(count: int, seed: int = 0) -> np.ndarray:
 
 def batches(method: STFPM, data: np.ndarray, *, cached: bool = True) -> train.Batches:
     return train.Batches(
-        data, method.teacher, "tiny", device=CPU, autocast=nullcontext(), batch_size=4, cached=cached
+        data, method.teacher, "tiny", device=CPU, precision="fp32", batch_size=4, cached=cached
     )
 
 
@@ -107,7 +107,7 @@ def test_bf16_networks_have_float32_losses_and_maps():
         method.teacher,
         "tiny",
         device=CPU,
-        autocast=train.autocast_for("bf16", CPU),
+        precision="bf16",
         batch_size=4,
     )
     index = torch.arange(4)
@@ -116,6 +116,82 @@ def test_bf16_networks_have_float32_losses_and_maps():
     with data.autocast:
         assert method.loss(images, data.taught(index, images)).dtype == torch.float32
         assert method.anomaly_map(images, data.taught(index, images)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_whatever_looks_at_images_leaves_the_precision_as_it_was(precision):
+    method = build()
+    data = train.Batches(
+        pixels(8), method.teacher, "tiny", device=CPU, precision=precision, batch_size=4, cached=False
+    )
+    train.heldout_mean(method, data)
+    score(method, data, lambda count: None)
+    train.Training(method, precision, torch.Generator()).epoch(data, data, lambda count: None)
+    assert not torch.is_autocast_enabled("cpu")
+    # A context that an outer one surrounds, too: fp32 is fp32 whatever ran before.
+    with torch.autocast("cpu", torch.bfloat16):
+        taught = data.taught(torch.arange(4), data.images(torch.arange(4)))
+    assert taught[0].dtype == (torch.float32 if precision == "fp32" else torch.bfloat16)
+
+
+def test_one_kernel_updates_all_parameters_on_a_gpu_and_nothing_changes_on_a_cpu():
+    layer = torch.nn.Linear(2, 2)
+    for kind in (torch.optim.Adam, torch.optim.SGD):
+        on_cpu, on_gpu = (
+            train.fused(kind(layer.parameters(), lr=0.1), torch.device(d)) for d in ("cpu", "cuda")
+        )
+        assert (on_cpu.param_groups[0]["fused"], on_gpu.param_groups[0]["fused"]) == (None, True)
+    # The same update but for rounding, also with the state that a checkpoint gave back.
+    start, results = {k: v.clone() for k, v in layer.state_dict().items()}, []
+    for device in ("cpu", "cuda"):
+        layer.load_state_dict(start)
+        optimizer = train.fused(torch.optim.Adam(layer.parameters(), lr=0.1), torch.device(device))
+        for _ in range(3):
+            optimizer.zero_grad()
+            layer(torch.ones(1, 2)).square().sum().backward()
+            optimizer.step()
+            optimizer.load_state_dict(optimizer.state_dict())
+        results.append(layer.weight.detach().clone())
+    torch.testing.assert_close(*results)
+
+
+def test_features_of_all_images_are_in_memory_once(monkeypatch):
+    """The peak is what a cell may take, not twice that while batches are joined."""
+    method, count = build(), 512
+    data = batches(method, pixels(count), cached=False)
+    one = sum(level.nbytes for level in data.taught(torch.arange(1), data.images(torch.arange(1))))
+    monkeypatch.setattr(torch, "cat", lambda *a, **k: pytest.fail("joined"))
+    kept = batches(method, pixels(count))
+    assert kept.cache == "device"
+    assert sum(level.nbytes for level in kept.levels) == count * one
+    assert all(level.is_contiguous(memory_format=torch.channels_last) for level in kept.levels)
+
+
+def test_a_cell_may_keep_as_much_as_its_part_of_the_cores(monkeypatch):
+    data = pixels(10)
+    one = batches(build(), data)
+    needed = sum(level.nbytes for level in one.levels)
+    monkeypatch.setattr(train.psutil, "cpu_count", lambda logical: 4 * torch.get_num_threads())
+    monkeypatch.setattr(train, "free_memory", lambda device: int(needed / train.CACHE_SHARE) + 1)
+    assert batches(build(), data).cache == "recomputed"
+    monkeypatch.setattr(train, "free_memory", lambda device: int(4 * needed / train.CACHE_SHARE) + 4)
+    assert batches(build(), data).cache == "device"
+
+
+@pytest.mark.parametrize(
+    ("files", "left"),
+    [
+        ({"memory.max": "1000\n", "memory.current": "300\n"}, [700]),
+        ({"memory.max": "max\n", "memory.current": "300\n"}, []),
+        ({"memory/memory.limit_in_bytes": "1000", "memory/memory.usage_in_bytes": "1300"}, [0]),
+        ({}, []),
+    ],
+)
+def test_a_container_leaves_what_its_limit_leaves(tmp_path, files, left):
+    (tmp_path / "memory").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert list(train._left_in(tmp_path)) == left
 
 
 @pytest.mark.parametrize(("counts", "expected"), [((10,), 2), ((5, 100), 21), ((2, 2), 2), ((3,), 1)])

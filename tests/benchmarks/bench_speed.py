@@ -26,7 +26,7 @@ from kdbench.registry import get_method, method_names
 SIZE, DEVICE = 256, torch.device("cuda" if torch.cuda.is_available() else "cpu")
 BACKBONE = "resnet18.tv_in1k" if os.environ.get("KDBENCH_WEIGHTS") else EMBEDDED
 NUM_TRAIN, NUM_TEST = 32, 83  # one batch of most methods; the test images of bottle
-AUTOCAST = train.autocast_for(train.choose_precision("auto", DEVICE), DEVICE)
+PRECISION = train.choose_precision("auto", DEVICE)
 
 
 def noise(count: int) -> np.ndarray:
@@ -44,7 +44,7 @@ def built(name: str):
 
 def batches(method, count: int, *, cached: bool) -> train.Batches:
     size = method.config.batch_size if cached else count
-    found = {"device": DEVICE, "autocast": AUTOCAST, "batch_size": size, "cached": cached}
+    found = {"device": DEVICE, "precision": PRECISION, "batch_size": size, "cached": cached}
     return train.Batches(noise(count), method.teacher, BACKBONE, **found)
 
 
@@ -52,7 +52,7 @@ def batches(method, count: int, *, cached: bool) -> train.Batches:
 def test_training_epoch(benchmark, name):
     method = built(name)
     data = batches(method, NUM_TRAIN, cached=True)
-    training = train.Training(method, train.is_fp16(AUTOCAST), torch.Generator().manual_seed(0))
+    training = train.Training(method, PRECISION, torch.Generator().manual_seed(0))
     benchmark.pedantic(
         training.epoch, args=(data, None, lambda count: None), rounds=3, warmup_rounds=1, iterations=1
     )
@@ -69,7 +69,7 @@ def test_inference(benchmark, name, batch_size):
     @torch.inference_mode()
     def infer() -> torch.Tensor:
         images = data.images(index)
-        with AUTOCAST:
+        with train.autocast_for(PRECISION, DEVICE):
             found = method.anomaly_map(images, method.teacher(images))
         return method.image_score(found).cpu()
 

@@ -56,7 +56,7 @@ def warm(weights: Path | None) -> None:
             method.teacher,
             backbone,
             device=device,
-            autocast=train.autocast_for(train.choose_precision("auto", device), device),
+            precision=train.choose_precision("auto", device),
             batch_size=config.batch_size,
         )
         spent = {"images": 0.0, "taught": 0.0}

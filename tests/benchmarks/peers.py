@@ -35,7 +35,6 @@ from kdbench.registry import get_dataset, get_method
 SIZE, BATCH, BACKBONE, DEVICE = 256, 32, "resnet18.tv_in1k", torch.device("cpu")
 PACKAGES = ("anomalib", "adeval", "torch", "timm", "numpy")
 PRECISION = train.choose_precision("auto", DEVICE)
-AUTOCAST = train.autocast_for(PRECISION, DEVICE)
 
 
 @dataclass(kw_only=True)
@@ -79,14 +78,14 @@ class Ours:
         self.images, self.seed, self.epoch_s = images, seed, list[float]()
 
     def batches(self, pixels: np.ndarray, *, cached: bool = False) -> train.Batches:
-        found = {"device": DEVICE, "autocast": AUTOCAST, "batch_size": BATCH, "cached": cached}
+        found = {"device": DEVICE, "precision": PRECISION, "batch_size": BATCH, "cached": cached}
         return train.Batches(np.ascontiguousarray(pixels), self.method.teacher, BACKBONE, **found)
 
     def fit(self) -> None:
         """All epochs; also notes how long each took."""
         generator = torch.Generator().manual_seed(self.seed)
         data = self.batches(self.images.train, cached=True)
-        training = train.Training(self.method, train.is_fp16(AUTOCAST), generator)
+        training = train.Training(self.method, PRECISION, generator)
         for _ in range(self.method.config.epochs):
             self.epoch_s.append(seconds(lambda: training.epoch(data, None, lambda count: None)))
         training.finish()
@@ -102,7 +101,7 @@ class Ours:
         @torch.inference_mode()
         def work() -> Any:
             pixels = data.images(index)
-            with AUTOCAST:
+            with train.autocast_for(PRECISION, DEVICE):
                 found = self.method.anomaly_map(pixels, self.method.teacher(pixels))
             return self.method.image_score(found)
 

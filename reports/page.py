@@ -152,9 +152,10 @@ def _part(
     kept: Mapping[str, int],
 ) -> _Part:
     found = entries(cells)
-    chosen = figures_accuracy.curve_cells(found, kept)
-    curves = read_curves(results, set(chosen["cell_id"])).to_pandas()
-    curves = curves.merge(chosen, on=["cell_id", "category"])
+    ended = figures_accuracy.ended_cells(found)
+    chosen = figures_accuracy.picture_cells(found, kept)
+    curves = read_curves(results, set(ended["cell_id"])).to_pandas()
+    curves = curves.merge(ended, on=["cell_id", "category"])
     timed = figures_speed.timings(found, rows.latencies)
     scores = rows.scores.merge(chosen, on=["cell_id", "category"])
     candidates = [

@@ -95,9 +95,9 @@ def test_of_the_seeds_the_lowest_is_shown_of_which_the_most_was_kept(rows):
     seeds = cells.drop_duplicates("cell_id").set_index("cell_id")["seed"]
     assert set(seeds) == {0, 1}
     later = {cell_id: 2 for cell_id, seed in seeds.items() if seed > 0}
-    assert set(accuracy.curve_cells(found, later)["seed"]) == {1}
-    one = accuracy.curve_cells(found, {})["cell_id"].iloc[0]
-    mixed = accuracy.curve_cells(found, later | {one: 3}).set_index("cell_id")["seed"]
+    assert set(accuracy.picture_cells(found, later)["seed"]) == {1}
+    one = accuracy.picture_cells(found, {})["cell_id"].iloc[0]
+    mixed = accuracy.picture_cells(found, later | {one: 3}).set_index("cell_id")["seed"]
     assert mixed[one] == 0
     assert sorted(set(mixed)) == [0, 1]
 
@@ -107,10 +107,11 @@ def test_every_figure_of_a_whole_run_is_drawn_or_says_why_not(rows):
     look = marks(loaded.cells["entry"])
     group, cells = section(rows, "oneclass")
     found = entries(cells)
-    chosen = accuracy.curve_cells(found, {})
+    chosen = accuracy.picture_cells(found, {})
     assert chosen.groupby("entry").size().to_dict() == {m: 6 - (m == "stfpm") for m in look}
     assert set(chosen["seed"]) == {0}
-    kept = read_curves(folder, chosen["cell_id"]).to_pandas().merge(chosen, on=["cell_id", "category"])
+    ended = accuracy.ended_cells(found)
+    kept = read_curves(folder, ended["cell_id"]).to_pandas().merge(ended, on=["cell_id", "category"])
     sketches = [
         *speed.accuracy_latency(group, found, speed.timings(found, loaded.latencies), look),
         accuracy.heat_map(group, found),
@@ -125,7 +126,45 @@ def test_every_figure_of_a_whole_run_is_drawn_or_says_why_not(rows):
     assert {s.name.split("-toy")[0]: s.why_not for s in sketches if not s.draw} == {
         "interference": "only multiclass detectors interfere"
     }
-    assert "5 categories" in sketches[3].says  # bottle failed for one method
+    said = "mean over 5 categories and over seeds 0 and 1."  # bottle failed for one method
+    assert said in sketches[3].says
+
+
+def kept_curves(*lines: tuple[str, str, int, list[float], list[float]]) -> pd.DataFrame:
+    """Curves as they are read: entry, category, seed, false positive rates, per-region overlaps."""
+    columns = ["entry", "category", "seed", "pro_fpr", "pro"]
+    kept = pd.DataFrame(lines, columns=columns)
+    return kept.assign(image_fpr=None, image_tpr=None, pixel_fpr=None, pixel_tpr=None)
+
+
+def test_a_curve_is_the_mean_over_the_seeds_so_that_a_collapsed_one_shows(rows):
+    """Seed 1 finds nothing in "nut" until 0.15, then all; a step, whose points are at rates of its own."""
+    group, cells = section(rows, "multiclass")
+    found, look = entries(cells[cells["entry"].isin(["dcam", "snl"])]), marks(["dcam", "snl"])
+    good = ([0.0, 0.0, 0.3], [0.0, 1.0, 1.0])
+    kept = kept_curves(
+        ("dcam", "nut", 0, *good),
+        ("dcam", "nut", 1, [0.0, 0.15, 0.15, 0.3], [0.0, 0.0, 1.0, 1.0]),
+        *(("dcam", "wood", seed, *good) for seed in (0, 1)),
+        *(("snl", category, seed, *good) for category in ("nut", "wood") for seed in (0, 1)),
+    )
+    rate, heights = accuracy.mean_heights(kept, accuracy.PANELS[2])
+    collapsed = heights["dcam", "nut"]
+    assert collapsed[rate < 0.149] == pytest.approx(0.5)
+    assert collapsed[rate > 0.151] == pytest.approx(1)
+    assert heights["snl", "nut"] == pytest.approx(1)
+    mean, each = accuracy.curves(group, found, kept, look)
+    assert "mean over 2 categories and over seeds 0 and 1." in mean.says
+    ((axes,),) = [mean.draw().axes]
+    drawn = {line.get_label(): line.get_ydata() for line in axes.lines}
+    assert drawn["dcam"][rate < 0.149] == pytest.approx(0.75)  # of two categories
+    assert drawn["snl"] == pytest.approx(1)
+    nut, _ = each.draw().axes
+    assert {line.get_label(): line.get_ydata()[0] for line in nut.lines} == {"dcam": 0.5, "snl": 1.0}
+    second = next(iter(accuracy.curves(group, found, kept[kept["seed"] == 1], look)))
+    assert "2 categories and over seed 1 (no other seed kept curves)." in second.says
+    uneven = next(iter(accuracy.curves(group, found, kept.iloc[1:], look)))
+    assert "2 categories and over the seeds of each that kept curves." in uneven.says
 
 
 def test_what_is_missing_is_said_in_words(rows):

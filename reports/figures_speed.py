@@ -26,7 +26,7 @@ class Timing:
     p90_ms: float
     p99_ms: float
     images_per_s: float
-    busy: bool  # only timed while something else ran, or it is not known: never on a front
+    busy: bool  # only timed while something else ran, or it is not known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,7 @@ class Point:
     timing: Timing
     accuracy: float  # percent
     deviation: float  # over the seeds; NaN for one
+    off_front: str  # why it can be on no front, "" if it can
 
 
 def timings(found: Sequence[Entry], latencies: pd.DataFrame) -> list[Timing]:
@@ -63,18 +64,31 @@ def timings(found: Sequence[Entry], latencies: pd.DataFrame) -> list[Timing]:
 def points(found: Sequence[Entry], timed: Sequence[Timing], metric: str) -> list[Point]:
     """The entries that have both a timing and a mean of the metric."""
     placed = []
-    means = {entry.name: entry.means[metric] for entry in found}
+    by_name = {entry.name: entry for entry in found}
     for timing in timed:
-        if mean := means[timing.entry]:
-            placed.append(Point(timing=timing, accuracy=100 * mean.mean, deviation=100 * mean.std))
+        entry = by_name[timing.entry]
+        if mean := entry.means[metric]:
+            accuracy, deviation = 100 * mean.mean, 100 * mean.std
+            why = off_front(entry, timing)
+            placed.append(Point(timing=timing, accuracy=accuracy, deviation=deviation, off_front=why))
     return placed
+
+
+def off_front(entry: Entry, timing: Timing) -> str:
+    """Why an entry with this timing can be on no Pareto front, in words; "" if it can.
+
+    What has no rank in a table beats nothing in a figure either.
+    """
+    oracle = ("selected on test images",) if entry.oracle else ()
+    busy = ("busy",) if timing.busy else ()
+    return "; ".join((*entry.remarks, *oracle, *busy))
 
 
 def front(placed: Sequence[Point]) -> list[Point]:
     """The Pareto front, fastest first: nothing else is as fast and as accurate and in one better."""
     best: list[Point] = []
-    alone = [point for point in placed if not point.timing.busy]
-    for point in sorted(alone, key=lambda p: (p.timing.p50_ms, -p.accuracy)):
+    comparable = [point for point in placed if not point.off_front]
+    for point in sorted(comparable, key=lambda p: (p.timing.p50_ms, -p.accuracy)):
         if not best or point.accuracy > best[-1].accuracy:
             best.append(point)
     return best
@@ -101,8 +115,8 @@ def accuracy_latency(
             name=f"{name}-{number}",
             title=f"{where}: {title}",
             says=f"{TITLES[metric]} over the median time of a batch of {batch_size}; up and to the left is "
-            "better. The line is the Pareto front. Bars: standard deviation over seeds. Hollow: timed while "
-            "something else ran, not on the front.",
+            "better. The line is the Pareto front. Bars: standard deviation over seeds. Hollow: not on the "
+            "front, for the reason beside the name; busy: timed while something else ran.",
             draw=partial(_accuracy_latency, placed, TITLES[metric], f"{where}, batch of {batch_size}", look),
         )
 
@@ -127,12 +141,12 @@ def _accuracy_latency(placed: Sequence[Point], metric: str, where: str, look: di
             color=mark.colour,
             marker=mark.marker,
             markersize=9,
-            markerfacecolor="white" if timing.busy else mark.colour,
+            markerfacecolor="white" if point.off_front else mark.colour,
             markeredgewidth=1.5,
             linestyle="none",
             capsize=2.5,
             elinewidth=1,
-            label=timing.entry + (" (busy)" if timing.busy else ""),
+            label=timing.entry + (f" ({point.off_front})" if point.off_front else ""),
         )
     log_axis(axes, [point.timing.p50_ms for point in placed])
     axes.margins(x=0.12, y=0.12)

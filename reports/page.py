@@ -362,9 +362,10 @@ def _points(parts: Sequence[_Part], look: dict[str, Mark]) -> list[dict[str, Any
     """One per timing of an entry that has a mean; the plot is left out where there are none."""
     points = []
     for number, part in enumerate(parts):
-        means = {entry.name: entry.means for entry in part.found}
+        by_name = {entry.name: entry for entry in part.found}
         for timing in part.timed:
-            accuracy = [_percent(means[timing.entry][metric]) for metric in PLOTTED]
+            entry = by_name[timing.entry]
+            accuracy = [_percent(entry.means[metric]) for metric in PLOTTED]
             if any(value is not None for value in accuracy):
                 points.append(
                     {
@@ -378,7 +379,7 @@ def _points(parts: Sequence[_Part], look: dict[str, Mark]) -> list[dict[str, Any
                         "p90": _short(timing.p90_ms),
                         "p99": _short(timing.p99_ms),
                         "images_per_s": _short(timing.images_per_s),
-                        "busy": timing.busy,
+                        "off_front": figures_speed.off_front(entry, timing),
                         "accuracy": accuracy,
                     }
                 )

@@ -35,13 +35,39 @@ def point(name: str, ms: float, percent: float, *, busy: bool = False) -> Point:
     timing = Timing(
         entry=name, place="gpu", precision="fp32", batch_size=1, images_per_s=1.0, busy=busy, **times
     )
-    return Point(timing=timing, accuracy=percent, deviation=0.0)
+    return Point(timing=timing, accuracy=percent, deviation=0.0, off_front="busy" if busy else "")
 
 
 def test_the_front_holds_what_nothing_else_beats_and_nothing_busy():
     placed = [point("a", 3, 70), point("b", 5, 80), point("c", 6, 75), point("d", 9, 90)]
     placed += [point("e", 5, 79), point("f", 1, 99, busy=True), point("g", 9, 90)]
     assert [p.timing.entry for p in speed.front(placed)] == ["a", "b", "d"]
+
+
+def test_what_has_no_rank_is_hollow_says_why_and_is_not_on_the_front(rows):
+    """stfpm is the fastest; of one seed it beats nothing, and what was selected on test images never does."""
+    group, cells = section(rows, "multiclass")
+    look, here = marks(cells["entry"]), rows[0].latencies["place"] == "Tesla X"
+
+    def names(cells: pd.DataFrame) -> tuple[list[str], dict[str, str]]:
+        found = entries(cells)
+        timed = speed.timings(found, rows[0].latencies[here])
+        (sketch,) = speed.accuracy_latency(group, found, timed, look)
+        (axes,) = sketch.draw().axes
+        filled = {bars.get_label(): bars[0].get_markerfacecolor() for bars in axes.containers}
+        placed = speed.points(found, [t for t in timed if t.batch_size == 1], "mad")
+        return [p.timing.entry for p in speed.front(placed)], filled
+
+    whole, all_filled = names(cells)
+    assert whole[0] == "stfpm"
+    assert all_filled["stfpm"] == look["stfpm"].colour
+    front, filled = names(cells[(cells["entry"] != "stfpm") | (cells["seed"] == 0)])
+    assert "stfpm" not in front
+    assert front
+    assert {name for name, colour in filled.items() if colour == "white"} == {"stfpm (1 of 2 seeds)"}
+    nothing, hollow = names(cells.assign(oracle=True))
+    assert nothing == []
+    assert hollow["dcam (selected on test images)"] == "white"
 
 
 def test_timings_are_medians_of_what_ran_alone(rows):

@@ -138,6 +138,17 @@ def test_the_points_of_the_plot_are_those_of_the_rows(page):
     assert first["accuracy"][0][0] == pytest.approx(100 * own.groupby("seed")["mad"].mean().mean(), abs=1e-3)
 
 
+def test_a_point_says_why_it_can_be_on_no_front(tmp_path):
+    for method, seeds in (("dcam", (0, 1)), ("stfpm", (0,))):
+        grid = Grid(
+            datasets={"toy": ("nut",)}, methods=(method,), settings=("oneclass",), seeds=seeds, pictures=False
+        )
+        fabricate(tmp_path / "r", grid)
+    text = write_report(tmp_path / "r", tmp_path / "out").page.read_text(encoding="utf-8")
+    said = {(point["entry"], point["off_front"]) for point in Page(text).data["points"]}
+    assert said == {("dcam", ""), ("stfpm", "1 of 2 seeds")}
+
+
 def row(**changes: object) -> dict:
     own = {
         "schema_version": 1, "cell_id": "c", "run_id": "r", "method": "stfpm", "config": "{}",

@@ -16,7 +16,7 @@ from kdbench.reports.rows import Group, is_busy
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """How fast an entry is on one place in one precision with one batch size: medians over its detectors."""
+    """How fast an entry is on one place in one precision with one batch size: means over its detectors."""
 
     entry: str
     place: str
@@ -47,7 +47,7 @@ def timings(found: Sequence[Entry], latencies: pd.DataFrame) -> list[Timing]:
         own = latencies[latencies["cell_id"].isin(entry.cell_ids)]
         for (place, precision, batch_size), timed in own.groupby(["place", "precision", "batch_size"]):
             alone = timed[~is_busy(timed)]
-            middle = (timed if alone.empty else alone)[times].median()
+            mean = (timed if alone.empty else alone)[times].mean()  # as in the tables
             taken.append(
                 Timing(
                     entry=entry.name,
@@ -55,7 +55,7 @@ def timings(found: Sequence[Entry], latencies: pd.DataFrame) -> list[Timing]:
                     precision=str(precision),
                     batch_size=int(batch_size),
                     busy=alone.empty,
-                    **{name: float(middle[name]) for name in times},
+                    **{name: float(mean[name]) for name in times},
                 )
             )
     return taken
@@ -114,9 +114,10 @@ def accuracy_latency(
         yield Sketch(
             name=f"{name}-{number}",
             title=f"{where}: {title}",
-            says=f"{TITLES[metric]} over the median time of a batch of {batch_size}; up and to the left is "
-            "better. The line is the Pareto front. Bars: standard deviation over seeds. Hollow: not on the "
-            "front, for the reason beside the name; busy: timed while something else ran.",
+            says=f"{TITLES[metric]} over the median time of a batch of {batch_size}, mean over the detectors "
+            "timed; up and to the left is better. The line is the Pareto front. Bars: standard deviation "
+            "over seeds. Hollow: not on the front, for the reason beside the name; busy: timed while "
+            "something else ran.",
             draw=partial(_accuracy_latency, placed, TITLES[metric], f"{where}, batch of {batch_size}", look),
         )
 

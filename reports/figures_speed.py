@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from kdbench.reports.costs import FEW, P99_BATCHES, few_batches
 from kdbench.reports.entries import TITLES, Entry, ranked_by
 from kdbench.reports.figures import Mark, Sketch, add_legend, filled, log_axis, new_figure, slug
 from kdbench.reports.rows import Group, is_busy
@@ -24,7 +25,7 @@ class Timing:
     batch_size: int
     p50_ms: float
     p90_ms: float
-    p99_ms: float
+    p99_ms: float  # NaN: too few batches
     images_per_s: float
     busy: bool  # only timed while something else ran, or it is not known
 
@@ -47,7 +48,10 @@ def timings(found: Sequence[Entry], latencies: pd.DataFrame) -> list[Timing]:
         own = latencies[latencies["cell_id"].isin(entry.cell_ids)]
         for (place, precision, batch_size), timed in own.groupby(["place", "precision", "batch_size"]):
             alone = timed[~is_busy(timed)]
-            mean = (timed if alone.empty else alone)[times].mean()  # as in the tables
+            used = timed if alone.empty else alone
+            mean = used[times].mean()  # as in the tables
+            if few_batches(used):
+                mean["p99_ms"] = np.nan
             taken.append(
                 Timing(
                     entry=entry.name,
@@ -167,7 +171,8 @@ def latency_distributions(
             name=f"latency-{slug(group)}-{number}",
             title=f"Latency on {place}, {precision}: {group.title}",
             says=f"All timed batches on {place} in {precision}: the box is the middle half with the "
-            "median, whiskers are the 1st and 99th percentile. Hatched: something else ran meanwhile.",
+            f"median, whiskers are the 1st and 99th percentile, or lowest and highest where {FEW} were "
+            "timed. Hatched: something else ran meanwhile.",
             draw=partial(_latency_distributions, timed, look),
         )
 
@@ -185,7 +190,8 @@ def _latency_distributions(timed: pd.DataFrame, look: dict[str, Mark]) -> Figure
             if own.empty:
                 continue
             times = np.concatenate([np.asarray(t, float) for t in own["times_ms"]])
-            low, q1, median, q3, high = np.quantile(times, [0.01, 0.25, 0.5, 0.75, 0.99])
+            ends = (0, 1) if len(times) < P99_BATCHES else (0.01, 0.99)
+            low, q1, median, q3, high = np.quantile(times, [ends[0], 0.25, 0.5, 0.75, ends[1]])
             stats = {"med": median, "q1": q1, "q3": q3, "whislo": low, "whishi": high, "fliers": []}
             (box,) = axes.bxp(
                 [stats],
@@ -198,7 +204,7 @@ def _latency_distributions(timed: pd.DataFrame, look: dict[str, Mark]) -> Figure
             )["boxes"]
             box.set(facecolor=look[name].colour, alpha=0.75, hatch="////" if is_busy(own).any() else None)
         times = np.concatenate([np.asarray(t, float) for t in of_size["times_ms"]])
-        log_axis(axes, list(np.quantile(times, [0.01, 0.99])))
+        log_axis(axes, [times.min(), times.max()])
         axes.set(title=f"batch of {size}", xlabel="ms per batch")
         axes.grid(visible=False, axis="y")
     grid[0][0].set_yticks(range(len(names)), names)

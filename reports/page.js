@@ -196,12 +196,14 @@
       box.dataset.key = key;
       controls.append(make("label", {}, label, box));
     };
+    const ms = (value) => `${value.toPrecision(3)} ms`;
     const said = (point) => {
       const [mean, deviation] = point.accuracy[state.metric];
       const spread = deviation === null ? "" : ` ± ${deviation.toFixed(2)}`;
       return [
         point.entry, `${data.metrics[state.metric]} ${mean.toFixed(2)}${spread} %`,
-        `${point.p50.toPrecision(3)} ms median, ${point.p90.toPrecision(3)} ms 90th and ${point.p99.toPrecision(3)} ms 99th percentile`,
+        `${ms(point.p50)} median, ${ms(point.p90)} 90th percentile`,
+        point.p99 === null ? `99th percentile: ${data.few}` : `${ms(point.p99)} 99th percentile`,
         `${point.images_per_s.toPrecision(3)} images/s`,
         ...(point.off_front ? [`not on the front: ${point.off_front}`] : []),
       ];

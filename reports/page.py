@@ -21,6 +21,7 @@ import pandas as pd
 import kdbench
 from kdbench.dataset import written_aside
 from kdbench.reports import figures, figures_accuracy, figures_speed, gallery
+from kdbench.reports.costs import FEW
 from kdbench.reports.entries import COLUMNS, TITLES, Entry, Mean, entries
 from kdbench.reports.figures import Mark, Sketch
 from kdbench.reports.figures_speed import Timing
@@ -354,6 +355,7 @@ def _data(points: Sequence[dict[str, Any]], parts: Sequence[_Part], links: Links
         "metrics": [TITLES[metric] for metric in PLOTTED],
         "sections": [part.group.title for part in parts],
         "points": points,
+        "few": FEW,
         "groups": [list(group) for group in links.groups],
     }
 

@@ -160,6 +160,7 @@ def test_the_plot_answers_to_keyboard_and_hides_methods(page: Any) -> None:
     tip = page.find_element("id", "tip")
     assert tip.is_displayed()
     assert "ms median" in tip.text
+    assert "99th percentile: fewer than 100 batches" in tip.text
     assert points[0].get_attribute("aria-label").startswith(tip.text.splitlines()[0])
     button = page.find_element("css selector", "#chart .legend button")
     button.click()

@@ -90,6 +90,27 @@ def test_timings_are_means_of_what_ran_alone_as_in_the_tables(rows):
     assert [dcam.p50_ms, dcam.images_per_s] == pytest.approx(shown)
 
 
+def test_whiskers_end_at_the_lowest_and_highest_of_fewer_than_100_batches(rows):
+    """Detectors of 60 batches: two together have percentiles, one alone has not, and no p99."""
+    group, cells = section(rows, "oneclass")
+    found, look = entries(cells), marks(cells["entry"])
+    here = rows[0].latencies.query("place == 'Tesla X' and setting == 'oneclass' and entry == 'dcam'")
+    one, two = (
+        here[here["cell_id"] == here["cell_id"].iloc[0]],
+        here[here["cell_id"].isin(here["cell_id"][:4])],
+    )
+    for timed, (low, high) in ((one, (0, 100)), (two, (1, 99))):
+        times = np.concatenate([*timed.loc[timed["batch_size"] == 1, "times_ms"]])
+        (sketch,) = speed.latency_distributions(group, found, timed, look)
+        assert "or lowest and highest where fewer than 100 batches were timed." in sketch.says
+        whiskers = [line.get_xdata() for line in sketch.draw().axes[0].lines[:2]]
+        assert sorted(np.ravel(whiskers))[::3] == pytest.approx(np.percentile(times, [low, high]))
+        assert {np.isnan(t.p99_ms) for t in speed.timings(found, timed)} == {True}
+    times = [np.resize(own, 100) for own in one["times_ms"]]
+    (first, *_) = speed.timings(found, one.assign(times_ms=times))
+    assert first.p99_ms == one["p99_ms"].iloc[0]
+
+
 def test_precisions_are_points_and_figures_of_their_own(rows):
     """Four times as fast in bf16; nobody knows whether snl's timings in bf16 were taken alone."""
     group, cells = section(rows, "oneclass")

@@ -214,7 +214,8 @@
         const factors = Math.log10(high / low) > 1.3 ? [1, 2, 5] : [1, 1.5, 2, 3, 4, 5, 7];
         for (const factor of factors) found.push(Number((factor * 10 ** power).toPrecision(2)));
       }
-      return found.filter((value) => value >= low && value <= high);
+      const within = found.filter((value) => value >= low && value <= high);
+      return within.length < 2 ? steps(low, high) : within; // times may be closer than these lie
     };
     const steps = (low, high) => {
       const raw = (high - low) / 5;

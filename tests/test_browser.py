@@ -172,6 +172,22 @@ def test_the_plot_answers_to_keyboard_and_hides_methods(page: Any) -> None:
     assert page.find_element("css selector", "#chart .front").get_attribute("d") != front
 
 
+def test_the_axis_of_latency_has_numbers_where_one_method_is_shown(page: Any) -> None:
+    """Between 3 / 1.15 and 3 * 1.15 ms lies one round number at most."""
+    for button in page.find_elements("css selector", "#chart .legend button"):
+        if button.text != "stfpm":
+            button.click()
+    (point,) = page.find_elements("css selector", "#chart .point")
+    shown = point.get_attribute("aria-label").split(", ")[2]
+    assert shown.endswith(" ms median")
+    ms = float(shown.split()[0])
+    texts = [text.text for text in page.find_elements("css selector", "#chart > svg > text")]
+    ticks = [float(text) for text in texts[: texts.index("median ms per batch (log)")] if text]
+    ticks = [tick for tick in ticks if ms / 1.16 < tick < ms * 1.16]
+    assert len(ticks) >= 3
+    assert min(ticks) < ms < max(ticks)
+
+
 def test_what_has_no_rank_is_hollow_and_not_on_the_front(driver: Any, uneven: Path) -> None:
     show(driver, uneven, width=1280, dark=False)
     said = {}

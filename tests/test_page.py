@@ -126,6 +126,11 @@ def test_a_cell_says_its_recipe_seed_versions_and_machine(page):
     assert "torch_version 2.9.0" in facts[machine]
 
 
+def test_the_gallery_says_whose_pictures_it_shows(page):
+    assert "of each method the lowest seed that has its pictures." in page[0].text
+    assert "the lowest seed that ended well" not in page[0].text
+
+
 def test_the_points_of_the_plot_are_those_of_the_rows(page):
     data = page[0].data
     assert data["metrics"][0] == "mAD"

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from kdbench.metrics import PRO_LIMIT
 from kdbench.reports.entries import TITLES, Entry, ranked_by
-from kdbench.reports.figures import Mark, Sketch, add_legend, filled, new_figure, new_panels, slug
+from kdbench.reports.figures import OUTLINE, Mark, Sketch, add_legend, filled, new_figure, new_panels, slug
 from kdbench.reports.rows import Group
 from kdbench.reports.significance import rank_groups
 from kdbench.reports.statistics import Ranks
@@ -344,8 +344,8 @@ def interference(group: Group, found: Sequence[Entry], probes: pd.DataFrame, loo
         name=name,
         title=title,
         says="Normal images against their mixture with another category, and against themselves with a piece "
-        "of another one; mean over categories, thin bars: standard deviation over seeds. Bars begin at 50 %, "
-        "which is chance: there the detector takes other categories for normal.",
+        "of another one; mean over categories, thin bars: standard deviation over seeds, cut at 100 %. Bars "
+        "begin at 50 %, which is chance: there the detector takes other categories for normal.",
         draw=lambda: _interference(100 * by_seed.mean(), 100 * by_seed.std(ddof=1), look),
     )
 
@@ -358,20 +358,17 @@ def _interference(mean: pd.DataFrame, deviation: pd.DataFrame, look: dict[str, M
         axes.bar(
             x, mean.loc[name] - 50, 0.72 / number, color=look[str(name)].colour, label=str(name), bottom=50
         )
-        spread = deviation.loc[name].to_numpy(float)
-        axes.errorbar(
-            x,
-            mean.loc[name],
-            np.nan_to_num(spread),
-            color="#222222",
-            linestyle="none",
-            elinewidth=1,
-            capsize=2,
-        )
+        height, spread = mean.loc[name].to_numpy(float), deviation.loc[name].to_numpy(float)
+        # Without a spread (one seed) there is no bar: one of no length would say that seeds agree.
+        ends = [spread, np.minimum(spread, 100 - height)]
+        bars = axes.errorbar(x, height, ends, color="#222222", fmt="none", elinewidth=1, capsize=2)
+        for part in bars.get_children():
+            part.set_path_effects(OUTLINE)
     axes.axhline(50, color="#222222", linewidth=1, linestyle=":")
     axes.text(-0.5, 49.6, "chance", fontsize=8, va="top")
     axes.set_xticks(range(len(PROBES)), PROBES.values())
     axes.grid(visible=False, axis="x")
-    axes.set(ylabel="AUROC, %", ylim=(min(45.0, float(mean.min().min()) - 3), 101))
+    lowest = float((mean - deviation.fillna(0)).min().min())
+    axes.set(ylabel="AUROC, %", ylim=(min(45.0, lowest - 3), 101))
     add_legend(figure)
     return figure

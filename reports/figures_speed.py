@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from kdbench.reports.costs import FEW, P99_BATCHES, few_batches
 from kdbench.reports.entries import TITLES, Entry, ranked_by
-from kdbench.reports.figures import Mark, Sketch, add_legend, filled, log_axis, new_figure, slug
+from kdbench.reports.figures import OUTLINE, Mark, Sketch, add_legend, filled, log_axis, new_figure, slug
 from kdbench.reports.rows import Group, is_busy
 
 
@@ -200,7 +200,7 @@ def _latency_distributions(timed: pd.DataFrame, look: dict[str, Mark]) -> Figure
                 orientation="horizontal",
                 patch_artist=True,
                 showfliers=False,
-                medianprops={"color": "#000000", "linewidth": 1.6},
+                medianprops={"color": "#000000", "linewidth": 1.6, "path_effects": OUTLINE},
             )["boxes"]
             box.set(facecolor=look[name].colour, alpha=0.75, hatch="////" if is_busy(own).any() else None)
         times = np.concatenate([np.asarray(t, float) for t in of_size["times_ms"]])

@@ -103,7 +103,9 @@ def test_whiskers_end_at_the_lowest_and_highest_of_fewer_than_100_batches(rows):
         times = np.concatenate([*timed.loc[timed["batch_size"] == 1, "times_ms"]])
         (sketch,) = speed.latency_distributions(group, found, timed, look)
         assert "or lowest and highest where fewer than 100 batches were timed." in sketch.says
-        whiskers = [line.get_xdata() for line in sketch.draw().axes[0].lines[:2]]
+        lines = sketch.draw().axes[0].lines
+        assert [bool(line.get_path_effects()) for line in lines] == [False] * 4 + [True]  # the median
+        whiskers = [line.get_xdata() for line in lines[:2]]
         assert sorted(np.ravel(whiskers))[::3] == pytest.approx(np.percentile(times, [low, high]))
         assert {np.isnan(t.p99_ms) for t in speed.timings(found, timed)} == {True}
     times = [np.resize(own, 100) for own in one["times_ms"]]
@@ -219,6 +221,34 @@ def test_a_curve_is_the_mean_over_the_seeds_so_that_a_collapsed_one_shows(rows):
     assert "2 categories and over seed 1 (no other seed kept curves)." in second.says
     uneven = next(iter(accuracy.curves(group, found, kept.iloc[1:], look)))
     assert "2 categories and over the seeds of each that kept curves." in uneven.says
+
+
+def test_error_bars_of_interference_end_at_100_and_can_be_seen_on_every_bar(rows):
+    group, cells = section(rows, "multiclass")
+    found, look = entries(cells[cells["entry"].isin(["dcam", "snl"])]), marks(cells["entry"])
+
+    def ends(probes: pd.DataFrame) -> list[list[tuple[float, float]]]:
+        sketch = accuracy.interference(group, found, probes, look)
+        assert "standard deviation over seeds, cut at 100 %" in sketch.says
+        (axes,) = sketch.draw().axes
+        lines = axes.collections  # of each entry the thin bars of its three probes
+        assert all(part.get_path_effects() for part in (*lines, *axes.lines[:-1]))
+        assert (
+            min(low for own in lines for low, _ in np.array(own.get_segments())[..., 1]) > axes.get_ylim()[0]
+        )
+        return [[tuple(segment[:, 1]) for segment in own.get_segments()] for own in lines]
+
+    probes = rows[0].probes.query("setting == 'multiclass' and entry in ['dcam', 'snl']")
+    columns = [*accuracy.PROBES]
+    spread = probes.assign(**{name: np.where(probes["seed"] == 0, 1.0, 0.9) for name in columns})
+    deviation = 10 / np.sqrt(2)
+    assert ends(spread) == [[pytest.approx((95 - deviation, 100))] * 3] * 2
+    low = probes.assign(**{name: np.where(probes["seed"] == 0, 0.6, 0.4) for name in columns})
+    deviation = 20 / np.sqrt(2)
+    assert ends(low) == [[pytest.approx((50 - deviation, 50 + deviation))] * 3] * 2
+    one_seed = accuracy.interference(group, found, probes[probes["seed"] == 0], look).draw().axes[0]
+    assert [len(segment) for own in one_seed.collections for segment in own.get_segments()] == [0] * 6
+    assert "#000000" not in COLOURS  # on which no line can be seen
 
 
 def test_what_is_missing_is_said_in_words(rows):

@@ -594,7 +594,7 @@ def _sweep(planned: Any, audit: bool, folder: Path) -> int:
         say("interrupted: what ended is kept; the same command resumes")
         return INTERRUPTED
     good = summary(planned, end, say)
-    path = write_sweeps(planned.sweep.place.results, folder)
+    path, *_ = write_sweeps(planned.sweep.place.results, folder)
     say(f"report: {path}")
     return OK if good else SOME_FAILED
 
@@ -660,9 +660,9 @@ def _report(results: str, folder: Path, *, page: bool = False) -> list[Path]:
             files = [path]
     except FileNotFoundError as error:
         if read_trials(results).num_rows:  # a sweep alone has no leaderboard
-            path = write_sweeps(results, folder)
-            say(f"report: {path}")
-            return [path]
+            files = write_sweeps(results, folder)
+            say(f"report: {files[0]}")
+            return files
         raise RequestError([str(error)]) from error
     except OSError as error:
         raise RequestError([f"cannot write the report in {folder}: {error}"]) from error

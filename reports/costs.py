@@ -10,6 +10,9 @@ from kdbench.reports.rows import Group, is_busy
 from kdbench.reports.tables import HOLE, Table, Value, hole, number, text
 
 MIB = 2**20
+P99_BATCHES = 100  # of fewer timed batches the 99th percentile is next to nothing but the slowest one
+FEW = f"fewer than {P99_BATCHES} batches"
+RANKED_BY_ONE = "A rank by one detector has no spread behind it: how much detectors differ is not known."
 
 
 def sizes(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
@@ -36,6 +39,7 @@ def latencies(group: Group, found: Sequence[Entry], rows: pd.DataFrame) -> Itera
         body = []
         for (precision, batch), block in timed.groupby(["precision", "batch_size"]):
             body += _timed(block, str(precision), int(batch))
+        ranked_by_one = any(line[0].mean is not None and line[-2].mean == 1 for line in body)
         yield Table(
             title=f"Latency on {place}: {group.title}",
             head=(
@@ -45,8 +49,9 @@ def latencies(group: Group, found: Sequence[Entry], rows: pd.DataFrame) -> Itera
             body=tuple(body),
             keys=("method", "precision", "batch"),
             notes=(
-                "Mean ± standard deviation over the detectors timed; of a batch, images on the device to "
+                f"{_over([line[-2] for line in body], 'timed')}; of a batch, images on the device to "
                 "maps and scores on it. Only timings during which nothing else used the device are ranked.",
+                *([RANKED_BY_ONE] if ranked_by_one else []),
             ),
         )
 
@@ -65,7 +70,7 @@ def training(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
             title=f"Training on {place}: {group.title}",
             head=("method", "train s", "peak memory MiB", "detectors"),
             body=tuple(body),
-            notes=("Mean ± standard deviation over the detectors trained, one per cell.",),
+            notes=(f"{_over([line[-1] for line in body], 'trained, one per cell')}.",),
         )
 
 
@@ -78,14 +83,29 @@ def _timed(rows: pd.DataFrame, precision: str, batch: int) -> list[tuple[Value, 
         used = alone.get(str(name), own)
         busy = str(name) not in alone
         faster = sum(other < medians[str(name)] for other in medians.values()) if not busy else 0
-        values = [_mean(used[column], used) for column in ("p50_ms", "p99_ms", "images_per_s")]
-        values.append(_mean(used["peak_memory_bytes"] / MIB, used))
+        values = [
+            _mean(used["p50_ms"], used),
+            hole(FEW, [*used["cell_id"]]) if few_batches(used) else _mean(used["p99_ms"], used),
+            _mean(used["images_per_s"], used),
+            _mean(used["peak_memory_bytes"] / MIB, used),
+        ]
         names = (text(name), text(precision), text(batch))
         rank = text(HOLE) if busy else number(1 + faster)
         remark = text("busy: " + _neighbours(used)) if busy else text("")
         merit = (busy, medians.get(str(name), 0.0), str(name))
         lines.append((merit, (rank, *names, *values, number(used["cell_id"].nunique()), remark)))
     return [line for _, line in sorted(lines, key=lambda pair: pair[0])]
+
+
+def few_batches(timings: pd.DataFrame) -> bool:
+    """Whether some timing has too few batches for a 99th percentile; rows without times do not say."""
+    return any(times is not None and len(times) < P99_BATCHES for times in timings["times_ms"])
+
+
+def _over(detectors: Sequence[Value], done: str) -> str:
+    """What the numbers of a table are means of, by its column of how many detectors there are."""
+    alone = all(count.mean == 1 for count in detectors)
+    return "One detector each" if alone else f"Mean ± standard deviation over the detectors {done}"
 
 
 def _neighbours(rows: pd.DataFrame) -> str:

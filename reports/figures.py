@@ -1,8 +1,8 @@
 """Figures of a report, one look for all: what each shows, or why there is none.
 
 A Sketch is drawn when it is written, so that only one figure is in memory. Colours are those of Okabe and
-Ito (jfly.uni-koeln.de/color), and lines and points are also told apart by dashes and markers. The same rows
-give the same bytes.
+Ito (jfly.uni-koeln.de/color), with a dark grey for their black, on which nothing could be drawn; lines and
+points are also told apart by dashes and markers. The same rows give the same bytes.
 """
 
 import io
@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from kdbench.reports.rows import Group
@@ -44,9 +45,10 @@ STYLE: dict[Any, Any] = {
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
 }
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#000000", "#D55E00", "#56B4E9", "#7A7A7A")
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#3C3C3C", "#D55E00", "#56B4E9", "#7A7A7A")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 1.5, 1.5, 1.5)), (0, (9, 3)), (0, (1, 1)))
+OUTLINE = (withStroke(linewidth=2.6, foreground="white"),)  # of thin dark lines on fills of any colour
 DPI = 110
 Draw = Callable[[], Figure]
 

@@ -11,13 +11,14 @@ from matplotlib.ticker import MaxNLocator
 
 from kdbench.metrics import PRO_LIMIT
 from kdbench.reports.entries import TITLES, Entry, ranked_by
-from kdbench.reports.figures import Mark, Sketch, add_legend, filled, new_figure, new_panels, slug
+from kdbench.reports.figures import OUTLINE, Mark, Sketch, add_legend, filled, new_figure, new_panels, slug
 from kdbench.reports.rows import Group
 from kdbench.reports.significance import rank_groups
 from kdbench.reports.statistics import Ranks
 
 ANNOTATED = 260  # cells of a heat map; with more, numbers would be too small to read
 NUM_PANELS = 30  # of small multiples
+NUM_RATES = 301  # at which the heights of curves are averaged
 
 
 def heat_map(group: Group, found: Sequence[Entry]) -> Sketch:
@@ -86,17 +87,22 @@ PANELS = (
 )
 
 
-def curve_cells(found: Sequence[Entry], kept: Mapping[str, int]) -> pd.DataFrame:
-    """Cells whose curves and pictures are shown, by entry and category.
+def ended_cells(found: Sequence[Entry]) -> pd.DataFrame:
+    """The cells that ended well: `entry`, `category`, `cell_id`, `seed`."""
+    rows = pd.concat([entry.ok.assign(entry=entry.name) for entry in found])
+    return rows[["entry", "category", "cell_id", "seed"]].reset_index(drop=True)
 
-    The lowest seed that ended well, of those of which the most is `kept`: how many files a cell has. Cells
-    taken over from published rows have none.
+
+def picture_cells(found: Sequence[Entry], kept: Mapping[str, int]) -> pd.DataFrame:
+    """Those of `ended_cells` whose pictures are shown, one of each entry and category.
+
+    The lowest seed of those of which the most is `kept`: how many files a cell has. Cells taken over from
+    published rows have none.
     """
-    ok = [entry.ok.assign(entry=entry.name) for entry in found]
-    rows = pd.concat(ok)
-    rows["lacks"] = [-kept.get(cell_id, 0) for cell_id in rows["cell_id"]]
-    first = rows.sort_values(["lacks", "seed"], kind="stable").drop_duplicates(["entry", "category"])
-    return first[["entry", "category", "cell_id", "seed"]].reset_index(drop=True)
+    ended = ended_cells(found)
+    lacks = [-kept.get(cell_id, 0) for cell_id in ended["cell_id"]]
+    first = ended.assign(lacks=lacks).sort_values(["lacks", "seed"], kind="stable")
+    return first.drop(columns="lacks").drop_duplicates(["entry", "category"]).reset_index(drop=True)
 
 
 def curves(
@@ -104,7 +110,8 @@ def curves(
 ) -> Iterator[Sketch]:
     """Mean curves over the categories that all entries have, and the PRO (or ROC) of each category.
 
-    `kept` has the curves of `curve_cells`, with `entry`.
+    `kept` has the curves of `ended_cells`, with their columns. Both are means over all of an entry's seeds,
+    as the numbers in the tables are: one seed would hide another that collapsed.
     """
     name = slug(group)
     shown = [entry.name for entry in found]
@@ -116,9 +123,9 @@ def curves(
         yield Sketch(
             name=f"curves-{name}",
             title=title,
-            says=f"Mean height over {len(common)} categories at each false positive rate, lowest seed of "
-            "each entry that has its curves. Up and to the left is better; pixel curves end at 30 %, where "
-            "AUPRO does.",
+            says="Height at each false positive rate, mean over "
+            f"{_counted(len(common), 'category', 'categories')} and over {_seeds(within, found)}. Up and to "
+            "the left is better; pixel curves end at 30 %, where AUPRO does.",
             draw=lambda: _mean_curves(within, shown, look),
         )
     else:
@@ -131,32 +138,66 @@ def curves(
     yield Sketch(
         name=f"curves-by-category-{name}",
         title=f"{panel.title} curve of each category: {group.title}",
-        says=f"The {panel.title} curve of each category, lowest seed of each entry that has its curves; up "
-        "and to the left is better.",
+        says=f"The {panel.title} curve of each category: height at each false positive rate, mean over "
+        f"{_seeds(kept, found)}. Up and to the left is better.",
         draw=lambda: _category_curves(kept, categories, panel, shown, look),
     )
+
+
+def _seeds(kept: pd.DataFrame, found: Sequence[Entry]) -> str:
+    """Whose curves are averaged, in words."""
+    own = {tuple(sorted(set(seeds))) for _, seeds in kept.groupby(["entry", "category"])["seed"]}
+    if len(own) > 1:
+        return "the seeds of each that kept curves"
+    (seeds,) = own
+    *others, last = map(str, seeds)
+    said = f"seeds {', '.join(others)} and {last}" if others else f"seed {last}"
+    lacking = {seed for entry in found for seed in entry.seeds} - set(seeds)
+    return f"{said} (no other seed kept curves)" if lacking else said
+
+
+def _counted(count: int, one: str, several: str) -> str:
+    return f"{count} {one if count == 1 else several}"
 
 
 def _mean_curves(kept: pd.DataFrame, names: Sequence[str], look: dict[str, Mark]) -> Figure:
     panels = [panel for panel in PANELS if kept[panel.y].notna().any()]
     figure, grid = new_figure(3.4 * len(panels) + 0.2, 3.7, columns=len(panels))
-    for axes, (x, y, end, x_label, y_label, title) in zip(grid[0], panels, strict=True):
-        rate = np.linspace(0, end, 301)
+    for axes, panel in zip(grid[0], panels, strict=True):
+        rate, heights = mean_heights(kept, panel)
         for name in names:
-            own = kept[(kept["entry"] == name) & kept[y].notna()]
-            if len(own):
-                # The upper of two points at one rate: what is reached at that rate.
-                heights = [_height_at(rate, line[x], line[y]) for _, line in own.iterrows()]
-                _line(axes, rate, np.mean(heights, axis=0), look[name], name)
-        axes.set(xlim=(0, end), ylim=(0, 1.01), xlabel=x_label, ylabel=y_label, title=title)
+            own = [height for (entry, _), height in heights.items() if entry == name]
+            if own:
+                _line(axes, rate, np.mean(own, axis=0), look[name], name)
+        axes.set(xlim=(0, panel.end), ylim=(0, 1.01))
+        axes.set(xlabel=panel.x_label, ylabel=panel.y_label, title=panel.title)
     add_legend(figure)
     return figure
 
 
+def mean_heights(kept: pd.DataFrame, panel: Panel) -> tuple[np.ndarray, dict[tuple[str, str], np.ndarray]]:
+    """False positive rates [N], and (entry, category) -> heights [N] there, mean over the seeds."""
+    rate = np.linspace(0, panel.end, NUM_RATES)
+    whole = kept[kept[panel.y].notna()]
+    heights = {
+        (str(entry), str(category)): np.mean(
+            [_height_at(rate, x, y) for x, y in zip(own[panel.x], own[panel.y], strict=True)], axis=0
+        )
+        for (entry, category), own in whole.groupby(["entry", "category"])
+    }
+    return rate, heights
+
+
 def _height_at(rate: np.ndarray, x: Any, y: Any) -> np.ndarray:
+    """Heights of one curve, which begins at rate 0; the upper of two points at one rate is reached there.
+
+    `np.interp` promises nothing where a curve rises straight up.
+    """
     x, y = np.asarray(x, float), np.asarray(y, float)
-    last = np.append(np.diff(x) > 0, True)
-    return np.interp(rate, x[last], y[last])
+    before = np.searchsorted(x, rate, side="right") - 1
+    after = np.minimum(before + 1, len(x) - 1)
+    run = np.where(x[after] > x[before], x[after] - x[before], 1)
+    return y[before] + (y[after] - y[before]) * np.minimum((rate - x[before]) / run, 1)
 
 
 def _line(axes: Axes, x: Any, y: Any, mark: Mark, name: str) -> None:
@@ -166,19 +207,16 @@ def _line(axes: Axes, x: Any, y: Any, mark: Mark, name: str) -> None:
 def _category_curves(
     kept: pd.DataFrame, categories: Sequence[str], panel: Panel, names: Sequence[str], look: dict[str, Mark]
 ) -> Figure:
-    x, y, end, x_label, y_label, _ = panel
     figure, grid = new_panels(len(categories), 5, names, gap=(0.3, 0.35), share=True)
-    of_category = {name: own.set_index("entry") for name, own in kept.groupby("category")}
+    rate, heights = mean_heights(kept, panel)
     for axes, category in zip(grid, categories, strict=True):
         for name in names:
-            if name in of_category[category].index:
-                line = of_category[category].loc[name]
-                if line[y] is not None:
-                    _line(axes, line[x], line[y], look[name], name)
-        axes.set(xlim=(0, end), ylim=(0, 1.02))
+            if (name, category) in heights:
+                _line(axes, rate, heights[name, category], look[name], name)
+        axes.set(xlim=(0, panel.end), ylim=(0, 1.02))
         axes.set_title(category, fontsize=8.5)
-    figure.supxlabel(x_label, fontsize=9, y=0.02)
-    figure.supylabel(y_label, fontsize=9, x=0.01)
+    figure.supxlabel(panel.x_label, fontsize=9, y=0.02)
+    figure.supylabel(panel.y_label, fontsize=9, x=0.01)
     add_legend(figure)
     return figure
 
@@ -306,8 +344,8 @@ def interference(group: Group, found: Sequence[Entry], probes: pd.DataFrame, loo
         name=name,
         title=title,
         says="Normal images against their mixture with another category, and against themselves with a piece "
-        "of another one; mean over categories, thin bars: standard deviation over seeds. Bars begin at 50 %, "
-        "which is chance: there the detector takes other categories for normal.",
+        "of another one; mean over categories, thin bars: standard deviation over seeds, cut at 100 %. Bars "
+        "begin at 50 %, which is chance: there the detector takes other categories for normal.",
         draw=lambda: _interference(100 * by_seed.mean(), 100 * by_seed.std(ddof=1), look),
     )
 
@@ -320,20 +358,17 @@ def _interference(mean: pd.DataFrame, deviation: pd.DataFrame, look: dict[str, M
         axes.bar(
             x, mean.loc[name] - 50, 0.72 / number, color=look[str(name)].colour, label=str(name), bottom=50
         )
-        spread = deviation.loc[name].to_numpy(float)
-        axes.errorbar(
-            x,
-            mean.loc[name],
-            np.nan_to_num(spread),
-            color="#222222",
-            linestyle="none",
-            elinewidth=1,
-            capsize=2,
-        )
+        height, spread = mean.loc[name].to_numpy(float), deviation.loc[name].to_numpy(float)
+        # Without a spread (one seed) there is no bar: one of no length would say that seeds agree.
+        ends = [spread, np.minimum(spread, 100 - height)]
+        bars = axes.errorbar(x, height, ends, color="#222222", fmt="none", elinewidth=1, capsize=2)
+        for part in bars.get_children():
+            part.set_path_effects(OUTLINE)
     axes.axhline(50, color="#222222", linewidth=1, linestyle=":")
     axes.text(-0.5, 49.6, "chance", fontsize=8, va="top")
     axes.set_xticks(range(len(PROBES)), PROBES.values())
     axes.grid(visible=False, axis="x")
-    axes.set(ylabel="AUROC, %", ylim=(min(45.0, float(mean.min().min()) - 3), 101))
+    lowest = float((mean - deviation.fillna(0)).min().min())
+    axes.set(ylabel="AUROC, %", ylim=(min(45.0, lowest - 3), 101))
     add_legend(figure)
     return figure

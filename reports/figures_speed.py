@@ -9,14 +9,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from kdbench.reports.costs import FEW, P99_BATCHES, few_batches
 from kdbench.reports.entries import TITLES, Entry, ranked_by
-from kdbench.reports.figures import Mark, Sketch, add_legend, filled, log_axis, new_figure, slug
+from kdbench.reports.figures import OUTLINE, Mark, Sketch, add_legend, filled, log_axis, new_figure, slug
 from kdbench.reports.rows import Group, is_busy
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """How fast an entry is on one place in one precision with one batch size: medians over its detectors."""
+    """How fast an entry is on one place in one precision with one batch size: means over its detectors."""
 
     entry: str
     place: str
@@ -24,9 +25,9 @@ class Timing:
     batch_size: int
     p50_ms: float
     p90_ms: float
-    p99_ms: float
+    p99_ms: float  # NaN: too few batches
     images_per_s: float
-    busy: bool  # only timed while something else ran, or it is not known: never on a front
+    busy: bool  # only timed while something else ran, or it is not known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,7 @@ class Point:
     timing: Timing
     accuracy: float  # percent
     deviation: float  # over the seeds; NaN for one
+    off_front: str  # why it can be on no front, "" if it can
 
 
 def timings(found: Sequence[Entry], latencies: pd.DataFrame) -> list[Timing]:
@@ -46,7 +48,10 @@ def timings(found: Sequence[Entry], latencies: pd.DataFrame) -> list[Timing]:
         own = latencies[latencies["cell_id"].isin(entry.cell_ids)]
         for (place, precision, batch_size), timed in own.groupby(["place", "precision", "batch_size"]):
             alone = timed[~is_busy(timed)]
-            middle = (timed if alone.empty else alone)[times].median()
+            used = timed if alone.empty else alone
+            mean = used[times].mean()  # as in the tables
+            if few_batches(used):
+                mean["p99_ms"] = np.nan
             taken.append(
                 Timing(
                     entry=entry.name,
@@ -54,7 +59,7 @@ def timings(found: Sequence[Entry], latencies: pd.DataFrame) -> list[Timing]:
                     precision=str(precision),
                     batch_size=int(batch_size),
                     busy=alone.empty,
-                    **{name: float(middle[name]) for name in times},
+                    **{name: float(mean[name]) for name in times},
                 )
             )
     return taken
@@ -63,18 +68,31 @@ def timings(found: Sequence[Entry], latencies: pd.DataFrame) -> list[Timing]:
 def points(found: Sequence[Entry], timed: Sequence[Timing], metric: str) -> list[Point]:
     """The entries that have both a timing and a mean of the metric."""
     placed = []
-    means = {entry.name: entry.means[metric] for entry in found}
+    by_name = {entry.name: entry for entry in found}
     for timing in timed:
-        if mean := means[timing.entry]:
-            placed.append(Point(timing=timing, accuracy=100 * mean.mean, deviation=100 * mean.std))
+        entry = by_name[timing.entry]
+        if mean := entry.means[metric]:
+            accuracy, deviation = 100 * mean.mean, 100 * mean.std
+            why = off_front(entry, timing)
+            placed.append(Point(timing=timing, accuracy=accuracy, deviation=deviation, off_front=why))
     return placed
+
+
+def off_front(entry: Entry, timing: Timing) -> str:
+    """Why an entry with this timing can be on no Pareto front, in words; "" if it can.
+
+    What has no rank in a table beats nothing in a figure either.
+    """
+    oracle = ("selected on test images",) if entry.oracle else ()
+    busy = ("busy",) if timing.busy else ()
+    return "; ".join((*entry.remarks, *oracle, *busy))
 
 
 def front(placed: Sequence[Point]) -> list[Point]:
     """The Pareto front, fastest first: nothing else is as fast and as accurate and in one better."""
     best: list[Point] = []
-    alone = [point for point in placed if not point.timing.busy]
-    for point in sorted(alone, key=lambda p: (p.timing.p50_ms, -p.accuracy)):
+    comparable = [point for point in placed if not point.off_front]
+    for point in sorted(comparable, key=lambda p: (p.timing.p50_ms, -p.accuracy)):
         if not best or point.accuracy > best[-1].accuracy:
             best.append(point)
     return best
@@ -100,9 +118,10 @@ def accuracy_latency(
         yield Sketch(
             name=f"{name}-{number}",
             title=f"{where}: {title}",
-            says=f"{TITLES[metric]} over the median time of a batch of {batch_size}; up and to the left is "
-            "better. The line is the Pareto front. Bars: standard deviation over seeds. Hollow: timed while "
-            "something else ran, not on the front.",
+            says=f"{TITLES[metric]} over the median time of a batch of {batch_size}, mean over the detectors "
+            "timed; up and to the left is better. The line is the Pareto front. Bars: standard deviation "
+            "over seeds. Hollow: not on the front, for the reason beside the name; busy: timed while "
+            "something else ran.",
             draw=partial(_accuracy_latency, placed, TITLES[metric], f"{where}, batch of {batch_size}", look),
         )
 
@@ -127,12 +146,12 @@ def _accuracy_latency(placed: Sequence[Point], metric: str, where: str, look: di
             color=mark.colour,
             marker=mark.marker,
             markersize=9,
-            markerfacecolor="white" if timing.busy else mark.colour,
+            markerfacecolor="white" if point.off_front else mark.colour,
             markeredgewidth=1.5,
             linestyle="none",
             capsize=2.5,
             elinewidth=1,
-            label=timing.entry + (" (busy)" if timing.busy else ""),
+            label=timing.entry + (f" ({point.off_front})" if point.off_front else ""),
         )
     log_axis(axes, [point.timing.p50_ms for point in placed])
     axes.margins(x=0.12, y=0.12)
@@ -152,7 +171,8 @@ def latency_distributions(
             name=f"latency-{slug(group)}-{number}",
             title=f"Latency on {place}, {precision}: {group.title}",
             says=f"All timed batches on {place} in {precision}: the box is the middle half with the "
-            "median, whiskers are the 1st and 99th percentile. Hatched: something else ran meanwhile.",
+            f"median, whiskers are the 1st and 99th percentile, or lowest and highest where {FEW} were "
+            "timed. Hatched: something else ran meanwhile.",
             draw=partial(_latency_distributions, timed, look),
         )
 
@@ -170,7 +190,8 @@ def _latency_distributions(timed: pd.DataFrame, look: dict[str, Mark]) -> Figure
             if own.empty:
                 continue
             times = np.concatenate([np.asarray(t, float) for t in own["times_ms"]])
-            low, q1, median, q3, high = np.quantile(times, [0.01, 0.25, 0.5, 0.75, 0.99])
+            ends = (0, 1) if len(times) < P99_BATCHES else (0.01, 0.99)
+            low, q1, median, q3, high = np.quantile(times, [ends[0], 0.25, 0.5, 0.75, ends[1]])
             stats = {"med": median, "q1": q1, "q3": q3, "whislo": low, "whishi": high, "fliers": []}
             (box,) = axes.bxp(
                 [stats],
@@ -179,11 +200,11 @@ def _latency_distributions(timed: pd.DataFrame, look: dict[str, Mark]) -> Figure
                 orientation="horizontal",
                 patch_artist=True,
                 showfliers=False,
-                medianprops={"color": "#000000", "linewidth": 1.6},
+                medianprops={"color": "#000000", "linewidth": 1.6, "path_effects": OUTLINE},
             )["boxes"]
             box.set(facecolor=look[name].colour, alpha=0.75, hatch="////" if is_busy(own).any() else None)
         times = np.concatenate([np.asarray(t, float) for t in of_size["times_ms"]])
-        log_axis(axes, list(np.quantile(times, [0.01, 0.99])))
+        log_axis(axes, [times.min(), times.max()])
         axes.set(title=f"batch of {size}", xlabel="ms per batch")
         axes.grid(visible=False, axis="y")
     grid[0][0].set_yticks(range(len(names)), names)

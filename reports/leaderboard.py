@@ -53,14 +53,15 @@ def all_tables(results: str | Path) -> list[Table]:
 
 
 def write_tables(results: str | Path, found: Sequence[Section], folder: Path) -> tuple[list[Path], str]:
-    """Write the files of `rendered`, with the sweeps; returns them and a headline for the terminal."""
+    """Write the files of `rendered`, with the sweeps; returns all files and a headline for the terminal."""
     files = rendered(found)
-    files["leaderboard.md"] += sweep_sections(results, folder)
+    sweeps, figures = sweep_sections(results, folder)
+    files["leaderboard.md"] += sweeps
     for name, said in files.items():
         with written_aside(folder / name) as aside:
             aside.write_text(said, encoding="utf-8")
     headline = "\n".join(section.headline for section in found if section.headline)
-    return [folder / name for name in files], headline
+    return [*(folder / name for name in files), *figures], headline
 
 
 def rendered(found: Sequence[Section]) -> dict[str, str]:

@@ -196,14 +196,16 @@
       box.dataset.key = key;
       controls.append(make("label", {}, label, box));
     };
+    const ms = (value) => `${value.toPrecision(3)} ms`;
     const said = (point) => {
       const [mean, deviation] = point.accuracy[state.metric];
       const spread = deviation === null ? "" : ` ± ${deviation.toFixed(2)}`;
       return [
         point.entry, `${data.metrics[state.metric]} ${mean.toFixed(2)}${spread} %`,
-        `${point.p50.toPrecision(3)} ms median, ${point.p90.toPrecision(3)} ms 90th and ${point.p99.toPrecision(3)} ms 99th percentile`,
+        `${ms(point.p50)} median, ${ms(point.p90)} 90th percentile`,
+        point.p99 === null ? `99th percentile: ${data.few}` : `${ms(point.p99)} 99th percentile`,
         `${point.images_per_s.toPrecision(3)} images/s`,
-        ...(point.busy ? ["timed while something else ran: not on the front"] : []),
+        ...(point.off_front ? [`not on the front: ${point.off_front}`] : []),
       ];
     };
     const ticks = (low, high) => {
@@ -212,7 +214,8 @@
         const factors = Math.log10(high / low) > 1.3 ? [1, 2, 5] : [1, 1.5, 2, 3, 4, 5, 7];
         for (const factor of factors) found.push(Number((factor * 10 ** power).toPrecision(2)));
       }
-      return found.filter((value) => value >= low && value <= high);
+      const within = found.filter((value) => value >= low && value <= high);
+      return within.length < 2 ? steps(low, high) : within; // times may be closer than these lie
     };
     const steps = (low, high) => {
       const raw = (high - low) / 5;
@@ -237,7 +240,7 @@
       const points = timed.filter((p) => p.accuracy[state.metric] !== null);
       legend.replaceChildren(...points.map((point) => {
         const button = make("button", { type: "button", "aria-pressed": String(!off.has(point.entry)) });
-        button.append(draw("svg", { viewBox: "-9 -9 18 18", "aria-hidden": "true" }, glyph(point.mark, point.busy)), point.entry);
+        button.append(draw("svg", { viewBox: "-9 -9 18 18", "aria-hidden": "true" }, glyph(point.mark, point.off_front)), point.entry);
         button.addEventListener("click", () => {
           if (!off.delete(point.entry)) off.add(point.entry);
           button.setAttribute("aria-pressed", String(!off.has(point.entry)));
@@ -294,7 +297,7 @@
         draw("text", { x: 18, y: middle, "text-anchor": "middle", transform: `rotate(-90 18 ${middle})` }, `${data.metrics[state.metric]}, %`),
       );
       const front = [];
-      for (const point of points.filter((p) => !p.busy).sort((a, b) => a.p50 - b.p50 || value(b) - value(a))) {
+      for (const point of points.filter((p) => !p.off_front).sort((a, b) => a.p50 - b.p50 || value(b) - value(a))) {
         if (!front.length || value(point) > value(front.at(-1))) front.push(point);
       }
       const path = front.map((p, i) => (i ? `H${x(p.p50)}V${y(value(p))}` : `M${x(p.p50)},${y(value(p))}`)).join("");
@@ -304,7 +307,7 @@
         const lines = said(point);
         const group = draw("g", { class: "point", tabindex: "0", role: "img", "aria-label": lines.join(", ") });
         if (spread(point)) group.append(draw("line", { class: `bar s${point.mark % 8}`, x1: cx, x2: cx, y1: y(value(point) - spread(point)), y2: y(value(point) + spread(point)) }));
-        const shape = glyph(point.mark, point.busy);
+        const shape = glyph(point.mark, point.off_front);
         shape.setAttribute("transform", `translate(${cx} ${cy}) scale(${box.bottom > 55 ? 1.5 : 1.1})`);
         group.append(shape, draw("circle", { class: "halo", cx, cy, r: 14 }));
         const show = () => {

@@ -21,6 +21,7 @@ import pandas as pd
 import kdbench
 from kdbench.dataset import written_aside
 from kdbench.reports import figures, figures_accuracy, figures_speed, gallery
+from kdbench.reports.costs import FEW
 from kdbench.reports.entries import COLUMNS, TITLES, Entry, Mean, entries
 from kdbench.reports.figures import Mark, Sketch
 from kdbench.reports.figures_speed import Timing
@@ -152,9 +153,10 @@ def _part(
     kept: Mapping[str, int],
 ) -> _Part:
     found = entries(cells)
-    chosen = figures_accuracy.curve_cells(found, kept)
-    curves = read_curves(results, set(chosen["cell_id"])).to_pandas()
-    curves = curves.merge(chosen, on=["cell_id", "category"])
+    ended = figures_accuracy.ended_cells(found)
+    chosen = figures_accuracy.picture_cells(found, kept)
+    curves = read_curves(results, set(ended["cell_id"])).to_pandas()
+    curves = curves.merge(ended, on=["cell_id", "category"])
     timed = figures_speed.timings(found, rows.latencies)
     scores = rows.scores.merge(chosen, on=["cell_id", "category"])
     candidates = [
@@ -353,6 +355,7 @@ def _data(points: Sequence[dict[str, Any]], parts: Sequence[_Part], links: Links
         "metrics": [TITLES[metric] for metric in PLOTTED],
         "sections": [part.group.title for part in parts],
         "points": points,
+        "few": FEW,
         "groups": [list(group) for group in links.groups],
     }
 
@@ -361,9 +364,10 @@ def _points(parts: Sequence[_Part], look: dict[str, Mark]) -> list[dict[str, Any
     """One per timing of an entry that has a mean; the plot is left out where there are none."""
     points = []
     for number, part in enumerate(parts):
-        means = {entry.name: entry.means for entry in part.found}
+        by_name = {entry.name: entry for entry in part.found}
         for timing in part.timed:
-            accuracy = [_percent(means[timing.entry][metric]) for metric in PLOTTED]
+            entry = by_name[timing.entry]
+            accuracy = [_percent(entry.means[metric]) for metric in PLOTTED]
             if any(value is not None for value in accuracy):
                 points.append(
                     {
@@ -377,7 +381,7 @@ def _points(parts: Sequence[_Part], look: dict[str, Mark]) -> list[dict[str, Any
                         "p90": _short(timing.p90_ms),
                         "p99": _short(timing.p99_ms),
                         "images_per_s": _short(timing.images_per_s),
-                        "busy": timing.busy,
+                        "off_front": figures_speed.off_front(entry, timing),
                         "accuracy": accuracy,
                     }
                 )

@@ -8,13 +8,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from kdbench.dataset import written_aside
 from kdbench.results import read_audits, read_trials
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TOP = 10
 MIN_TRIALS = 10  # below, an importance is noise
@@ -27,22 +30,24 @@ leaderboard; only differences between trials mean something. See docs/sweeps.md.
 """
 
 
-def write_sweeps(results: str | Path, folder: Path) -> Path:
-    """Write `sweep.md` and its figures, of all sweeps of a results folder; returns its path."""
+def write_sweeps(results: str | Path, folder: Path) -> list[Path]:
+    """Write `sweep.md` and its figures, of all sweeps of a results folder; returns its path, then theirs."""
     path = folder / "sweep.md"
+    said, figures = sweep_sections(results, folder)
     with written_aside(path) as aside:
-        aside.write_text(f"# Sweeps\n\n{sweep_sections(results, folder)}", encoding="utf-8")
-    return path
+        aside.write_text(f"# Sweeps\n\n{said}", encoding="utf-8")
+    return [path, *figures]
 
 
-def sweep_sections(results: str | Path, folder: Path) -> str:
-    """Markdown of all sweeps, their figures put into `folder/figures`; empty if there are none."""
+def sweep_sections(results: str | Path, folder: Path) -> tuple[str, list[Path]]:
+    """Markdown of all sweeps, empty if there are none, and the files of their figures in `folder/figures`."""
     trials, audits = read_trials(results).to_pandas(), read_audits(results).to_pandas()
     sections = [
         _section(group, audits[audits["sweep_id"] == sweep_id], folder)
         for sweep_id, group in trials.groupby("sweep_id")
     ]
-    return "\n".join([LEGEND, *sections]) if sections else ""
+    files = [file for _, own in sections for file in own]
+    return "\n".join([LEGEND, *(said for said, _ in sections)]) if sections else "", files
 
 
 def find_best(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
@@ -52,7 +57,7 @@ def find_best(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     return max(ended, key=lambda row: row["objective_value"], default=None)
 
 
-def _section(trials: pd.DataFrame, audits: pd.DataFrame, folder: Path) -> str:
+def _section(trials: pd.DataFrame, audits: pd.DataFrame, folder: Path) -> tuple[str, list[Path]]:
     first = trials.iloc[0]
     rows = trials.to_dict("records")
     best, default = find_best(rows), next((row for row in rows if row["is_default"]), None)
@@ -74,10 +79,11 @@ def _section(trials: pd.DataFrame, audits: pd.DataFrame, folder: Path) -> str:
             f"The default has {default['objective_value']:.4f}, the best trial {best['objective_value']:.4f} "
             f"({gain:+.4f}).\n"
         )
-    parts += [top_table(trials), importance_text(trials), *_figures(trials, audits, folder)]
+    lines, files = _figures(trials, audits, folder)
+    parts += [top_table(trials), importance_text(trials), *lines]
     if len(audits):
         parts.append(peeking_text(trials, audits))
-    return "\n".join(parts)
+    return "\n".join(parts), files
 
 
 def _objective(trial: pd.Series) -> str:
@@ -257,23 +263,25 @@ def peeking_text(trials: pd.DataFrame, audits: pd.DataFrame) -> str:
     )
 
 
-def _figures(trials: pd.DataFrame, audits: pd.DataFrame, folder: Path) -> list[str]:
-    """Draw and save; returns the lines of Markdown that show them."""
+def _figures(trials: pd.DataFrame, audits: pd.DataFrame, folder: Path) -> tuple[list[str], list[Path]]:
+    """Draw and save; returns the lines of Markdown that show them, and the files."""
     sweep_id, metric = trials["sweep_id"].iloc[0], trials["objective"].iloc[0]
-    lines = []
+    drawn = {}
     if len(_ended(trials)):
-        _draw_progress(trials, folder / "figures" / f"sweep-{sweep_id}-progress")
-        lines.append(f"![Best {metric} so far](figures/sweep-{sweep_id}-progress.svg)\n")
-        _draw_slices(trials, folder / "figures" / f"sweep-{sweep_id}-slices")
-        lines.append(f"![{metric} against each key](figures/sweep-{sweep_id}-slices.svg)\n")
-    found = peeking(trials, audits)
-    if found is not None:
-        _draw_peeking(found, metric, folder / "figures" / f"sweep-{sweep_id}-peeking")
-        lines.append(f"![Objective and test score](figures/sweep-{sweep_id}-peeking.svg)\n")
-    return lines
+        drawn["progress"] = (f"Best {metric} so far", _progress(trials))
+        drawn["slices"] = (f"{metric} against each key", _slices(trials))
+    if (found := peeking(trials, audits)) is not None:
+        drawn["peeking"] = ("Objective and test score", _peeking(found, metric))
+    lines: list[str] = []
+    files: list[Path] = []
+    for name, (says, figure) in drawn.items():
+        stem = f"sweep-{sweep_id}-{name}"
+        lines.append(f"![{says}](figures/{stem}.svg)\n")
+        files += _save(figure, folder / "figures" / stem)
+    return lines, files
 
 
-def _draw_progress(trials: pd.DataFrame, stem: Path) -> None:
+def _progress(trials: pd.DataFrame) -> "Figure":
     from matplotlib.figure import Figure
 
     ended = _ended(trials).sort_values("ended_at", kind="stable")
@@ -288,10 +296,10 @@ def _draw_progress(trials: pd.DataFrame, stem: Path) -> None:
         axes.axhline(default["objective_value"].iloc[0], color="tab:orange", ls=":", label="default")
     axes.set(xlabel="minutes since the first trial began", ylabel=ended["objective"].iloc[0])
     axes.legend(frameon=False)
-    _save(figure, stem)
+    return figure
 
 
-def _draw_slices(trials: pd.DataFrame, stem: Path) -> None:
+def _slices(trials: pd.DataFrame) -> "Figure":
     from matplotlib.figure import Figure
 
     keys = _keys(trials)
@@ -319,10 +327,10 @@ def _draw_slices(trials: pd.DataFrame, stem: Path) -> None:
         axes.set_xlabel(key)
         axes.tick_params(labelsize=7)
     figure.supylabel(f"{trials['objective'].iloc[0]} (crosses: stopped early)", fontsize=8)
-    _save(figure, stem)
+    return figure
 
 
-def _draw_peeking(found: Peeking, metric: str, stem: Path) -> None:
+def _peeking(found: Peeking, metric: str) -> "Figure":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.2, 3.4), layout="constrained")
@@ -335,17 +343,20 @@ def _draw_peeking(found: Peeking, metric: str, stem: Path) -> None:
     )  # fmt: skip
     axes.set(xlabel=f"{metric}, synthetic defects", ylabel=f"{metric}, test images")
     axes.legend(frameon=False)
-    _save(figure, stem)
+    return figure
 
 
-def _save(figure: Any, stem: Path) -> None:
-    """As SVG (the same bytes for the same numbers) and PNG."""
+def _save(figure: "Figure", stem: Path) -> list[Path]:
+    """As SVG (the same bytes for the same numbers) and PNG; returns both paths."""
     import matplotlib as mpl
 
+    files: list[Path] = []
     with mpl.rc_context({"svg.hashsalt": "kdbench", "svg.fonttype": "none"}):
         for suffix, metadata in ((".svg", {"Date": None}), (".png", {})):
-            with written_aside(stem.with_name(stem.name + suffix)) as aside:
+            files.append(stem.with_name(stem.name + suffix))
+            with written_aside(files[-1]) as aside:
                 figure.savefig(aside, format=suffix[1:], dpi=DPI, metadata=metadata)
+    return files
 
 
 def _ended(trials: pd.DataFrame) -> pd.DataFrame:

@@ -30,6 +30,20 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report in which stfpm, the faster of two methods, has one seed of two."""
+    from kdbench.reports.page import write_report
+
+    folder = tmp_path_factory.mktemp("uneven")
+    for method, seeds in (("dcam", (0, 1)), ("stfpm", (0,))):
+        grid = Grid(
+            datasets={"toy": ("nut",)}, methods=(method,), settings=("oneclass",), seeds=seeds, pictures=False
+        )
+        fabricate(folder / "results", grid)
+    return write_report(folder / "results", folder / "out").page
+
+
+@pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Chromium of the system; nothing is downloaded."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="pip install kdbench[browser]")
@@ -146,6 +160,7 @@ def test_the_plot_answers_to_keyboard_and_hides_methods(page: Any) -> None:
     tip = page.find_element("id", "tip")
     assert tip.is_displayed()
     assert "ms median" in tip.text
+    assert "99th percentile: fewer than 100 batches" in tip.text
     assert points[0].get_attribute("aria-label").startswith(tip.text.splitlines()[0])
     button = page.find_element("css selector", "#chart .legend button")
     button.click()
@@ -155,6 +170,38 @@ def test_the_plot_answers_to_keyboard_and_hides_methods(page: Any) -> None:
     device = page.find_elements("css selector", "#chart select")[1]
     device.find_elements("tag name", "option")[1].click()
     assert page.find_element("css selector", "#chart .front").get_attribute("d") != front
+
+
+def test_the_axis_of_latency_has_numbers_where_one_method_is_shown(page: Any) -> None:
+    """Between 3 / 1.15 and 3 * 1.15 ms lies one round number at most."""
+    for button in page.find_elements("css selector", "#chart .legend button"):
+        if button.text != "stfpm":
+            button.click()
+    (point,) = page.find_elements("css selector", "#chart .point")
+    shown = point.get_attribute("aria-label").split(", ")[2]
+    assert shown.endswith(" ms median")
+    ms = float(shown.split()[0])
+    texts = [text.text for text in page.find_elements("css selector", "#chart > svg > text")]
+    ticks = [float(text) for text in texts[: texts.index("median ms per batch (log)")] if text]
+    ticks = [tick for tick in ticks if ms / 1.16 < tick < ms * 1.16]
+    assert len(ticks) >= 3
+    assert min(ticks) < ms < max(ticks)
+
+
+def test_what_has_no_rank_is_hollow_and_not_on_the_front(driver: Any, uneven: Path) -> None:
+    show(driver, uneven, width=1280, dark=False)
+    said = {}
+    for point in driver.find_elements("css selector", "#chart .point"):
+        name, *_, last = point.get_attribute("aria-label").split(", ")
+        said[name] = (last, "hollow" in point.find_element("css selector", ".glyph").get_attribute("class"))
+    assert said["stfpm"] == ("not on the front: 1 of 2 seeds", True)
+    assert said["dcam"] == (said["dcam"][0], False)
+    front = driver.find_element("css selector", "#chart .front").get_attribute("d")
+    place = driver.find_element("css selector", "#chart .point .glyph:not(.hollow)").get_attribute(
+        "transform"
+    )
+    x, y = place.removeprefix("translate(").split(")")[0].split()
+    assert front == f"M{x},{y}"
 
 
 def test_colours_follow_the_system_until_they_are_chosen(driver: Any, report: Path) -> None:

@@ -17,6 +17,9 @@ import typer
 from conftest import TINY, write_image
 
 from kdbench import cli, registry
+from kdbench.reports.leaderboard import assemble
+from kdbench.reports.rows import load
+from kdbench.reports.tables import to_markdown
 from kdbench.results import read_rows
 
 Call = Callable[..., tuple[int, str]]
@@ -305,6 +308,39 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(run: Call)
     assert first["epoch_loss"] == second["epoch_loss"] != third["epoch_loss"]
     assert first["cell_id"] == second["cell_id"] != third["cell_id"]
     assert first["pixel_auroc"] == second["pixel_auroc"]
+
+
+def test_a_grid_from_a_clean_folder_gives_the_same_tables_and_a_deleted_cell_comes_back_equal(
+    run: Call, kdbench: Call, mvtec: Path
+) -> None:
+    """Both settings, probed; only what was timed may differ."""
+
+    def tables(folder: str) -> dict[str, str]:
+        found = [table for section in assemble(load(folder)) for table in section.tables]
+        timed = ("Latency on", "Training on")
+        return {table.title: to_markdown(table) for table in found if not table.title.startswith(timed)}
+
+    words = ("--methods", "dcam,dskd", "--setting", "both", "--no-latency")
+
+    def made(folder: str) -> str:
+        code, said = run(*words, "--results", folder)
+        assert code == 0
+        assert kdbench("probe", "--results", folder, "--root", mvtec)[0] == 0
+        return said
+
+    made("one")
+    made("other")
+    first = tables("one")
+    assert any(title.startswith("Cross-class interference") for title in first)
+    assert tables("other") == first
+
+    lost = {
+        row["cell_id"] for row in rows("other") if row["method"] == "dskd" and row["category"] == "bottle"
+    }
+    for cell_id in lost:
+        Path(f"other/cells/{cell_id}.parquet").unlink()
+    assert "6 cells: 4 ended before, 2 to run" in made("other")
+    assert tables("other") == first
 
 
 def test_redo_all_runs_what_ended_well_again(run: Call) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from kdbench.pictures import grey
 from kdbench.reports.entries import entries
-from kdbench.reports.figures_accuracy import curve_cells
+from kdbench.reports.figures_accuracy import picture_cells
 from kdbench.reports.gallery import MOST, candidates, coloured, exhibits, standings, within_budget
 from kdbench.reports.rows import load, sections
 from kdbench.storage import Storage
@@ -80,7 +80,7 @@ def test_pictures_are_found_for_every_entry_and_taken_in_turn_within_the_budget(
     fabricate(tmp_path, grid)
     rows = load(tmp_path)
     ((_, cells),) = sections(rows.cells)
-    scored = rows.scores.merge(curve_cells(entries(cells), {}), on=["cell_id", "category"])
+    scored = rows.scores.merge(picture_cells(entries(cells), {}), on=["cell_id", "category"])
     groups = [
         list(exhibits(Storage(tmp_path), candidates(str(name), own)))
         for name, own in scored.groupby("category")

@@ -126,6 +126,11 @@ def test_a_cell_says_its_recipe_seed_versions_and_machine(page):
     assert "torch_version 2.9.0" in facts[machine]
 
 
+def test_the_gallery_says_whose_pictures_it_shows(page):
+    assert "of each method the lowest seed that has its pictures." in page[0].text
+    assert "the lowest seed that ended well" not in page[0].text
+
+
 def test_the_points_of_the_plot_are_those_of_the_rows(page):
     data = page[0].data
     assert data["metrics"][0] == "mAD"
@@ -136,6 +141,17 @@ def test_the_points_of_the_plot_are_those_of_the_rows(page):
     rows = read_rows(page[1] / "results").to_pandas()
     own = rows[(rows["method"] == first["entry"]) & (rows["setting"] == "oneclass")]
     assert first["accuracy"][0][0] == pytest.approx(100 * own.groupby("seed")["mad"].mean().mean(), abs=1e-3)
+
+
+def test_a_point_says_why_it_can_be_on_no_front(tmp_path):
+    for method, seeds in (("dcam", (0, 1)), ("stfpm", (0,))):
+        grid = Grid(
+            datasets={"toy": ("nut",)}, methods=(method,), settings=("oneclass",), seeds=seeds, pictures=False
+        )
+        fabricate(tmp_path / "r", grid)
+    text = write_report(tmp_path / "r", tmp_path / "out").page.read_text(encoding="utf-8")
+    said = {(point["entry"], point["off_front"]) for point in Page(text).data["points"]}
+    assert said == {("dcam", ""), ("stfpm", "1 of 2 seeds")}
 
 
 def row(**changes: object) -> dict:

@@ -445,6 +445,55 @@ def test_timings_are_ranked_within_precision_and_batch_and_only_if_nothing_else_
     assert lines[8][-1] == "busy: others"
 
 
+def timed(folder: Path, method: str, batches: int, seed: int = 0, **changes: Any) -> None:
+    """A cell of a method, and a timing of its detector with that many batches of 1 to 10 ms."""
+    write(folder, {"a": 0.8, "b": 0.8}, method=method, seed=seed)
+    facts = {name: row()[name] for name in ("run_id", "config", "dataset", "setting", "profile")}
+    facts |= {"device": "cuda", "device_name": "gpu", "precision": "fp32", "busy": False, "seed": seed}
+    times = np.linspace(1, 10, batches)
+    facts |= {"times_ms": times.tolist(), "p50_ms": 5.5 + seed, "p99_ms": 9.91, "images_per_s": 100.0}
+    cell = {"cell_id": f"{method}-{seed}", "method": method, "batch_size": 1}
+    Results(folder).write_latency([facts | cell | changes])
+
+
+def test_a_p99_of_fewer_than_100_batches_is_a_hole(tmp_path: Path) -> None:
+    timed(tmp_path, "many", 100)
+    timed(tmp_path, "few", 99)
+    for seed, batches in enumerate((100, 99)):  # of two detectors one
+        timed(tmp_path, "some", batches, seed)
+    group, found, _ = section(tmp_path)
+    (table,) = latencies(group, found, load(tmp_path).latencies)
+    p99 = {line[1].text: line[table.head.index("p99 ms")] for line in table.body}
+    assert {name: (value.text, value.mean) for name, value in p99.items()} == {
+        "many": ("9.91", 9.91),
+        "few": ("- (fewer than 100 batches)", None),
+        "some": ("- (fewer than 100 batches)", None),
+    }
+    assert p99["some"].cell_ids == ("some-0", "some-1")
+
+
+def test_the_notes_of_costs_say_where_one_detector_is_all_there_is(tmp_path: Path) -> None:
+    def notes() -> tuple[str, ...]:
+        group, found, _ = section(tmp_path)
+        (of_latency,) = latencies(group, found, load(tmp_path).latencies)
+        (of_training,) = training(group, found)
+        return (*of_latency.notes, *of_training.notes)
+
+    single = "A rank by one detector has no spread behind it: how much detectors differ is not known."
+    timed(tmp_path, "m", 100)
+    says, about_ranks, trained = notes()
+    assert says.startswith("One detector each; of a batch, ")
+    assert (about_ranks, trained) == (single, "One detector each.")
+    timed(tmp_path, "m", 100, seed=1)
+    says, trained = notes()
+    assert says.startswith("Mean ± standard deviation over the detectors timed; of a batch, ")
+    assert trained == "Mean ± standard deviation over the detectors trained, one per cell."
+    timed(tmp_path, "loud", 100, busy=True)  # one, but without a rank
+    assert single not in notes()
+    timed(tmp_path, "alone", 100)
+    assert notes()[1] == single
+
+
 def test_sizes_that_differ_within_an_entry_are_a_range(tmp_path: Path) -> None:
     for seed, count in enumerate((1_000_000, 2_500_000)):
         write(tmp_path, {"a": 0.8, "b": 0.8}, seed=seed, num_parameters=count, flops=318_000_000)

@@ -1,14 +1,19 @@
 """The report of sweeps: tables by hand, importance of keys that matter and that do not, what peeking buys."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from fabricated import all_metrics
+from fabricated import row as cell
 from scipy.stats import spearmanr
 
+from kdbench.reports.leaderboard import assemble, write_tables
+from kdbench.reports.rows import load
 from kdbench.reports.sweep import (
     Importance,
     find_best,
@@ -198,8 +203,9 @@ def test_the_report_has_tables_and_figures(tmp_path):
     rows = [row(i, 0.5 + 0.03 * i, {"lr": 10.0**-i, "fusion": "sum"}) for i in range(3)] + [stopped(4, 0.4)]
     rows[3]["searched"] = rows[0]["searched"]
     results = written(tmp_path / "r", rows, tuple(audit(i, 0.6 + 0.1 * i) for i in range(3)))
-    path = write_sweeps(results, tmp_path / "out")
+    path, *figures = write_sweeps(results, tmp_path / "out")
     text = path.read_text()
+    assert set(figures) == {*(tmp_path / "out/figures").iterdir()}
     assert "## Sweep of stfpm: mvtec_ad, oneclass (s1)" in text
     assert "Trials: 4 ok; 1 of them stopped early" in text
     assert "The default has 0.5000, the best trial 0.5600 (+0.0600)" in text
@@ -212,9 +218,21 @@ def test_the_report_has_tables_and_figures(tmp_path):
         assert (tmp_path / f"again/figures/sweep-s1-{name}.svg").read_bytes() == svg
 
 
+def test_a_report_with_a_sweep_names_the_files_of_its_figures(tmp_path):
+    """What is not named is not uploaded, and the leaderboard links to it."""
+    results = written(tmp_path / "r", [row(0, 0.5), row(1, 0.6)])
+    Results(results).write_rows([cell(**all_metrics(0.5)), cell(category="b", **all_metrics(0.5))])
+    files, _ = write_tables(results, assemble(load(results)), tmp_path / "out")
+    text = (tmp_path / "out/leaderboard.md").read_text(encoding="utf-8")
+    linked = re.findall(r"\((figures/sweep-[^)]+)\)", text)
+    assert len(linked) == 2
+    assert {tmp_path / "out" / link for link in linked} < set(files)
+    assert set(files) == {path for path in (tmp_path / "out").rglob("*") if path.is_file()}
+
+
 def test_a_sweep_on_test_images_is_marked(tmp_path):
     results = written(tmp_path / "r", [row(0, 0.5, selection="test"), row(1, 0.6, selection="test")])
-    text = sweep_sections(results, tmp_path)
+    text, _ = sweep_sections(results, tmp_path)
     assert "**Chosen on test images: shows what that does, is never ranked and never a result.**" in text
     assert "mad of test images" in text
 
@@ -222,7 +240,8 @@ def test_a_sweep_on_test_images_is_marked(tmp_path):
 def test_a_sweep_that_only_began_is_reported(tmp_path):
     begun = row(0, None, status="running", objective_epochs=[], objective_history=[])
     results = written(tmp_path / "r", [begun])
-    text = sweep_sections(results, tmp_path)
+    text, figures = sweep_sections(results, tmp_path)
     assert "Trials: 1 running" in text
+    assert figures == []
     assert "No trial was trained to the end yet." in text
-    assert sweep_sections(tmp_path / "nothing", tmp_path) == ""
+    assert sweep_sections(tmp_path / "nothing", tmp_path) == ("", [])

@@ -130,7 +130,7 @@ def run(
     ] = None,
     latency: Annotated[
         bool | None,
-        typer.Option("--latency/--no-latency", help="Time each kind of detector afterwards (default)."),
+        typer.Option("--latency/--no-latency", help="Time a detector of each entry afterwards (default)."),
     ] = None,
     results: Annotated[
         str | None, typer.Option(help="Folder or URI (s3://...) of the rows; results if not given.")
@@ -356,7 +356,7 @@ def _execute(
 
 
 def _measure(planned: Any, ended: dict[str, str], request: Any, executor: str, run_id: str) -> int:
-    """Time one detector of each kind that has no timing yet; returns how many could not be timed."""
+    """Time one detector of each entry that has no timing yet; returns how many could not be timed."""
     from kdbench import schedule
     from kdbench.estimate import to_time
     from kdbench.results import Results

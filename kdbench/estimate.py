@@ -132,13 +132,17 @@ def expected_seconds(jobs: Sequence[Job], data: Mapping[str, Found], costs: Cost
 
 
 def to_time(jobs: Sequence[Job], results: Results) -> list[Job]:
-    """One job of each kind of detector that was kept and not timed: seed and category change no latency."""
+    """One job of each entry in each section of a report whose detector was kept and none was timed.
+
+    Seed and category change no latency; a report shows a timing where the cell that was timed stands.
+    """
     kept, timed = set(results.storage.names("detectors")), results.storage.names("latency")
     kinds: dict[Hashable, list[Job]] = {}
     for job in jobs:
         cell = job.cell
-        network = (cell.method, _without_epochs(json.loads(cell.config)), cell.teacher_sha256)
-        kinds.setdefault((*network, job.place.device), []).append(job)
+        entry = (cell.method, cell.config, cell.teacher_sha256, job.place.device)
+        section = (cell.dataset, cell.setting, cell.profile, cell.preset)
+        kinds.setdefault((*entry, *section), []).append(job)
     done = {name.removeprefix("latency/").partition("-")[0] for name in timed}
     found = []
     for alike in kinds.values():

@@ -1,5 +1,6 @@
 """Timing a detector: what is measured, what is written, and who else was there."""
 
+import json
 import math
 import subprocess
 import sys
@@ -102,6 +103,29 @@ def test_one_detector_of_each_kind_is_timed_and_once(mvtec, tmp_path):
     for job in other:
         results.write_detector(job.cell.id, b"")
     assert to_time(other, results) == other[:1]  # another size is another detector
+
+
+def test_every_section_and_recipe_has_its_timing(mvtec, tmp_path):
+    """A report shows a timing in the section and for the recipe of the cell that was timed, only there."""
+    results, sets = Results(tmp_path / "r"), {"all.image_size": 32, "all.batch_size": 4}
+    planned = [
+        *jobs(mvtec, tmp_path / "r", setting=("oneclass", "multiclass"), set=sets | {"all.epochs": [1, 2]}),
+        *jobs(mvtec, tmp_path / "r", dataset=("folder",)),
+        *jobs(mvtec, tmp_path / "r", profile="demo", set=sets | {"all.epochs": 1}),
+        *jobs(mvtec, tmp_path / "r", preset="ader"),
+    ]
+    for job in planned:
+        results.write_detector(job.cell.id, b"")
+    found = [job.cell for job in to_time(planned, results)]
+    assert [(c.dataset, c.setting, c.profile, c.preset, json.loads(c.config)["epochs"]) for c in found] == [
+        ("mvtec_ad", "oneclass", "paper", "exact", 1),
+        ("mvtec_ad", "oneclass", "paper", "exact", 2),
+        ("mvtec_ad", "multiclass", "paper", "exact", 1),
+        ("mvtec_ad", "multiclass", "paper", "exact", 2),
+        ("folder", "oneclass", "paper", "exact", 1),
+        ("mvtec_ad", "oneclass", "demo", "exact", 1),
+        ("mvtec_ad", "oneclass", "paper", "ader", 1),
+    ]
 
 
 @pytest.mark.slow

@@ -356,12 +356,19 @@ def _execute(
 
 
 def _measure(planned: Any, ended: dict[str, str], request: Any, executor: str, run_id: str) -> int:
-    """Time one detector of each entry that has no timing yet; returns how many could not be timed."""
+    """Time a detector of each entry that was not timed alone yet; returns how many could not be timed."""
+    import torch
+
     from kdbench import schedule
     from kdbench.estimate import to_time
+    from kdbench.provenance import device_name
     from kdbench.results import Results
 
-    jobs = to_time([job for job in planned.jobs if ended.get(job.cell.id) == "ok"], Results(request.results))
+    good = [job for job in planned.jobs if ended.get(job.cell.id) == "ok"]
+    known = good and (executor == "local" or not request.address)  # not what the nodes of a cluster have
+    here = device_name(torch.device(good[0].place.device)) if known else None
+    with _reading(request.results):
+        jobs = to_time(good, Results(request.results), here)
     if jobs:
         say(f"timing {len(jobs)} detectors, each alone on the device (--no-latency: not)")
     num_wrong = 0

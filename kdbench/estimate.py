@@ -16,7 +16,7 @@ from kdbench.latency import synchronise
 from kdbench.registry import get_method
 from kdbench.request import Found, Job, Request
 from kdbench.resources import Cluster, Need
-from kdbench.results import Results, detector_name, read_rows
+from kdbench.results import Results, detector_name, read_latencies, read_rows
 from kdbench.run import threads
 from kdbench.storage import Storage
 
@@ -29,6 +29,7 @@ COST_COLUMNS = (
     *("num_train", "num_heldout", "num_test", "prepare_s", "train_s", "evaluate_s"),
     *("peak_memory_bytes", "device_memory_bytes"),
 )
+TIMING_COLUMNS = ("cell_id", "device", "device_name", "busy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +64,7 @@ class Costs:
     def of(self, job: Job) -> Cost | None:
         """What cells of the nearest known kind took; None where none of the method ended on such a device."""
         config = json.loads(job.cell.config)
-        device = torch.device(job.place.device).type
-        for kind in _kinds(job.cell.method, config, device, job.place.num_threads):
+        for kind in _kinds(job.cell.method, config, _device_type(job), job.place.num_threads):
             if kind in self.known:
                 cost = self.known[kind]
                 scale = config["image_size"] ** 2 / cost.pixels
@@ -131,23 +131,28 @@ def expected_seconds(jobs: Sequence[Job], data: Mapping[str, Found], costs: Cost
     return {i: speed * works[i] if seconds is None else seconds for i, seconds in known.items()}
 
 
-def to_time(jobs: Sequence[Job], results: Results) -> list[Job]:
-    """One job of each entry in each section of a report whose detector was kept and none was timed.
+def to_time(jobs: Sequence[Job], results: Results, device_name: str | None = None) -> list[Job]:
+    """One job of each entry in each section of a report whose detector was kept and none timed alone.
 
-    Seed and category change no latency; a report shows a timing where the cell that was timed stands.
+    Seed and category change no latency; a report shows a timing where the cell that was timed stands. What
+    was timed on another kind of device, or on one of another name where that is known, is timed here, too.
     """
-    kept, timed = set(results.storage.names("detectors")), results.storage.names("latency")
+    kept = set(results.storage.names("detectors"))
+    alone = {
+        (row["cell_id"], row["device"])
+        for row in read_latencies(results.storage, TIMING_COLUMNS).to_pylist()
+        if row["busy"] is False and device_name in (None, row["device_name"])
+    }
     kinds: dict[Hashable, list[Job]] = {}
     for job in jobs:
         cell = job.cell
         entry = (cell.method, cell.config, cell.teacher_sha256, job.place.device)
         section = (cell.dataset, cell.setting, cell.profile, cell.preset)
         kinds.setdefault((*entry, *section), []).append(job)
-    done = {name.removeprefix("latency/").partition("-")[0] for name in timed}
     found = []
     for alike in kinds.values():
         able = [job for job in alike if detector_name(job.cell.id) in kept]
-        if able and not any(job.cell.id in done for job in alike):
+        if able and not any((job.cell.id, _device_type(job)) in alone for job in alike):
             found.append(able[0])
     return found
 
@@ -215,6 +220,11 @@ def _kinds(method: str, config: Mapping[str, Any], device: str, threads: int | N
         (method, config["backbone"], device),
         (method, device),
     ]
+
+
+def _device_type(job: Job) -> str:
+    """`cpu` or `cuda`, as rows say it."""
+    return torch.device(job.place.device).type
 
 
 def _same(method: str, config: Mapping[str, Any]) -> tuple[str, str]:

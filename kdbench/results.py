@@ -490,9 +490,9 @@ def read_probes(where: str | Path | Storage) -> pa.Table:
     return _read_part(where, "probes", PROBE_SCHEMA)
 
 
-def read_latencies(where: str | Path | Storage) -> pa.Table:
+def read_latencies(where: str | Path | Storage, columns: Sequence[str] | None = None) -> pa.Table:
     """All timings of detectors; an empty table if there are none."""
-    return _read_part(where, "latency", LATENCY_SCHEMA)
+    return _read_part(where, "latency", LATENCY_SCHEMA, columns=columns)
 
 
 def read_trials(where: str | Path | Storage) -> pa.Table:

@@ -23,6 +23,7 @@ from kdbench.storage import Storage
 STEP_IMAGES = 4  # of a measured step; enough to keep two cores busy
 MEMORY_MARGIN = 1.25  # on what cells of the kind were seen to take
 CUDA_CONTEXT_BYTES = 1 << 30  # of a process on a GPU, beside what its tensors take
+ALIKE = 2  # cells with up to so many times as many images take about as much RAM
 GPU_STEP = 0.1  # shares of a GPU are rounded up to it
 COST_COLUMNS = (
     *("cell_id", "status", "method", "config", "device", "num_threads"),
@@ -34,12 +35,11 @@ TIMING_COLUMNS = ("cell_id", "device", "device_name", "busy")
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What one cell took: seconds once, per trained image, per test image; bytes at the peak."""
+    """What one cell took: seconds once, per trained image, per test image."""
 
     prepare_s: float
     train_s: float
     evaluate_s: float
-    peak_bytes: float
     pixels: int  # of an input image
 
 
@@ -53,12 +53,15 @@ class Costs:
                 cells.setdefault(row["cell_id"], []).append(row)
         found: dict[Hashable, list[Cost]] = {}
         self.shares: dict[Hashable, list[tuple[int, float]]] = {}  # trained images and share of a GPU
+        self.memory: dict[Hashable, list[tuple[int, int]]] = {}  # trained images and bytes, on a CPU
         for of_cell in cells.values():
             first, cost = of_cell[0], _cost(of_cell)
             config = json.loads(first["config"])
             for kind in _kinds(first["method"], config, first["device"], first["num_threads"]):
                 found.setdefault(kind, []).append(cost)
-            self.shares.setdefault(_same(first["method"], config), []).extend(_gpu_shares(first))
+            same = _same(first["method"], config)
+            self.shares.setdefault(same, []).extend(_gpu_shares(first))
+            self.memory.setdefault(same, []).extend(_cpu_memory(first))
         self.known = {kind: _median(costs) for kind, costs in found.items()}
 
     def of(self, job: Job) -> Cost | None:
@@ -78,6 +81,15 @@ class Costs:
         """
         known = self.shares.get(_same(cell.method, json.loads(cell.config)), ())
         return max((share for count, share in known if count >= num_train), default=1.0)
+
+    def memory_bytes(self, cell: Cell, num_train: int) -> int:
+        """Of RAM, by cells of this very configuration with about as many images; 0 without such.
+
+        What is set aside for nothing lets fewer cells run side by side: a multiclass cell says nothing of
+        oneclass ones.
+        """
+        known = self.memory.get(_same(cell.method, json.loads(cell.config)), ())
+        return max((taken for count, taken in known if 1 / ALIKE <= num_train / count <= ALIKE), default=0)
 
 
 def known_costs(results: Storage) -> Costs:
@@ -101,13 +113,17 @@ def with_needs(
     share_beside_gpu = min(4, max(1, cluster.cpus // max(1, cluster.gpus)))
     needing = []
     for job in jobs:
-        on_gpu, cost = job.place.device.startswith("cuda"), costs.of(job)
-        share_of_gpu = request.gpus_per_cell or costs.gpu_share(job.cell, _num_images(job.cell, data)[0])
+        on_gpu, num_train = job.place.device.startswith("cuda"), _num_images(job.cell, data)[0]
+        share_of_gpu = request.gpus_per_cell or costs.gpu_share(job.cell, num_train)
         need = Need(
             cpus=request.cpus_per_cell or (share_beside_gpu if on_gpu and not alone else share),
             gpus=share_of_gpu if on_gpu else 0.0,
-            memory_bytes=_memory(request, cost, on_gpu, cluster),
         )
+        if request.memory_per_cell is not None:
+            need = replace(need, memory_bytes=int(request.memory_per_cell * 2**30))
+        elif not on_gpu:  # rows of GPU cells do not know it; a guess is no reason to refuse a cell
+            most = max((node.memory_bytes for node in cluster.nodes if node.fits(need)), default=0)
+            need = replace(need, memory_bytes=int(min(costs.memory_bytes(job.cell, num_train), most)))
         whole = request.cpus_per_cell is None and need.cpus == largest.cpus
         threads = None if whole else need.cpus  # torch knows better than we how many suit a whole machine
         place = replace(job.place, num_threads=threads, gpu_share=min(1.0, need.gpus) if on_gpu else 1.0)
@@ -194,16 +210,14 @@ def _cost(of_cell: Sequence[Mapping[str, Any]]) -> Cost:
         prepare_s=first["prepare_s"],
         train_s=first["train_s"] / trained,
         evaluate_s=sum(row["evaluate_s"] for row in of_cell) / sum(row["num_test"] for row in of_cell),
-        peak_bytes=first["peak_memory_bytes"] or 0,
         pixels=config["image_size"] ** 2,
     )
 
 
 def _median(costs: Sequence[Cost]) -> Cost:
-    """Field by field; of the memory the most that was seen."""
+    """Field by field."""
     return Cost(
         **{name: median(getattr(c, name) for c in costs) for name in ("prepare_s", "train_s", "evaluate_s")},
-        peak_bytes=max(cost.peak_bytes for cost in costs),
         pixels=costs[0].pixels,
     )
 
@@ -256,12 +270,11 @@ def _gpu_shares(row: Mapping[str, Any]) -> list[tuple[int, float]]:
     return [(row["num_train"] + row["num_heldout"], stepped)]
 
 
-def _memory(request: Request, cost: Cost | None, on_gpu: bool, cluster: Cluster) -> int:
-    """Bytes of RAM, by what was measured no more than a machine has; the rows of GPU cells do not know it."""
-    if request.memory_per_cell is not None:
-        return int(request.memory_per_cell * 2**30)
-    most = max(node.memory_bytes for node in cluster.nodes)
-    return 0 if cost is None or on_gpu else int(min(MEMORY_MARGIN * cost.peak_bytes, most))
+def _cpu_memory(row: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """How many images a cell was trained on and what RAM suffices; nothing where that is not known."""
+    if row["device"] != "cpu" or not row["peak_memory_bytes"]:
+        return []
+    return [(row["num_train"] + row["num_heldout"], int(MEMORY_MARGIN * row["peak_memory_bytes"]))]
 
 
 def _measured(job: Job, config: dict[str, Any]) -> float:

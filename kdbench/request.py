@@ -112,6 +112,7 @@ def read_model(model: type[Model], file: Path | None, options: Mapping[str, Any]
         values["set"] = _flat(values.get("set", {}))
     given = {key: value for key, value in options.items() if value not in (None, (), {})}
     over = given.keys() & OF_METHODS  # --epochs takes precedence over METHOD.epochs of the file, too
+    over |= {name.removeprefix(f"{EVERY}.") for name in given.get("set", {})}  # and so does --set all.epochs
     idle = set(method_names()) - set(
         given.get("methods", method_names())
     )  # --methods runs a part of the file

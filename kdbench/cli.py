@@ -733,7 +733,7 @@ def probe(
         rows = read_rows(results).to_pylist()
     except FileNotFoundError as error:
         raise RequestError([str(error)]) from error
-    count = probe_detectors(
+    count, left_out = probe_detectors(
         Results(results),
         rows,
         root,
@@ -741,6 +741,8 @@ def probe(
         chosen,
         lambda method, category: say(f"probed {method} · {category}"),
     )
+    for line in left_out:
+        say(f"left out: {line}", style="yellow")
     say(f"{count} detectors probed; ended ones are not probed again")
     _report(results, report_)
 

@@ -231,16 +231,16 @@ def _run(request: Any, dry_run: bool, report_: Path) -> None:
     cluster, store = cluster or this_machine(), Results(request.results)
     with _reading(request.results):
         costs = known_costs(store.storage)
-        ended = store.statuses(job.cell.id for job in planned.jobs)
+        ends = store.ends(job.cell.id for job in planned.jobs)
+    ended = {cell_id: end.status for cell_id, end in ends.items()}
     known = _published(request.published, {job.cell.id for job in planned.jobs} - ended.keys())
     ended |= dict.fromkeys(known, "ok")
     planned.jobs = with_needs(planned.jobs, request, cluster, costs, planned.data)
-    again = {"all": tuple(ended), "failed": tuple(i for i, s in ended.items() if s != "ok")}.get(
-        request.redo or "", ()
-    )
+    # By the ends that were seen: what another run ends from now on nobody asked to run again.
+    failed = {cell_id: end for cell_id, end in ends.items() if end.status != "ok"}
+    again = {"all": ends, "failed": failed}.get(request.redo or "", {})
     todo = [job for job in planned.jobs if job.cell.id not in ended or job.cell.id in again]
-    with _reading(request.results):
-        todo = [_again(job, store) for job in todo]
+    todo = [_replacing(job, again.get(job.cell.id)) for job in todo]
     schedule.refuse_impossible(todo, cluster)
     todo = longest_first(todo, planned.data, costs)
     asked = "ray" if request.executor is None and request.address else request.executor
@@ -302,11 +302,10 @@ def _reading(results: str) -> AbstractContextManager[None]:
     return _complained(f"cannot read results in {results}")
 
 
-def _again(job: Any, store: Any) -> Any:
+def _replacing(job: Any, before: Any) -> Any:
     """The job, knowing which end of its cell it replaces, if any."""
     from dataclasses import replace
 
-    before = store.end_of(job.cell.id)
     return replace(job, place=replace(job.place, replaces=before.run_id if before else None))
 
 

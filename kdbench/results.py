@@ -347,12 +347,8 @@ class Results:
         (trial_id,) = {row["trial_id"] for row in rows}
         self._write(audit_name(trial_id), rows, AUDIT_SCHEMA)
 
-    def statuses(self, cell_ids: Iterable[str]) -> dict[str, str]:
-        """Cell id -> status, of those cells that have ended. A damaged file raises DataError naming it."""
-        return {cell_id: end.status for cell_id, end in self.ends(cell_ids).items()}
-
     def ends(self, cell_ids: Iterable[str]) -> "dict[str, End]":
-        """Cell id -> how and in which run it ended, of those that have."""
+        """Cell id -> how and in which run it ended, of those that have. DataError names a damaged file."""
         there = set(self.storage.names("cells"))
         wanted = [cell_id for cell_id in cell_ids if cell_name(cell_id) in there]
         with ThreadPoolExecutor(8) as pool:  # an object store answers each question late, but many at once

@@ -7,7 +7,7 @@ import re
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import typer
 from conftest import TINY, write_image
 
 from kdbench import cli, registry
-from kdbench.results import read_rows
+from kdbench.results import End, Results, read_rows
 
 Call = Callable[..., tuple[int, str]]
 
@@ -315,6 +315,28 @@ def test_redo_all_runs_what_ended_well_again(run: Call) -> None:
     assert "1 cells: 0 ended before, 1 to run" in text
     assert times().keys() == before.keys()
     assert all(times()[name] > before[name] for name in before)
+
+
+@pytest.mark.parametrize("redo", [(), ("--redo", "all")])
+def test_what_another_run_ends_meanwhile_is_not_run_again(
+    run: Call, monkeypatch: pytest.MonkeyPatch, redo: tuple[str, ...]
+) -> None:
+    run("--categories", "bottle")
+    before, look = times(), Results.ends
+    (file,) = Path("results/cells").iterdir()
+    theirs = file.rename("theirs")
+
+    def and_then_it_ends(results: Results, cell_ids: Iterable[str]) -> dict[str, End]:
+        found = look(results, cell_ids)
+        theirs.rename(file)
+        return found
+
+    monkeypatch.setattr(Results, "ends", and_then_it_ends)
+    code, text = run("--categories", "bottle", *redo)
+    assert code == 0
+    assert "1 cells: 0 ended before, 1 to run" in text
+    assert "cells: 1 ok" in text
+    assert times() == before
 
 
 def test_folders_may_have_names_that_look_like_markup(run: Call) -> None:

@@ -294,6 +294,8 @@ def _complained(what: str) -> Iterator[None]:
     """An object store that does not answer, or a folder that may not be read or written, is a complaint."""
     try:
         yield
+    except BrokenPipeError:  # the reader of our output went away
+        raise
     except OSError as error:
         raise RequestError([f"{what}: {error}"]) from error
 
@@ -326,7 +328,8 @@ def _execute(
     view = View(out, expected)
     try:
         run = RunFile(run_id=run_id, started=time.time(), cells=expected, labels=labels, replaces=replaces)
-        write_run(Results(request.results), run)
+        with _complained(f"cannot write results in {request.results}"):
+            write_run(Results(request.results), run)
         with view:
             for outcome in schedule.execute(
                 todo,
@@ -600,7 +603,8 @@ def _sweep(planned: Any, audit: bool, folder: Path) -> int:
         say("interrupted: what ended is kept; the same command resumes")
         return INTERRUPTED
     good = summary(planned, end, say)
-    path = write_sweeps(planned.sweep.place.results, folder)
+    with _complained(f"cannot write the report in {folder}"):
+        path = write_sweeps(planned.sweep.place.results, folder)
     say(f"report: {path}")
     return OK if good else SOME_FAILED
 
@@ -634,19 +638,23 @@ def report(
         publish.check_extra(module)  # before the report is written, not after
     files = _report(results, out_, page=True)
     if rows:
-        publish.write_rows(results, rows)
+        with _complained(f"cannot write rows in {rows}"):
+            publish.write_rows(results, rows)
         say(f"rows: {rows}")
     if into:
-        tables = all_tables(results)
+        with _reading(results):
+            tables = all_tables(results)
         for page in into:
-            embed(page, tables)
+            with _complained(f"cannot fill {page}"):
+                embed(page, tables)
             say(f"tables: {page}")
-    if push_to_hub:
-        say(f"pushed: {publish.push_to_hub(results, files, push_to_hub)}")
-    if mlflow:
-        say(f"logged {publish.log_to_mlflow(results, files, mlflow)} runs to MLflow at {mlflow}")
-    if wandb:
-        say(f"logged {publish.log_to_wandb(results, files, wandb)} runs to the wandb project {wandb}")
+    with _reading(results):
+        if push_to_hub:
+            say(f"pushed: {publish.push_to_hub(results, files, push_to_hub)}")
+        if mlflow:
+            say(f"logged {publish.log_to_mlflow(results, files, mlflow)} runs to MLflow at {mlflow}")
+        if wandb:
+            say(f"logged {publish.log_to_wandb(results, files, wandb)} runs to the wandb project {wandb}")
 
 
 def _report(results: str, folder: Path, *, page: bool = False) -> list[Path]:
@@ -655,23 +663,22 @@ def _report(results: str, folder: Path, *, page: bool = False) -> list[Path]:
     from kdbench.reports.sweep import write_sweeps
     from kdbench.results import read_trials
 
-    try:
-        if page:
-            from kdbench.reports.page import write_report
+    with _complained(f"cannot write the report in {folder}"):
+        try:
+            if page:
+                from kdbench.reports.page import write_report
 
-            written = write_report(results, folder)
-            path, headline, files = written.page, written.headline, written.files
-        else:
-            path, headline = write_leaderboard(results, folder)
-            files = [path]
-    except FileNotFoundError as error:
-        if read_trials(results).num_rows:  # a sweep alone has no leaderboard
-            path = write_sweeps(results, folder)
+                written = write_report(results, folder)
+                path, headline, files = written.page, written.headline, written.files
+            else:
+                path, headline = write_leaderboard(results, folder)
+                files = [path]
+        except FileNotFoundError as error:
+            if not read_trials(results).num_rows:
+                raise RequestError([str(error)]) from error
+            path = write_sweeps(results, folder)  # a sweep alone has no leaderboard
             say(f"report: {path}")
             return [path]
-        raise RequestError([str(error)]) from error
-    except OSError as error:
-        raise RequestError([f"cannot write the report in {folder}: {error}"]) from error
     say(headline)
     say(f"report: {path}")
     return files
@@ -728,18 +735,15 @@ def probe(
     chosen, wrong = choose_device(device)
     if wrong:
         raise RequestError(wrong)
-    try:
-        rows = read_rows(results).to_pylist()
-    except FileNotFoundError as error:
-        raise RequestError([str(error)]) from error
-    count, left_out = probe_detectors(
-        Results(results),
-        rows,
-        root,
-        weights,
-        chosen,
-        lambda method, category: say(f"probed {method} · {category}"),
-    )
+    with _complained(f"cannot probe the detectors of {results}"):
+        count, left_out = probe_detectors(
+            Results(results),
+            read_rows(results).to_pylist(),
+            root,
+            weights,
+            chosen,
+            lambda method, category: say(f"probed {method} · {category}"),
+        )
     for line in left_out:
         say(f"left out: {line}", style="yellow")
     say(f"{count} detectors probed; ended ones are not probed again")

@@ -412,7 +412,7 @@ class Results:
                 f"{self.storage} has rows of `kdbench report --rows`: name another folder for the results, "
                 f"and this one with --published, so that its cells count as ended"
             )
-        for part in ("cells", "scores"):
+        for part in ("cells", "scores", "runs", "leases"):
             name = f"{part}/.probe.{os.urandom(4).hex()}.tmp"  # another run may check at the same time
             self.storage.write(name, b"kdbench" * 1024)
             self.storage.remove(name)

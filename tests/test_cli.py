@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 import typer
 from conftest import TINY, write_image
+from fabricated import row as fabricated_row
+from test_report_sweep import row as trial
 
 from kdbench import cli, registry
 from kdbench.results import End, Results, read_rows
@@ -633,7 +635,7 @@ def test_a_file_that_cannot_be_read_is_a_complaint_and_not_called_damaged(run: C
     (path,) = Path("results/cells").iterdir()
     path.unlink()
     path.mkdir()  # even root cannot read a folder
-    for words in (("status",), ("compare", "results", "results"), ("report",)):
+    for words in (("status",), ("compare", "results", "results"), ("report",), ("probe",)):
         code, text = kdbench(*words)
         assert code == 2
         assert text.startswith("error: cannot ")
@@ -757,6 +759,40 @@ def test_a_report_can_be_written_later_and_elsewhere(run: Call, kdbench: Call) -
 
 def test_a_report_that_cannot_be_written_is_an_error(run: Call, kdbench: Call) -> None:
     run("--categories", "bottle")
+    Path("a-file").touch()
+    code, text = kdbench("report", "--out", "a-file")
+    assert code == 2
+    assert text.startswith("error: cannot write the report in a-file: ")
+
+
+def test_what_a_report_writes_beside_it_and_cannot_is_an_error(kdbench: Call) -> None:
+    Results("results").write_rows([fabricated_row()])
+    Path("a-file").touch()
+    code, text = kdbench("report", "--rows", "a-file")
+    assert code == 2
+    assert "error: cannot write rows in a-file: " in text
+    page = Path("a" * 250)  # a temporary file beside it has too long a name
+    page.write_text("<!-- table: What is missing -->\n<!-- /table -->\n")
+    code, text = kdbench("report", "--into", page)
+    assert code == 2
+    assert f"error: cannot fill {page}: " in text
+
+
+@pytest.mark.parametrize("words", [("--rows", "shared"), ("--into", "page.md")])
+def test_a_sweep_alone_has_no_rows_to_share_and_no_tables_for_a_page(
+    kdbench: Call, words: tuple[str, str]
+) -> None:
+    Results("results").write_trial(trial(0, 0.5))
+    Path("page.md").write_text("<!-- table: a -->\n<!-- /table -->\n")
+    code, text = kdbench("report", *words)
+    assert code == 2
+    assert "report: reports/out/sweep.md" in text
+    assert "no results in results" in text
+    assert text.count("error: ") == 1
+
+
+def test_a_report_of_a_sweep_alone_that_cannot_be_written_is_an_error(kdbench: Call) -> None:
+    Results("results").write_trial(trial(0, 0.5))
     Path("a-file").touch()
     code, text = kdbench("report", "--out", "a-file")
     assert code == 2

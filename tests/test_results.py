@@ -382,7 +382,7 @@ def test_a_check_by_another_run_at_the_same_time_does_no_harm(
     assert files(tmp_path) == []
 
 
-@pytest.mark.parametrize("part", ["", "cells", "scores"])
+@pytest.mark.parametrize("part", ["", "cells", "scores", "runs", "leases"])
 def test_a_file_in_place_of_a_folder_is_found_before_anything_runs(tmp_path: Path, part: str) -> None:
     folder = tmp_path / "results"
     path = folder / part

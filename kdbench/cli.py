@@ -245,6 +245,8 @@ def _run(request: Any, dry_run: bool, report_: Path) -> None:
     todo = longest_first(todo, planned.data, costs)
     asked = "ray" if request.executor is None and request.address else request.executor
     executor = schedule.choose_executor(asked, todo, cluster)
+    if todo and request.latency and not request.keep_detectors:
+        say("note: detectors that are not kept (--discard-detectors) cannot be timed", style="yellow")
     if dry_run:
         _show_plan(planned, todo, ended, costs, cluster, executor)
         return
@@ -362,7 +364,7 @@ def _measure(planned: Any, ended: dict[str, str], request: Any, executor: str, r
     import torch
 
     from kdbench import schedule
-    from kdbench.estimate import to_time
+    from kdbench.estimate import to_time, without_timing
     from kdbench.provenance import device_name
     from kdbench.results import Results
 
@@ -371,6 +373,14 @@ def _measure(planned: Any, ended: dict[str, str], request: Any, executor: str, r
     here = device_name(torch.device(good[0].place.device)) if known else None
     with _reading(request.results):
         jobs = to_time(good, Results(request.results), here)
+        lacking = without_timing(good, Results(request.results))
+    if lacking and request.keep_detectors:  # else it was said before
+        cell = lacking[0].cell
+        first = f"{cell.method} on {cell.dataset}, {cell.setting}"
+        say(
+            f"note: {len(lacking)} detectors cannot be timed, for they were not kept; first: {first}",
+            style="yellow",
+        )
     if jobs:
         say(f"timing {len(jobs)} detectors, each alone on the device (--no-latency: not)")
     num_wrong = 0

@@ -159,18 +159,34 @@ def to_time(jobs: Sequence[Job], results: Results, device_name: str | None = Non
         for row in read_latencies(results.storage, TIMING_COLUMNS).to_pylist()
         if row["busy"] is False and device_name in (None, row["device_name"])
     }
+    found = []
+    for alike in _entries(jobs):
+        able = [job for job in alike if detector_name(job.cell.id) in kept]
+        if able and not any((job.cell.id, _device_type(job)) in alone for job in alike):
+            found.append(able[0])
+    return found
+
+
+def without_timing(jobs: Sequence[Job], results: Results) -> list[Job]:
+    """One job of each entry in each section of a report that has neither a timing nor a detector to time."""
+    kept = set(results.storage.names("detectors"))
+    timed = {row["cell_id"] for row in read_latencies(results.storage, TIMING_COLUMNS).to_pylist()}
+    return [
+        alike[0]
+        for alike in _entries(jobs)
+        if not any(detector_name(job.cell.id) in kept or job.cell.id in timed for job in alike)
+    ]
+
+
+def _entries(jobs: Sequence[Job]) -> list[list[Job]]:
+    """The jobs by entry and section of a report: cells of one differ in seed and category only."""
     kinds: dict[Hashable, list[Job]] = {}
     for job in jobs:
         cell = job.cell
         entry = (cell.method, cell.config, cell.teacher_sha256, job.place.device)
         section = (cell.dataset, cell.setting, cell.profile, cell.preset)
         kinds.setdefault((*entry, *section), []).append(job)
-    found = []
-    for alike in kinds.values():
-        able = [job for job in alike if detector_name(job.cell.id) in kept]
-        if able and not any((job.cell.id, _device_type(job)) in alone for job in alike):
-            found.append(able[0])
-    return found
+    return [*kinds.values()]
 
 
 def known_seconds(job: Job, data: Mapping[str, Found], costs: Costs) -> float | None:

@@ -203,6 +203,26 @@ def test_per_image_scores_are_kept(run: Call) -> None:
     assert row["image_auroc"] == pytest.approx(wins / 16)
 
 
+def test_detectors_that_are_not_kept_cannot_be_timed_and_that_is_said(run: Call, kdbench: Call) -> None:
+    words = ("--categories", "bottle", "--latency")
+    note = "note: detectors that are not kept (--discard-detectors) cannot be timed"
+    for more in (("--dry-run",), ()):
+        code, text = run(*words, "--discard-detectors", *more)
+        assert code == 0, text
+        assert text.count("timed") == text.count(note) == 1
+    assert kdbench("report", "--rows", "shared")[0] == 0
+    code, text = run(*words, "--results", "others", "--published", "shared")
+    assert code == 0
+    assert (
+        "note: 1 detectors cannot be timed, for they were not kept; first: stfpm on mvtec_ad, oneclass"
+        in text
+    )
+    (row,) = rows("others")
+    Results("others").write_latency([{"cell_id": row["cell_id"], "device": "cuda", "device_name": "a"}])
+    assert "cannot be timed" not in run(*words, "--results", "others")[1]
+    assert "cannot be timed" not in run(*words, "--discard-detectors", "--no-latency", "--seeds", "1")[1]
+
+
 @pytest.mark.slow
 def test_pictures_are_kept_unless_they_are_discarded(run: Call) -> None:
     assert run("--categories", "bottle", "--discard-pictures")[0] == 0

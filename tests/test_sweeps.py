@@ -334,6 +334,25 @@ def test_what_cannot_be_trained_is_a_failed_row_and_the_worst(planned):
     assert json.loads(row["config"])["fusion"] == "no such"
 
 
+@pytest.mark.parametrize(
+    ("lr", "num_errors", "again", "never"),
+    [(1e30, 0, False, True), (0.4, 1, True, False), (1e30, 1, True, True), (0.4, 0, False, False)],
+)
+def test_only_trials_that_may_end_well_are_said_to_be_tried_again(planned, lr, num_errors, again, never):
+    from kdbench.sweeps._end import summary  # imports Ray
+    from kdbench.sweeps.tune import SweepEnd
+
+    made = planned(categories=("bottle",), precision="fp32")
+    trial(made, lr=lr)
+    if num_errors:
+        end_trial(made.sweep, made.first | {"lr": 0.1}, "The actor died")
+    said: list[str] = []
+    good = summary(made, SweepEnd(num_trials=2, num_errors=num_errors), said.append)
+    assert good == (lr == 0.4 and not num_errors)
+    assert ("the same command tries those again that ended with an error" in said) == again
+    assert any(line.startswith("1 diverged") for line in said) == never
+
+
 def test_other_errors_are_a_row_and_go_on_to_who_may_try_again(planned, mvtec):
     made = planned(categories=("bottle",))
     write_image(mvtec / "bottle/train/good/000.png", 7777)

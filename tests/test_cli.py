@@ -624,6 +624,34 @@ def test_results_that_cannot_be_written_are_found_before_anything_is_trained(run
     assert Path("a-file").read_text() == "precious"
 
 
+@pytest.mark.parametrize("option", ["--results", "--published"])
+def test_a_folder_without_a_name_is_not_the_current_one(run: Call, option: str) -> None:
+    """What an unset shell variable gives."""
+    code, text = run(option, "")
+    assert code == 2
+    assert f"error: {option[2:]}='': string should have at least 1 character" in text
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("status", "--results", ""),
+        ("report", "--results", ""),
+        ("report", "--results", "file://"),
+        ("probe", "--results", ""),
+        ("compare", "results", ""),
+        ("compare", "", "results"),
+    ],
+)
+def test_nothing_is_read_from_a_folder_without_a_name(kdbench: Call, words: tuple[str, ...]) -> None:
+    Results("results").write_rows([fabricated_row()])
+    Results(".").write_rows([fabricated_row()])
+    code, text = kdbench(*words)
+    assert code == 2
+    assert "names no folder" in text
+
+
 @pytest.mark.parametrize("cache", ["a-file", "/proc/kdbench"])
 @pytest.mark.parametrize("dataset", ["mvtec_ad", "synthetic"])
 def test_a_cache_that_cannot_be_written_is_one_message(

@@ -50,6 +50,11 @@ def planned(mvtec: Path, tmp_path: Path):
     return make
 
 
+def test_a_sweep_into_a_folder_without_a_name_is_refused(kdbench):
+    code, text = kdbench("sweep", "stfpm", "--results", "")
+    assert (code, text) == (2, "error: results='': string should have at least 1 character\n")
+
+
 def trial(sweep_plan: SweepPlan, **searched: Any) -> tuple[dict[str, Any], list[tuple[int, float]]]:
     """Run a trial in this process: its row, and what was reported."""
     reports: list[tuple[int, float]] = []

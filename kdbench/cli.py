@@ -130,7 +130,7 @@ def run(
     ] = None,
     latency: Annotated[
         bool | None,
-        typer.Option("--latency/--no-latency", help="Time each kind of detector afterwards (default)."),
+        typer.Option("--latency/--no-latency", help="Time a detector of each entry afterwards (default)."),
     ] = None,
     results: Annotated[
         str | None, typer.Option(help="Folder or URI (s3://...) of the rows; results if not given.")
@@ -231,20 +231,22 @@ def _run(request: Any, dry_run: bool, report_: Path) -> None:
     cluster, store = cluster or this_machine(), Results(request.results)
     with _reading(request.results):
         costs = known_costs(store.storage)
-        ended = store.statuses(job.cell.id for job in planned.jobs)
+        ends = store.ends(job.cell.id for job in planned.jobs)
+    ended = {cell_id: end.status for cell_id, end in ends.items()}
     known = _published(request.published, {job.cell.id for job in planned.jobs} - ended.keys())
     ended |= dict.fromkeys(known, "ok")
     planned.jobs = with_needs(planned.jobs, request, cluster, costs, planned.data)
-    again = {"all": tuple(ended), "failed": tuple(i for i, s in ended.items() if s != "ok")}.get(
-        request.redo or "", ()
-    )
+    # By the ends that were seen: what another run ends from now on nobody asked to run again.
+    failed = {cell_id: end for cell_id, end in ends.items() if end.status != "ok"}
+    again = {"all": ends, "failed": failed}.get(request.redo or "", {})
     todo = [job for job in planned.jobs if job.cell.id not in ended or job.cell.id in again]
-    with _reading(request.results):
-        todo = [_again(job, store) for job in todo]
+    todo = [_replacing(job, again.get(job.cell.id)) for job in todo]
     schedule.refuse_impossible(todo, cluster)
     todo = longest_first(todo, planned.data, costs)
     asked = "ray" if request.executor is None and request.address else request.executor
     executor = schedule.choose_executor(asked, todo, cluster)
+    if todo and request.latency and not request.keep_detectors:
+        say("note: detectors that are not kept (--discard-detectors) cannot be timed", style="yellow")
     if dry_run:
         _show_plan(planned, todo, ended, costs, cluster, executor)
         return
@@ -294,6 +296,8 @@ def _complained(what: str) -> Iterator[None]:
     """An object store that does not answer, or a folder that may not be read or written, is a complaint."""
     try:
         yield
+    except BrokenPipeError:  # the reader of our output went away
+        raise
     except OSError as error:
         raise RequestError([f"{what}: {error}"]) from error
 
@@ -302,11 +306,10 @@ def _reading(results: str) -> AbstractContextManager[None]:
     return _complained(f"cannot read results in {results}")
 
 
-def _again(job: Any, store: Any) -> Any:
+def _replacing(job: Any, before: Any) -> Any:
     """The job, knowing which end of its cell it replaces, if any."""
     from dataclasses import replace
 
-    before = store.end_of(job.cell.id)
     return replace(job, place=replace(job.place, replaces=before.run_id if before else None))
 
 
@@ -327,7 +330,8 @@ def _execute(
     view = View(out, expected)
     try:
         run = RunFile(run_id=run_id, started=time.time(), cells=expected, labels=labels, replaces=replaces)
-        write_run(Results(request.results), run)
+        with _complained(f"cannot write results in {request.results}"):
+            write_run(Results(request.results), run)
         with view:
             for outcome in schedule.execute(
                 todo,
@@ -356,12 +360,27 @@ def _execute(
 
 
 def _measure(planned: Any, ended: dict[str, str], request: Any, executor: str, run_id: str) -> int:
-    """Time one detector of each kind that has no timing yet; returns how many could not be timed."""
+    """Time a detector of each entry that was not timed alone yet; returns how many could not be timed."""
+    import torch
+
     from kdbench import schedule
-    from kdbench.estimate import to_time
+    from kdbench.estimate import to_time, without_timing
+    from kdbench.provenance import device_name
     from kdbench.results import Results
 
-    jobs = to_time([job for job in planned.jobs if ended.get(job.cell.id) == "ok"], Results(request.results))
+    good = [job for job in planned.jobs if ended.get(job.cell.id) == "ok"]
+    known = good and (executor == "local" or not request.address)  # not what the nodes of a cluster have
+    here = device_name(torch.device(good[0].place.device)) if known else None
+    with _reading(request.results):
+        jobs = to_time(good, Results(request.results), here)
+        lacking = without_timing(good, Results(request.results))
+    if lacking and request.keep_detectors:  # else it was said before
+        cell = lacking[0].cell
+        first = f"{cell.method} on {cell.dataset}, {cell.setting}"
+        say(
+            f"note: {len(lacking)} detectors cannot be timed, for they were not kept; first: {first}",
+            style="yellow",
+        )
     if jobs:
         say(f"timing {len(jobs)} detectors, each alone on the device (--no-latency: not)")
     num_wrong = 0
@@ -594,7 +613,8 @@ def _sweep(planned: Any, audit: bool, folder: Path) -> int:
         say("interrupted: what ended is kept; the same command resumes")
         return INTERRUPTED
     good = summary(planned, end, say)
-    path, *_ = write_sweeps(planned.sweep.place.results, folder)
+    with _complained(f"cannot write the report in {folder}"):
+        path, *_ = write_sweeps(planned.sweep.place.results, folder)
     say(f"report: {path}")
     return OK if good else SOME_FAILED
 
@@ -628,19 +648,23 @@ def report(
         publish.check_extra(module)  # before the report is written, not after
     files = _report(results, out_, page=True)
     if rows:
-        publish.write_rows(results, rows)
+        with _complained(f"cannot write rows in {rows}"):
+            publish.write_rows(results, rows)
         say(f"rows: {rows}")
     if into:
-        tables = all_tables(results)
+        with _reading(results):
+            tables = all_tables(results)
         for page in into:
-            embed(page, tables)
+            with _complained(f"cannot fill {page}"):
+                embed(page, tables)
             say(f"tables: {page}")
-    if push_to_hub:
-        say(f"pushed: {publish.push_to_hub(results, files, push_to_hub)}")
-    if mlflow:
-        say(f"logged {publish.log_to_mlflow(results, files, mlflow)} runs to MLflow at {mlflow}")
-    if wandb:
-        say(f"logged {publish.log_to_wandb(results, files, wandb)} runs to the wandb project {wandb}")
+    with _reading(results):
+        if push_to_hub:
+            say(f"pushed: {publish.push_to_hub(results, files, push_to_hub)}")
+        if mlflow:
+            say(f"logged {publish.log_to_mlflow(results, files, mlflow)} runs to MLflow at {mlflow}")
+        if wandb:
+            say(f"logged {publish.log_to_wandb(results, files, wandb)} runs to the wandb project {wandb}")
 
 
 def _report(results: str, folder: Path, *, page: bool = False) -> list[Path]:
@@ -649,23 +673,22 @@ def _report(results: str, folder: Path, *, page: bool = False) -> list[Path]:
     from kdbench.reports.sweep import write_sweeps
     from kdbench.results import read_trials
 
-    try:
-        if page:
-            from kdbench.reports.page import write_report
+    with _complained(f"cannot write the report in {folder}"):
+        try:
+            if page:
+                from kdbench.reports.page import write_report
 
-            written = write_report(results, folder)
-            path, headline, files = written.page, written.headline, written.files
-        else:
-            path, headline = write_leaderboard(results, folder)
-            files = [path]
-    except FileNotFoundError as error:
-        if read_trials(results).num_rows:  # a sweep alone has no leaderboard
-            files = write_sweeps(results, folder)
+                written = write_report(results, folder)
+                path, headline, files = written.page, written.headline, written.files
+            else:
+                path, headline = write_leaderboard(results, folder)
+                files = [path]
+        except FileNotFoundError as error:
+            if not read_trials(results).num_rows:
+                raise RequestError([str(error)]) from error
+            files = write_sweeps(results, folder)  # a sweep alone has no leaderboard
             say(f"report: {files[0]}")
             return files
-        raise RequestError([str(error)]) from error
-    except OSError as error:
-        raise RequestError([f"cannot write the report in {folder}: {error}"]) from error
     say(headline)
     say(f"report: {path}")
     return files
@@ -722,18 +745,17 @@ def probe(
     chosen, wrong = choose_device(device)
     if wrong:
         raise RequestError(wrong)
-    try:
-        rows = read_rows(results).to_pylist()
-    except FileNotFoundError as error:
-        raise RequestError([str(error)]) from error
-    count = probe_detectors(
-        Results(results),
-        rows,
-        root,
-        weights,
-        chosen,
-        lambda method, category: say(f"probed {method} · {category}"),
-    )
+    with _complained(f"cannot probe the detectors of {results}"):
+        count, left_out = probe_detectors(
+            Results(results),
+            read_rows(results).to_pylist(),
+            root,
+            weights,
+            chosen,
+            lambda method, category: say(f"probed {method} · {category}"),
+        )
+    for line in left_out:
+        say(f"left out: {line}", style="yellow")
     say(f"{count} detectors probed; ended ones are not probed again")
     _report(results, report_)
 

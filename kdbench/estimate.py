@@ -16,29 +16,30 @@ from kdbench.latency import synchronise
 from kdbench.registry import get_method
 from kdbench.request import Found, Job, Request
 from kdbench.resources import Cluster, Need
-from kdbench.results import Results, detector_name, read_rows
+from kdbench.results import Results, detector_name, read_latencies, read_rows
 from kdbench.run import threads
 from kdbench.storage import Storage
 
 STEP_IMAGES = 4  # of a measured step; enough to keep two cores busy
 MEMORY_MARGIN = 1.25  # on what cells of the kind were seen to take
 CUDA_CONTEXT_BYTES = 1 << 30  # of a process on a GPU, beside what its tensors take
+ALIKE = 2  # cells with up to so many times as many images take about as much RAM
 GPU_STEP = 0.1  # shares of a GPU are rounded up to it
 COST_COLUMNS = (
     *("cell_id", "status", "method", "config", "device", "num_threads"),
     *("num_train", "num_heldout", "num_test", "prepare_s", "train_s", "evaluate_s"),
     *("peak_memory_bytes", "device_memory_bytes"),
 )
+TIMING_COLUMNS = ("cell_id", "device", "device_name", "busy")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What one cell took: seconds once, per trained image, per test image; bytes at the peak."""
+    """What one cell took: seconds once, per trained image, per test image."""
 
     prepare_s: float
     train_s: float
     evaluate_s: float
-    peak_bytes: float
     pixels: int  # of an input image
 
 
@@ -52,19 +53,21 @@ class Costs:
                 cells.setdefault(row["cell_id"], []).append(row)
         found: dict[Hashable, list[Cost]] = {}
         self.shares: dict[Hashable, list[tuple[int, float]]] = {}  # trained images and share of a GPU
+        self.memory: dict[Hashable, list[tuple[int, int]]] = {}  # trained images and bytes, on a CPU
         for of_cell in cells.values():
             first, cost = of_cell[0], _cost(of_cell)
             config = json.loads(first["config"])
             for kind in _kinds(first["method"], config, first["device"], first["num_threads"]):
                 found.setdefault(kind, []).append(cost)
-            self.shares.setdefault(_same(first["method"], config), []).extend(_gpu_shares(first))
+            same = _same(first["method"], config)
+            self.shares.setdefault(same, []).extend(_gpu_shares(first))
+            self.memory.setdefault(same, []).extend(_cpu_memory(first))
         self.known = {kind: _median(costs) for kind, costs in found.items()}
 
     def of(self, job: Job) -> Cost | None:
         """What cells of the nearest known kind took; None where none of the method ended on such a device."""
         config = json.loads(job.cell.config)
-        device = torch.device(job.place.device).type
-        for kind in _kinds(job.cell.method, config, device, job.place.num_threads):
+        for kind in _kinds(job.cell.method, config, _device_type(job), job.place.num_threads):
             if kind in self.known:
                 cost = self.known[kind]
                 scale = config["image_size"] ** 2 / cost.pixels
@@ -78,6 +81,15 @@ class Costs:
         """
         known = self.shares.get(_same(cell.method, json.loads(cell.config)), ())
         return max((share for count, share in known if count >= num_train), default=1.0)
+
+    def memory_bytes(self, cell: Cell, num_train: int) -> int:
+        """Of RAM, by cells of this very configuration with about as many images; 0 without such.
+
+        What is set aside for nothing lets fewer cells run side by side: a multiclass cell says nothing of
+        oneclass ones.
+        """
+        known = self.memory.get(_same(cell.method, json.loads(cell.config)), ())
+        return max((taken for count, taken in known if 1 / ALIKE <= num_train / count <= ALIKE), default=0)
 
 
 def known_costs(results: Storage) -> Costs:
@@ -101,13 +113,17 @@ def with_needs(
     share_beside_gpu = min(4, max(1, cluster.cpus // max(1, cluster.gpus)))
     needing = []
     for job in jobs:
-        on_gpu, cost = job.place.device.startswith("cuda"), costs.of(job)
-        share_of_gpu = request.gpus_per_cell or costs.gpu_share(job.cell, _num_images(job.cell, data)[0])
+        on_gpu, num_train = job.place.device.startswith("cuda"), _num_images(job.cell, data)[0]
+        share_of_gpu = request.gpus_per_cell or costs.gpu_share(job.cell, num_train)
         need = Need(
             cpus=request.cpus_per_cell or (share_beside_gpu if on_gpu and not alone else share),
             gpus=share_of_gpu if on_gpu else 0.0,
-            memory_bytes=_memory(request, cost, on_gpu, cluster),
         )
+        if request.memory_per_cell is not None:
+            need = replace(need, memory_bytes=int(request.memory_per_cell * 2**30))
+        elif not on_gpu:  # rows of GPU cells do not know it; a guess is no reason to refuse a cell
+            most = max((node.memory_bytes for node in cluster.nodes if node.fits(need)), default=0)
+            need = replace(need, memory_bytes=int(min(costs.memory_bytes(job.cell, num_train), most)))
         whole = request.cpus_per_cell is None and need.cpus == largest.cpus
         threads = None if whole else need.cpus  # torch knows better than we how many suit a whole machine
         place = replace(job.place, num_threads=threads, gpu_share=min(1.0, need.gpus) if on_gpu else 1.0)
@@ -131,21 +147,46 @@ def expected_seconds(jobs: Sequence[Job], data: Mapping[str, Found], costs: Cost
     return {i: speed * works[i] if seconds is None else seconds for i, seconds in known.items()}
 
 
-def to_time(jobs: Sequence[Job], results: Results) -> list[Job]:
-    """One job of each kind of detector that was kept and not timed: seed and category change no latency."""
-    kept, timed = set(results.storage.names("detectors")), results.storage.names("latency")
+def to_time(jobs: Sequence[Job], results: Results, device_name: str | None = None) -> list[Job]:
+    """One job of each entry in each section of a report whose detector was kept and none timed alone.
+
+    Seed and category change no latency; a report shows a timing where the cell that was timed stands. What
+    was timed on another kind of device, or on one of another name where that is known, is timed here, too.
+    """
+    kept = set(results.storage.names("detectors"))
+    alone = {
+        (row["cell_id"], row["device"])
+        for row in read_latencies(results.storage, TIMING_COLUMNS).to_pylist()
+        if row["busy"] is False and device_name in (None, row["device_name"])
+    }
+    found = []
+    for alike in _entries(jobs):
+        able = [job for job in alike if detector_name(job.cell.id) in kept]
+        if able and not any((job.cell.id, _device_type(job)) in alone for job in alike):
+            found.append(able[0])
+    return found
+
+
+def without_timing(jobs: Sequence[Job], results: Results) -> list[Job]:
+    """One job of each entry in each section of a report that has neither a timing nor a detector to time."""
+    kept = set(results.storage.names("detectors"))
+    timed = {row["cell_id"] for row in read_latencies(results.storage, TIMING_COLUMNS).to_pylist()}
+    return [
+        alike[0]
+        for alike in _entries(jobs)
+        if not any(detector_name(job.cell.id) in kept or job.cell.id in timed for job in alike)
+    ]
+
+
+def _entries(jobs: Sequence[Job]) -> list[list[Job]]:
+    """The jobs by entry and section of a report: cells of one differ in seed and category only."""
     kinds: dict[Hashable, list[Job]] = {}
     for job in jobs:
         cell = job.cell
-        network = (cell.method, _without_epochs(json.loads(cell.config)), cell.teacher_sha256)
-        kinds.setdefault((*network, job.place.device), []).append(job)
-    done = {name.removeprefix("latency/").partition("-")[0] for name in timed}
-    found = []
-    for alike in kinds.values():
-        able = [job for job in alike if detector_name(job.cell.id) in kept]
-        if able and not any(job.cell.id in done for job in alike):
-            found.append(able[0])
-    return found
+        entry = (cell.method, cell.config, cell.teacher_sha256, job.place.device)
+        section = (cell.dataset, cell.setting, cell.profile, cell.preset)
+        kinds.setdefault((*entry, *section), []).append(job)
+    return [*kinds.values()]
 
 
 def known_seconds(job: Job, data: Mapping[str, Found], costs: Costs) -> float | None:
@@ -185,16 +226,14 @@ def _cost(of_cell: Sequence[Mapping[str, Any]]) -> Cost:
         prepare_s=first["prepare_s"],
         train_s=first["train_s"] / trained,
         evaluate_s=sum(row["evaluate_s"] for row in of_cell) / sum(row["num_test"] for row in of_cell),
-        peak_bytes=first["peak_memory_bytes"] or 0,
         pixels=config["image_size"] ** 2,
     )
 
 
 def _median(costs: Sequence[Cost]) -> Cost:
-    """Field by field; of the memory the most that was seen."""
+    """Field by field."""
     return Cost(
         **{name: median(getattr(c, name) for c in costs) for name in ("prepare_s", "train_s", "evaluate_s")},
-        peak_bytes=max(cost.peak_bytes for cost in costs),
         pixels=costs[0].pixels,
     )
 
@@ -211,6 +250,11 @@ def _kinds(method: str, config: Mapping[str, Any], device: str, threads: int | N
         (method, config["backbone"], device),
         (method, device),
     ]
+
+
+def _device_type(job: Job) -> str:
+    """`cpu` or `cuda`, as rows say it."""
+    return torch.device(job.place.device).type
 
 
 def _same(method: str, config: Mapping[str, Any]) -> tuple[str, str]:
@@ -242,12 +286,11 @@ def _gpu_shares(row: Mapping[str, Any]) -> list[tuple[int, float]]:
     return [(row["num_train"] + row["num_heldout"], stepped)]
 
 
-def _memory(request: Request, cost: Cost | None, on_gpu: bool, cluster: Cluster) -> int:
-    """Bytes of RAM, by what was measured no more than a machine has; the rows of GPU cells do not know it."""
-    if request.memory_per_cell is not None:
-        return int(request.memory_per_cell * 2**30)
-    most = max(node.memory_bytes for node in cluster.nodes)
-    return 0 if cost is None or on_gpu else int(min(MEMORY_MARGIN * cost.peak_bytes, most))
+def _cpu_memory(row: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """How many images a cell was trained on and what RAM suffices; nothing where that is not known."""
+    if row["device"] != "cpu" or not row["peak_memory_bytes"]:
+        return []
+    return [(row["num_train"] + row["num_heldout"], int(MEMORY_MARGIN * row["peak_memory_bytes"]))]
 
 
 def _measured(job: Job, config: dict[str, Any]) -> float:

@@ -25,6 +25,7 @@ from kdbench.metrics import METRIC_VERSION, image_metrics, label_regions, pixel_
 from kdbench.registry import get_dataset, get_method
 from kdbench.results import Results, detector_name, probe_name
 
+NAMED = 3  # cells in one line
 AREA = (0.02, 0.15)  # of the pasted rectangle, as a share of the image
 # What a probe's row takes over from the cell's row.
 FROM_CELL = (
@@ -74,34 +75,63 @@ def probe(
     weights: Path | None,
     device: str,
     tick: Tick,
-) -> int:
-    """Probe every multiclass detector of `rows` that has no probe yet; returns how many were probed.
+) -> tuple[int, list[str]]:
+    """Probe every multiclass detector of `rows` that can be and has no probe yet.
 
-    Raises RequestError where a detector was not kept or has one category, DataError where images changed.
+    Returns how many were probed, and a line for each reason why others were left out. Raises RequestError
+    with these if no detector has a probe then.
     """
     cells = {row["cell_id"]: row for row in rows if row["setting"] == "multiclass" and row["status"] == "ok"}
     if not cells:
         raise RequestError(
             [f"{results.storage} has no multiclass detector; `kdbench run --setting multiclass`"]
         )
-    todo = [row for cell_id, row in cells.items() if not results.storage.exists(probe_name(cell_id))]
-    kept = {row["cell_id"]: detector_name(row["cell_id"]) for row in todo}
-    complaints = [
-        f"{row['method']} seed {row['seed']}: no detector {results.storage.path(kept[row['cell_id']])}; "
-        "run it again without --discard-detectors (--redo all)"
-        for row in todo
-        if not results.storage.exists(kept[row["cell_id"]])
-    ]
-    complaints += [
-        f"{row['method']}: a probe mixes categories, its detector has one: {row['categories'][0]}"
-        for row in todo
-        if len(row["categories"]) < 2
-    ]
-    if complaints:
-        raise RequestError(complaints)
+    left_out: dict[str, list[dict[str, Any]]] = {}
+    todo = []
+    for cell_id, row in cells.items():
+        if results.storage.exists(probe_name(cell_id)):
+            continue
+        reason = _unable(results, row)
+        if reason:
+            left_out.setdefault(reason, []).append(row)
+        else:
+            todo.append(row)
+    datasets = sorted({row["dataset"] for row in todo})
+    if root is not None and len(datasets) > 1:
+        raise RequestError(
+            [
+                f"--root is the folder of one dataset, and detectors of {', '.join(datasets)} are to be "
+                "probed; set KDBENCH_DATA to the parent of their folders"
+            ]
+        )
+    count = 0
     for row in todo:
-        results.write_probe(list(probe_cell(results, row, root, weights, device, tick)))
-    return len(todo)
+        try:
+            results.write_probe(list(probe_cell(results, row, root, weights, device, tick)))
+            count += 1
+        except (DataError, RequestError) as error:
+            left_out.setdefault(" ".join(str(error).splitlines()), []).append(row)
+    lines = [f"{_named(of)}: {reason}" for reason, of in left_out.items()]
+    if sum(map(len, left_out.values())) == len(cells):
+        raise RequestError(lines)
+    return count, lines
+
+
+def _unable(results: Results, row: dict[str, Any]) -> str:
+    """Why the detector of a cell cannot be probed, so far as its row and the folder tell; empty if it can."""
+    if len(row["categories"]) < 2:
+        return f"a probe mixes categories, its detector has one: {row['categories'][0]}"
+    if not results.storage.exists(detector_name(row["cell_id"])):
+        return "no detector was kept; run it again without --discard-detectors (--redo all)"
+    return ""
+
+
+def _named(rows: Sequence[dict[str, Any]]) -> str:
+    """The first few cells in words, and how many more there are."""
+    said = [
+        f"{row['method']} on {row['dataset']}, seed {row['seed']} ({row['cell_id']})" for row in rows[:NAMED]
+    ]
+    return "; ".join(said) + (f"; {len(rows) - NAMED} more" if len(rows) > NAMED else "")
 
 
 def probe_cell(
@@ -112,21 +142,22 @@ def probe_cell(
     device_name: str,
     tick: Tick,
 ) -> Iterator[dict[str, Any]]:
-    """The probe's rows of one detector, one per category; the composites depend on its seed only."""
+    """The probe's rows of one detector, one per category; the composites depend on its seed only.
+
+    Raises DataError where its images are not there or changed, RequestError for another teacher.
+    """
     dataset = get_dataset(row["dataset"])
     folder = dataset.root(root)
     categories = [dataset.scan(folder, name) for name in row["categories"]]
     prints = [fingerprint(dataset, category) for category in categories]
     if fingerprint_of(prints) != row["fingerprint"]:
-        raise DataError(f"the images under {folder} are not those that {row['method']} was trained on")
+        raise DataError(f"the images under {folder} are not those that it was trained on")
     kind = get_method(row["method"])
     config = kind.Config.model_validate(json.loads(row["config"]))
     device = torch.device(device_name)
     found = find_weights(config.backbone, weights)
     if found.sha256 != row["teacher_sha256"]:
-        raise RequestError(
-            [f"{found.source} are not the weights of the teacher of {row['method']} in {row['cell_id']}"]
-        )
+        raise RequestError([f"{found.source} are not the weights of its teacher"])
     method = load_detector(
         results, row["cell_id"], method=row["method"], config=row["config"], weights=found, device=device
     )

@@ -31,6 +31,10 @@ def path_as_text(value: object) -> object:
     return str(value) if isinstance(value, Path) else value
 
 
+# A path, or a URI that pyarrow knows; an empty one, of an unset shell variable, would be the current folder.
+FolderName = Annotated[str, Field(min_length=1), BeforeValidator(path_as_text)]
+
+
 class Request(BaseModel):
     """A grid: the fields are the options of `kdbench run` and the keys of a `--config` file."""
 
@@ -58,8 +62,8 @@ class Request(BaseModel):
     memory_per_cell: float | None = Field(None, gt=0)  # GiB
     checkpoint_every: float = Field(10.0, ge=0)  # minutes; 0: never
     latency: bool = True
-    results: Annotated[str, BeforeValidator(path_as_text)] = "results"  # or a URI that pyarrow knows
-    published: Annotated[str, BeforeValidator(path_as_text)] | None = None  # of `kdbench report --rows`
+    results: FolderName = "results"
+    published: FolderName | None = None  # of `kdbench report --rows`
     timeout: float | None = Field(None, gt=0)
     redo: Literal["failed", "all"] | None = None
     keep_detectors: bool = True
@@ -112,6 +116,7 @@ def read_model(model: type[Model], file: Path | None, options: Mapping[str, Any]
         values["set"] = _flat(values.get("set", {}))
     given = {key: value for key, value in options.items() if value not in (None, (), {})}
     over = given.keys() & OF_METHODS  # --epochs takes precedence over METHOD.epochs of the file, too
+    over |= {name.removeprefix(f"{EVERY}.") for name in given.get("set", {})}  # and so does --set all.epochs
     idle = set(method_names()) - set(
         given.get("methods", method_names())
     )  # --methods runs a part of the file

@@ -347,12 +347,8 @@ class Results:
         (trial_id,) = {row["trial_id"] for row in rows}
         self._write(audit_name(trial_id), rows, AUDIT_SCHEMA)
 
-    def statuses(self, cell_ids: Iterable[str]) -> dict[str, str]:
-        """Cell id -> status, of those cells that have ended. A damaged file raises DataError naming it."""
-        return {cell_id: end.status for cell_id, end in self.ends(cell_ids).items()}
-
     def ends(self, cell_ids: Iterable[str]) -> "dict[str, End]":
-        """Cell id -> how and in which run it ended, of those that have."""
+        """Cell id -> how and in which run it ended, of those that have. DataError names a damaged file."""
         there = set(self.storage.names("cells"))
         wanted = [cell_id for cell_id in cell_ids if cell_name(cell_id) in there]
         with ThreadPoolExecutor(8) as pool:  # an object store answers each question late, but many at once
@@ -416,7 +412,7 @@ class Results:
                 f"{self.storage} has rows of `kdbench report --rows`: name another folder for the results, "
                 f"and this one with --published, so that its cells count as ended"
             )
-        for part in ("cells", "scores"):
+        for part in ("cells", "scores", "runs", "leases"):
             name = f"{part}/.probe.{os.urandom(4).hex()}.tmp"  # another run may check at the same time
             self.storage.write(name, b"kdbench" * 1024)
             self.storage.remove(name)
@@ -490,9 +486,9 @@ def read_probes(where: str | Path | Storage) -> pa.Table:
     return _read_part(where, "probes", PROBE_SCHEMA)
 
 
-def read_latencies(where: str | Path | Storage) -> pa.Table:
+def read_latencies(where: str | Path | Storage, columns: Sequence[str] | None = None) -> pa.Table:
     """All timings of detectors; an empty table if there are none."""
-    return _read_part(where, "latency", LATENCY_SCHEMA)
+    return _read_part(where, "latency", LATENCY_SCHEMA, columns=columns)
 
 
 def read_trials(where: str | Path | Storage) -> pa.Table:

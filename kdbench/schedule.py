@@ -217,6 +217,11 @@ class _Attempt:
 
 def _with_ray(grid: _Grid) -> Iterator[Outcome]:
     cluster = _start_ray(grid.address, this_machine())
+    if not grid.address:  # what others use of this machine now Ray does not give: who needs that runs alone
+        most = int(cluster.nodes[0].memory_bytes)
+        needs = [replace(job.need, memory_bytes=min(job.need.memory_bytes, most)) for job in grid.jobs]
+        jobs = [replace(job, need=need) for job, need in zip(grid.jobs, needs, strict=True)]
+        grid = replace(grid, jobs=jobs)
     refuse_impossible(grid.jobs, cluster)
     try:
         _prepare_nodes(grid)

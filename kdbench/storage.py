@@ -22,6 +22,8 @@ class Storage:
 
     def __init__(self, where: str | Path) -> None:
         self.where = str(where)
+        if self.where in ("", "file://"):  # of an unset shell variable: it would be the current folder
+            raise RequestError([f"the results folder {self.where!r} names no folder"])
         self.local = _local_path(self.where)  # None: not a disk of this machine
         self._opened: tuple[FileSystem, str] | None = None
 

@@ -125,7 +125,7 @@ def _paired(before: pd.DataFrame, after: pd.DataFrame) -> tuple[pd.DataFrame, di
     recipe of its method in the other: a changed default is a change to be seen, not a new method.
     """
     sides = pd.concat([before.assign(side="a"), after.assign(side="b")], ignore_index=True)
-    rows, remarks = named(sides), {}
+    rows, remarks = named(sides, folder="side"), {}
     for (*section, _), own in rows.groupby([*APART, "method"], dropna=False):
         old, new = (own[own["side"] == side].drop_duplicates("recipe") for side in "ab")
         gone, come = old[~old["recipe"].isin(new["recipe"])], new[~new["recipe"].isin(old["recipe"])]

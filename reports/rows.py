@@ -120,14 +120,14 @@ def with_images(rows: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
-def named(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with `entry` and `oracle`.
+def named(rows: pd.DataFrame, *, folder: str | None = None) -> pd.DataFrame:
+    """The rows with `entry` and `oracle`; of several folders, `folder` is the column that says which.
 
     An entry is named by the keys in which the recipes of its method differ within some section, so that it
     has the same name in every dataset and setting, and a recipe that only depends on the dataset needs none.
     """
     rows = with_images(rows.assign(oracle=rows["selection"] == "test"))
-    rows = rows.assign(entry=rows["method"], recipe=_recipes(rows))
+    rows = rows.assign(entry=rows["method"], recipe=_recipes(rows, folder))
     beside = [key for key in APART if key not in ("dataset", "setting")]
     for (*_, method), group in rows.groupby([*beside, "method"], dropna=False):
         sections = [part["recipe"].unique() for _, part in group.groupby(["dataset", "setting"])]
@@ -178,7 +178,7 @@ def holes(rows: pd.DataFrame) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _recipes(rows: pd.DataFrame) -> pd.Series:
+def _recipes(rows: pd.DataFrame, folder: str | None) -> pd.Series:
     """What makes two rows of a method different entries, as JSON: configuration, teacher, split, training.
 
     `precision` is what the row ran in where that is known, whatever `auto` was asked for.
@@ -190,15 +190,20 @@ def _recipes(rows: pd.DataFrame) -> pd.Series:
         return json.dumps(json.loads(config) | said, sort_keys=True)
 
     digests = (rows["teacher_sha256"], rows["split_sha256"])
-    columns = (rows["config"], *digests, _trained_on(rows), _precisions(rows))
+    columns = (rows["config"], *digests, _trained_on(rows), _precisions(rows, folder))
     return pd.Series([recipe(*values) for values in zip(*columns, strict=True)], rows.index, dtype=object)
 
 
-def _precisions(rows: pd.DataFrame) -> pd.Series:
-    """What each row ran in; where it failed before that was known, what all others like it ran in."""
-    alike = rows.groupby([*APART, "method", "config"], dropna=False)["precision"]
-    only = alike.transform("first").where(alike.transform("nunique") == 1)
-    return rows["precision"].fillna(only)
+def _precisions(rows: pd.DataFrame, folder: str | None) -> pd.Series:
+    """What each row ran in; where it failed before that was known, what all others like it ran in.
+
+    Those of its own folder are asked first: another one may have run in another precision.
+    """
+    found, alike = rows["precision"], [*APART, "method", "config"]
+    for keys in ([*alike, folder], alike) if folder else (alike,):
+        known = rows.groupby(keys, dropna=False)["precision"]
+        found = found.fillna(known.transform("first").where(known.transform("nunique") == 1))
+    return found
 
 
 def _trained_on(rows: pd.DataFrame) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 from kdbench.reports.sweep import find_best, importance_text, top_table
 from kdbench.results import read_trials
 from kdbench.sweeps._plan import SweepPlan, write_best
+from kdbench.sweeps._trial import HOPELESS
 from kdbench.sweeps.tune import Row, SweepEnd, read_sweep
 
 
@@ -88,6 +89,9 @@ def summary(planned: SweepPlan, end: SweepEnd, say: Callable[[str], None]) -> bo
         say("chosen on test images: no configuration is written; it must not be compared with others")
     else:
         say(f"best configuration: kdbench run --config {write_best(planned, best)}")
-    if failed or end.num_errors:
-        say("the same command tries failed trials again")
+    if end.num_errors:
+        say("the same command tries those again that ended with an error")
+    hopeless = sum(any(kind.__name__ in (row["error"] or "") for kind in HOPELESS) for row in failed)
+    if hopeless:
+        say(f"{hopeless} diverged or cannot be configured so: not tried again, they would fail again")
     return bool(best) and not failed and not end.num_errors

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from kdbench.cell import canonical_json
 from kdbench.dataset import check_apart, contents
@@ -15,7 +15,7 @@ from kdbench.defects import DEFECTS_VERSION
 from kdbench.errors import RequestError, unknown
 from kdbench.metrics import METRICS, PIXEL_METRICS
 from kdbench.registry import get_method, method_names
-from kdbench.request import Plan, Request, path_as_text, plan
+from kdbench.request import FolderName, Plan, Request, plan
 from kdbench.storage import Storage
 from kdbench.sweeps._space import Space, check_space, described, read_space, space_of
 from kdbench.sweeps._trial import Sweep
@@ -56,7 +56,7 @@ class SweepRequest(BaseModel):
     cpus_per_trial: int = Field(1, ge=1)
     gpus_per_trial: float | None = Field(None, ge=0)  # 1 on a GPU
     max_concurrent: int | None = Field(None, ge=1)
-    results: Annotated[str, BeforeValidator(path_as_text)] = "results"  # or a URI that pyarrow knows
+    results: FolderName = "results"
     keep_detectors: bool = True
 
 

@@ -7,7 +7,7 @@ import re
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 import typer
 from conftest import TINY, write_image
+from fabricated import row as fabricated_row
+from test_report_sweep import row as trial
 
 from kdbench import cli, registry
 from kdbench.reports.leaderboard import assemble
 from kdbench.reports.rows import load
 from kdbench.reports.tables import to_markdown
-from kdbench.results import read_rows
+from kdbench.results import End, Results, read_rows
 
 Call = Callable[..., tuple[int, str]]
 
@@ -204,6 +206,26 @@ def test_per_image_scores_are_kept(run: Call) -> None:
     assert row["image_auroc"] == pytest.approx(wins / 16)
 
 
+def test_detectors_that_are_not_kept_cannot_be_timed_and_that_is_said(run: Call, kdbench: Call) -> None:
+    words = ("--categories", "bottle", "--latency")
+    note = "note: detectors that are not kept (--discard-detectors) cannot be timed"
+    for more in (("--dry-run",), ()):
+        code, text = run(*words, "--discard-detectors", *more)
+        assert code == 0, text
+        assert text.count("timed") == text.count(note) == 1
+    assert kdbench("report", "--rows", "shared")[0] == 0
+    code, text = run(*words, "--results", "others", "--published", "shared")
+    assert code == 0
+    assert (
+        "note: 1 detectors cannot be timed, for they were not kept; first: stfpm on mvtec_ad, oneclass"
+        in text
+    )
+    (row,) = rows("others")
+    Results("others").write_latency([{"cell_id": row["cell_id"], "device": "cuda", "device_name": "a"}])
+    assert "cannot be timed" not in run(*words, "--results", "others")[1]
+    assert "cannot be timed" not in run(*words, "--discard-detectors", "--no-latency", "--seeds", "1")[1]
+
+
 @pytest.mark.slow
 def test_pictures_are_kept_unless_they_are_discarded(run: Call) -> None:
     assert run("--categories", "bottle", "--discard-pictures")[0] == 0
@@ -351,6 +373,28 @@ def test_redo_all_runs_what_ended_well_again(run: Call) -> None:
     assert "1 cells: 0 ended before, 1 to run" in text
     assert times().keys() == before.keys()
     assert all(times()[name] > before[name] for name in before)
+
+
+@pytest.mark.parametrize("redo", [(), ("--redo", "all")])
+def test_what_another_run_ends_meanwhile_is_not_run_again(
+    run: Call, monkeypatch: pytest.MonkeyPatch, redo: tuple[str, ...]
+) -> None:
+    run("--categories", "bottle")
+    before, look = times(), Results.ends
+    (file,) = Path("results/cells").iterdir()
+    theirs = file.rename("theirs")
+
+    def and_then_it_ends(results: Results, cell_ids: Iterable[str]) -> dict[str, End]:
+        found = look(results, cell_ids)
+        theirs.rename(file)
+        return found
+
+    monkeypatch.setattr(Results, "ends", and_then_it_ends)
+    code, text = run("--categories", "bottle", *redo)
+    assert code == 0
+    assert "1 cells: 0 ended before, 1 to run" in text
+    assert "cells: 1 ok" in text
+    assert times() == before
 
 
 def test_folders_may_have_names_that_look_like_markup(run: Call) -> None:
@@ -616,6 +660,34 @@ def test_results_that_cannot_be_written_are_found_before_anything_is_trained(run
     assert Path("a-file").read_text() == "precious"
 
 
+@pytest.mark.parametrize("option", ["--results", "--published"])
+def test_a_folder_without_a_name_is_not_the_current_one(run: Call, option: str) -> None:
+    """What an unset shell variable gives."""
+    code, text = run(option, "")
+    assert code == 2
+    assert f"error: {option[2:]}='': string should have at least 1 character" in text
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("status", "--results", ""),
+        ("report", "--results", ""),
+        ("report", "--results", "file://"),
+        ("probe", "--results", ""),
+        ("compare", "results", ""),
+        ("compare", "", "results"),
+    ],
+)
+def test_nothing_is_read_from_a_folder_without_a_name(kdbench: Call, words: tuple[str, ...]) -> None:
+    Results("results").write_rows([fabricated_row()])
+    Results(".").write_rows([fabricated_row()])
+    code, text = kdbench(*words)
+    assert code == 2
+    assert "names no folder" in text
+
+
 @pytest.mark.parametrize("cache", ["a-file", "/proc/kdbench"])
 @pytest.mark.parametrize("dataset", ["mvtec_ad", "synthetic"])
 def test_a_cache_that_cannot_be_written_is_one_message(
@@ -647,7 +719,7 @@ def test_a_file_that_cannot_be_read_is_a_complaint_and_not_called_damaged(run: C
     (path,) = Path("results/cells").iterdir()
     path.unlink()
     path.mkdir()  # even root cannot read a folder
-    for words in (("status",), ("compare", "results", "results"), ("report",)):
+    for words in (("status",), ("compare", "results", "results"), ("report",), ("probe",)):
         code, text = kdbench(*words)
         assert code == 2
         assert text.startswith("error: cannot ")
@@ -771,6 +843,40 @@ def test_a_report_can_be_written_later_and_elsewhere(run: Call, kdbench: Call) -
 
 def test_a_report_that_cannot_be_written_is_an_error(run: Call, kdbench: Call) -> None:
     run("--categories", "bottle")
+    Path("a-file").touch()
+    code, text = kdbench("report", "--out", "a-file")
+    assert code == 2
+    assert text.startswith("error: cannot write the report in a-file: ")
+
+
+def test_what_a_report_writes_beside_it_and_cannot_is_an_error(kdbench: Call) -> None:
+    Results("results").write_rows([fabricated_row()])
+    Path("a-file").touch()
+    code, text = kdbench("report", "--rows", "a-file")
+    assert code == 2
+    assert "error: cannot write rows in a-file: " in text
+    page = Path("a" * 250)  # a temporary file beside it has too long a name
+    page.write_text("<!-- table: What is missing -->\n<!-- /table -->\n")
+    code, text = kdbench("report", "--into", page)
+    assert code == 2
+    assert f"error: cannot fill {page}: " in text
+
+
+@pytest.mark.parametrize("words", [("--rows", "shared"), ("--into", "page.md")])
+def test_a_sweep_alone_has_no_rows_to_share_and_no_tables_for_a_page(
+    kdbench: Call, words: tuple[str, str]
+) -> None:
+    Results("results").write_trial(trial(0, 0.5))
+    Path("page.md").write_text("<!-- table: a -->\n<!-- /table -->\n")
+    code, text = kdbench("report", *words)
+    assert code == 2
+    assert "report: reports/out/sweep.md" in text
+    assert "no results in results" in text
+    assert text.count("error: ") == 1
+
+
+def test_a_report_of_a_sweep_alone_that_cannot_be_written_is_an_error(kdbench: Call) -> None:
+    Results("results").write_trial(trial(0, 0.5))
     Path("a-file").touch()
     code, text = kdbench("report", "--out", "a-file")
     assert code == 2

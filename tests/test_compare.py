@@ -67,6 +67,33 @@ def test_what_ended_well_and_fails_now_is_a_regression(folders: tuple[Path, Path
     assert "9 differences, 0 beyond the tolerance; 1 regressions" in said
 
 
+def test_a_failure_is_a_regression_also_where_the_precision_changed(
+    folders: tuple[Path, Path], kdbench: Call
+) -> None:
+    """A row that failed early does not know its precision: it is that of the others of its own folder."""
+    for folder, precision in zip(folders, ("bf16", "fp32"), strict=True):
+        for name in "ab":
+            failed = folder == folders[1] and name == "a"
+            facts = {"cell_id": name, "setting": "oneclass", "dataset_categories": ["a", "b"]}
+            write(folder, {name: None if failed else 0.9}, precision=None if failed else precision, **facts)
+    code, said = kdbench("compare", *folders)
+    assert code == 1
+    assert "1 regressions; 0 rows only before, 0 only after" in said
+    remarks = {cell(line, "remark") for line in compare(*folders, 0.01).categories.body}
+    assert remarks == {"other recipe: precision"}
+
+
+def test_of_several_recipes_that_all_fail_each_is_a_regression(folders: tuple[Path, Path]) -> None:
+    for folder, precision in zip(folders, ("bf16", None), strict=True):
+        for lr in (0.4, 0.1):
+            value = lr if precision else None
+            write(
+                folder, {"a": value}, config=canonical_json({"lr": lr}), cell_id=f"{lr}", precision=precision
+            )
+    found = compare(*folders, 0.01)
+    assert (found.num_regressions, found.num_only_before, found.num_only_after) == (2, 0, 0)
+
+
 def test_what_only_one_folder_has_is_counted_and_no_regression(folders: tuple[Path, Path]) -> None:
     write(folders[0], {"a": 0.9, "b": 0.8})
     write(folders[0], {"a": 0.9, "b": 0.8}, method="gone")

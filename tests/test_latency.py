@@ -1,5 +1,6 @@
 """Timing a detector: what is measured, what is written, and who else was there."""
 
+import json
 import math
 import os
 import subprocess
@@ -29,6 +30,12 @@ def jobs(root, results, **changes):
         "results": results,
     }
     return plan(Request(**(asked | changes))).jobs
+
+
+def timed(job, **changes):
+    """A row of a timing that ran alone."""
+    row = {"cell_id": job.cell.id, "device": "cpu", "device_name": "some CPU", "busy": False}
+    return row | changes
 
 
 def test_percentiles_are_those_of_numpy_and_the_throughput_that_of_the_median():
@@ -104,12 +111,48 @@ def test_one_detector_of_each_kind_is_timed_and_once(mvtec, tmp_path):
         results.write_detector(job.cell.id, b"")
     first = to_time(planned, results)
     assert [job.cell.method for job in first] == ["stfpm", "rd4ad"]
-    results.storage.write(f"latency/{first[0].cell.id}-12345678.parquet", b"")
+    results.write_latency([timed(first[0])])
     assert [job.cell.method for job in to_time(planned, results)] == ["rd4ad"]
     other = jobs(mvtec, tmp_path / "r", set={"all.image_size": 64, "all.batch_size": 4})
     for job in other:
         results.write_detector(job.cell.id, b"")
     assert to_time(other, results) == other[:1]  # another size is another detector
+
+
+def test_what_was_timed_elsewhere_or_beside_others_is_timed_again(mvtec, tmp_path):
+    results = Results(tmp_path / "r")
+    (job,) = jobs(mvtec, tmp_path / "r", categories=("bottle",))
+    results.write_detector(job.cell.id, b"")
+    for unusable in ({"device": "cuda"}, {"busy": True}, {"busy": None}):
+        results.write_latency([timed(job, **unusable)])
+        assert to_time([job], results, "some CPU") == [job], unusable
+    results.write_latency([timed(job)])
+    assert to_time([job], results, "some CPU") == []
+    assert to_time([job], results, "another CPU") == [job]
+    assert to_time([job], results) == []  # of a cluster's nodes nobody knows
+
+
+def test_every_section_and_recipe_has_its_timing(mvtec, tmp_path):
+    """A report shows a timing in the section and for the recipe of the cell that was timed, only there."""
+    results, sets = Results(tmp_path / "r"), {"all.image_size": 32, "all.batch_size": 4}
+    planned = [
+        *jobs(mvtec, tmp_path / "r", setting=("oneclass", "multiclass"), set=sets | {"all.epochs": [1, 2]}),
+        *jobs(mvtec, tmp_path / "r", dataset=("folder",)),
+        *jobs(mvtec, tmp_path / "r", profile="demo", set=sets | {"all.epochs": 1}),
+        *jobs(mvtec, tmp_path / "r", preset="ader"),
+    ]
+    for job in planned:
+        results.write_detector(job.cell.id, b"")
+    found = [job.cell for job in to_time(planned, results)]
+    assert [(c.dataset, c.setting, c.profile, c.preset, json.loads(c.config)["epochs"]) for c in found] == [
+        ("mvtec_ad", "oneclass", "paper", "exact", 1),
+        ("mvtec_ad", "oneclass", "paper", "exact", 2),
+        ("mvtec_ad", "multiclass", "paper", "exact", 1),
+        ("mvtec_ad", "multiclass", "paper", "exact", 2),
+        ("folder", "oneclass", "paper", "exact", 1),
+        ("mvtec_ad", "oneclass", "demo", "exact", 1),
+        ("mvtec_ad", "oneclass", "paper", "ader", 1),
+    ]
 
 
 @pytest.mark.slow
@@ -119,7 +162,9 @@ def test_a_run_times_its_detectors_in_another_process(mvtec, tmp_path, kdbench):
     code, printed = kdbench(*words)
     assert code == 0, printed
     assert "timing 1 detectors" in printed
-    assert len(read_latencies(tmp_path / "r")) == 2
+    rows = read_latencies(tmp_path / "r").to_pylist()
+    assert len(rows) == 2
+    Results(tmp_path / "r").write_latency([row | {"busy": False} for row in rows])  # whatever ran beside it
     code, printed = kdbench(*words)
     assert code == 0
     assert "timing" not in printed

@@ -4,8 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import STFPM, TINY
+from fabricated import row
 
-from kdbench.probe import AREA, _at_size, compose
+from kdbench.errors import RequestError
+from kdbench.probe import AREA, _at_size, compose, probe
+from kdbench.results import Results
 
 
 def test_mixup_is_the_rounded_mean_and_cutpaste_changes_its_rectangle_only():
@@ -64,17 +67,56 @@ def test_every_category_of_a_multiclass_detector_is_probed_once(trained, kdbench
     assert f"{100 * values['mixup_image_auroc'].mean():.2f}" in report
 
 
-def test_a_detector_that_was_not_kept_is_named(trained, kdbench, tmp_path):
-    (detector,) = (tmp_path / "r/detectors").iterdir()
-    detector.unlink()
+def other(results, cell_id, **changes):
+    """A row of a multiclass cell whose detector was kept."""
+    one = row(**{"cell_id": cell_id, "dataset": "mvtec_ad"} | changes)
+    Results(results).write_rows([one])
+    Results(results).write_detector(cell_id, b"")
+    return one
+
+
+def test_what_cannot_be_probed_is_left_out_and_named(trained, kdbench, tmp_path):
+    results = tmp_path / "r"
+    for seed in range(5):
+        other(results, f"unkept-{seed}", seed=seed)
+        (results / f"detectors/unkept-{seed}.safetensors").unlink()
+    other(results, "single", categories=["a"])
+    other(results, "changed", categories=["bottle", "screw"])
     code, printed = kdbench(*trained)
-    assert code == 2
-    assert detector.name in printed
+    assert code == 0, printed
+    assert "1 detectors probed" in printed
+    (probed,) = (results / "probes").iterdir()
+    assert "stfpm" in set(pd.read_parquet(probed)["method"])
+    lines = [line.removeprefix("left out: ") for line in printed.splitlines() if line.startswith("left out")]
+    named = "; ".join(f"fabricated_a on mvtec_ad, seed {seed} (unkept-{seed})" for seed in range(3))
+    assert sorted(lines)[1:] == [
+        "fabricated_a on mvtec_ad, seed 0 (single): a probe mixes categories, its detector has one: a",
+        f"{named}; 2 more: no detector was kept; run it again without --discard-detectors (--redo all)",
+    ]
+    assert lines[-1].startswith("fabricated_a on mvtec_ad, seed 0 (changed): the images under ")
+    code, printed = kdbench(*trained)  # as before, with nothing new
+    assert code == 0
+    assert "0 detectors probed" in printed
 
 
-def test_changed_images_are_refused(trained, kdbench, mvtec):
+def test_one_root_is_not_that_of_several_datasets(tmp_path):
+    rows = [other(tmp_path, name, dataset=name) for name in ("mvtec_ad", "visa")]
+    with pytest.raises(RequestError, match="detectors of mvtec_ad, visa are to be probed"):
+        probe(Results(tmp_path), rows, tmp_path, None, "cpu", lambda method, category: None)
+    (tmp_path / "detectors/visa.safetensors").unlink()
+    with pytest.raises(RequestError) as raised:  # of the other one alone it is the root, if a wrong one
+        probe(Results(tmp_path), rows, tmp_path, None, "cpu", lambda method, category: None)
+    assert len(raised.value.complaints) == 2
+
+
+def test_if_no_detector_can_be_probed_it_is_an_error(trained, kdbench, mvtec, tmp_path):
     image = mvtec / "bottle/test/good/000.png"
     image.write_bytes((mvtec / "bottle/test/good/001.png").read_bytes())
     code, printed = kdbench(*trained)
     assert code == 2
-    assert "are not those that stfpm was trained on" in printed
+    assert "are not those that it was trained on" in printed
+    (detector,) = (tmp_path / "r/detectors").iterdir()
+    detector.unlink()
+    code, printed = kdbench(*trained)
+    assert code == 2
+    assert f"({detector.stem}): no detector was kept" in printed

@@ -135,6 +135,13 @@ def test_an_option_wins_over_what_a_file_sets_for_one_method(toml):
     assert asked.set == {"stfpm.lr": 0.1, "all.backbone": "x", "dcam.epochs": 5}
 
 
+def test_a_key_of_all_methods_wins_over_the_methods_own_of_a_file(toml):
+    file = toml("[set.stfpm]\nlr = 0.1\nsigma = 2.0\n[set.dcam]\nlr = 0.2\n")
+    asked = read_request(file, {"set": {"all.lr": [0.3], "dcam.lr": [0.4]}})
+    assert asked.set == {"stfpm.sigma": 2.0, "all.lr": [0.3], "dcam.lr": [0.4]}
+    assert read_request(file, {"set": {"stfpm.sigma": [1.0]}}).set["dcam.lr"] == 0.2
+
+
 def test_of_a_file_only_the_methods_asked_for_are_run_and_set(toml):
     file = toml(
         "methods = ['stfpm', 'dcam']\n[set.dcam]\nlr = 0.2\n[set.stfpm]\nlr = 0.1\n[set.all]\nsigma = 1\n"

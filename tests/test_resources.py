@@ -175,6 +175,30 @@ def test_memory_is_set_aside_by_what_was_measured_but_never_more_than_there_is(m
     assert needs(asked, machine)[0].need.memory_bytes == 20 * GIB
 
 
+def test_a_guess_of_the_memory_is_what_a_node_has_that_runs_the_cell(mvtec):
+    grid = request(mvtec, categories=("bottle",), cpus_per_cell=4)
+    machines = cluster(node(cpus=4, gib=8), node(cpus=2, gib=64, name="b"))
+    (job,) = needs(grid, machines)
+    (known,) = needs(grid, machines, [row(job, peak_memory_bytes=15 * GIB)])
+    assert known.need.memory_bytes == 8 * GIB
+    assert machines.fits(known.need) == 1
+
+
+def test_memory_is_learnt_from_cells_of_the_configuration_with_about_as_many_images(mvtec):
+    """What a multiclass cell of 15 categories took would let no two oneclass cells run side by side."""
+    machine, grid = cluster(node(gib=16)), request(mvtec, categories=("bottle",))  # 10 images
+    (job,) = needs(grid, machine)
+    for images, learnt in ((4, 0), (5, 2.5), (10, 2.5), (20, 2.5), (21, 0), (150, 0)):
+        (known,) = needs(grid, machine, [row(job, num_train=images - 2)])
+        assert known.need.memory_bytes == learnt * GIB, images
+    for changes in {"set": {"all.image_size": 64}}, {"methods": ("dcam",)}:
+        (unknown,) = needs(request(mvtec, **{"categories": ("bottle",)} | changes), machine, [row(job)])
+        assert unknown.need.memory_bytes == 0, changes
+    (longer,) = needs(request(mvtec, categories=("bottle",), epochs=6), machine, [row(job)])
+    assert longer.need.memory_bytes == 2.5 * GIB
+    assert needs(grid, machine, [row(job, peak_memory_bytes=None)])[0].need.memory_bytes == 0
+
+
 def test_a_need_never_changes_what_a_cell_is(mvtec):
     one, other = (needs(request(mvtec), cluster(node(cpus=n))) for n in (1, 64))
     assert [j.cell.id for j in one] == [j.cell.id for j in other]

@@ -382,7 +382,7 @@ def test_a_check_by_another_run_at_the_same_time_does_no_harm(
     assert files(tmp_path) == []
 
 
-@pytest.mark.parametrize("part", ["", "cells", "scores"])
+@pytest.mark.parametrize("part", ["", "cells", "scores", "runs", "leases"])
 def test_a_file_in_place_of_a_folder_is_found_before_anything_runs(tmp_path: Path, part: str) -> None:
     folder = tmp_path / "results"
     path = folder / part
@@ -405,12 +405,13 @@ def test_a_folder_without_results_says_how_to_get_some(tmp_path: Path) -> None:
         read_rows(tmp_path)
 
 
-def test_statuses_are_those_of_the_cells_that_ended(tmp_path: Path) -> None:
+def test_ends_are_those_of_the_cells_that_ended(tmp_path: Path) -> None:
     results = Results(tmp_path)
     results.write_rows([row("abc"), row("abc", category="screw")])
     results.write_rows([row("def", status="timeout")])
     results.write_rows([row("ghi", status="oom")])
-    assert results.statuses(["abc", "def", "nothing"]) == {"abc": "ok", "def": "timeout"}
+    ends = results.ends(["abc", "def", "nothing"])
+    assert {cell_id: end.status for cell_id, end in ends.items()} == {"abc": "ok", "def": "timeout"}
 
 
 def _no_rows(path: Path) -> None:
@@ -438,7 +439,7 @@ def test_what_cannot_be_read_is_not_called_damaged(tmp_path: Path) -> None:
     results = Results(tmp_path)
     (tmp_path / cell_name("abc")).mkdir(parents=True)  # a folder cannot be read, not even by root
     for read in (
-        lambda: results.statuses(["abc"]),
+        lambda: results.ends(["abc"]),
         lambda: results.end_of("abc"),
         lambda: read_rows(tmp_path),
     ):
@@ -451,11 +452,11 @@ def test_rows_that_go_while_they_are_read_belong_to_a_cell_that_has_not_ended(tm
     results = Results(tmp_path)
     results.write_rows([row("abc")])
     (tmp_path / cell_name("def")).symlink_to("nowhere")
-    assert results.statuses(["abc", "def"]) == {"abc": "ok"}
+    assert results.ends(["abc", "def"]).keys() == {"abc"}
     assert read_rows(tmp_path, ["cell_id"])["cell_id"].to_pylist() == ["abc"]
 
 
-@pytest.mark.parametrize("reader", ["statuses", "read_rows"])
+@pytest.mark.parametrize("reader", ["ends", "read_rows"])
 @pytest.mark.parametrize("damage", [_no_rows, _other_columns, _cut, _beginning, _zeros])
 def test_a_damaged_file_is_named(tmp_path: Path, damage: Any, reader: str) -> None:
     results = Results(tmp_path)
@@ -463,4 +464,4 @@ def test_a_damaged_file_is_named(tmp_path: Path, damage: Any, reader: str) -> No
     results.write_rows([row("def")])
     damage(tmp_path / cell_name("abc"))
     with pytest.raises(ValueError, match=r"abc\.parquet is damaged"):
-        results.statuses(["abc", "def"]) if reader == "statuses" else read_rows(tmp_path)
+        results.ends(["abc", "def"]) if reader == "ends" else read_rows(tmp_path)

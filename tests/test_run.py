@@ -230,4 +230,4 @@ def test_real_bottles_are_learnt_from_a_real_teacher(shared, tmp_path):
     assert (row["num_train"] + row["num_heldout"], row["num_test"], row["num_defective"]) == (209, 83, 63)
     assert row["epoch_loss"][-1] < 0.5 * row["epoch_loss"][0]
     assert row["pixel_auroc"] > 0.9
-    assert Results(tmp_path / "r").statuses([job.cell.id]) == {}
+    assert Results(tmp_path / "r").ends([job.cell.id]) == {}

@@ -159,6 +159,14 @@ def test_what_no_node_has_is_refused_before_anything_starts(ray_here, mvtec, tmp
     assert not (tmp_path / "r/attempts").exists()
 
 
+@slow
+def test_memory_that_others_use_now_refuses_nothing(ray_here, mvtec, tmp_path):
+    """Ray offers what is free when it starts, and not what the machine has."""
+    found = planned(mvtec, tmp_path / "r")
+    found.jobs = [replace(job, need=Need(memory_bytes=1 << 50)) for job in found.jobs]
+    assert [outcome.status for outcome in execute(found, ray_work.raises)] == ["failed", "failed"]
+
+
 def lost_for_the_last_time(found, run_id="ours"):
     """What a run makes of its only cell when the last worker that it may lose was lost."""
     job, storage = found.jobs[0], Storage(found.jobs[0].place.results)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kdbench.errors import RequestError
-from kdbench.results import PARTS, Results, read_rows
+from kdbench.results import PARTS, End, Results, read_rows
 from kdbench.storage import Storage
 
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
@@ -63,7 +63,8 @@ def test_rows_are_read_from_where_they_were_written(storage):
     results.check_writable()
     results.write_rows([{"cell_id": "abc", "run_id": "r1", **row}])
     results.write_rows([{"cell_id": "def", "run_id": "r2", **row, "status": "failed"}])
-    assert results.statuses(["abc", "def", "ghi"]) == {"abc": "ok", "def": "failed"}
+    ends = results.ends(["abc", "def", "ghi"])
+    assert ends == {"abc": End(status="ok", run_id="r1"), "def": End(status="failed", run_id="r2")}
     assert results.end_of("abc").run_id == "r1"
     assert results.end_of("ghi") is None
     assert sorted(read_rows(storage)["cell_id"].to_pylist()) == ["abc", "def"]

@@ -50,6 +50,11 @@ def planned(mvtec: Path, tmp_path: Path):
     return make
 
 
+def test_a_sweep_into_a_folder_without_a_name_is_refused(kdbench):
+    code, text = kdbench("sweep", "stfpm", "--results", "")
+    assert (code, text) == (2, "error: results='': string should have at least 1 character\n")
+
+
 def trial(sweep_plan: SweepPlan, **searched: Any) -> tuple[dict[str, Any], list[tuple[int, float]]]:
     """Run a trial in this process: its row, and what was reported."""
     reports: list[tuple[int, float]] = []
@@ -332,6 +337,25 @@ def test_what_cannot_be_trained_is_a_failed_row_and_the_worst(planned):
     row, reports = trial(made, fusion="no such")
     assert (row["status"], reports) == ("failed", [(4, WORST)])
     assert json.loads(row["config"])["fusion"] == "no such"
+
+
+@pytest.mark.parametrize(
+    ("lr", "num_errors", "again", "never"),
+    [(1e30, 0, False, True), (0.4, 1, True, False), (1e30, 1, True, True), (0.4, 0, False, False)],
+)
+def test_only_trials_that_may_end_well_are_said_to_be_tried_again(planned, lr, num_errors, again, never):
+    from kdbench.sweeps._end import summary  # imports Ray
+    from kdbench.sweeps.tune import SweepEnd
+
+    made = planned(categories=("bottle",), precision="fp32")
+    trial(made, lr=lr)
+    if num_errors:
+        end_trial(made.sweep, made.first | {"lr": 0.1}, "The actor died")
+    said: list[str] = []
+    good = summary(made, SweepEnd(num_trials=2, num_errors=num_errors), said.append)
+    assert good == (lr == 0.4 and not num_errors)
+    assert ("the same command tries those again that ended with an error" in said) == again
+    assert any(line.startswith("1 diverged") for line in said) == never
 
 
 def test_other_errors_are_a_row_and_go_on_to_who_may_try_again(planned, mvtec):

@@ -47,7 +47,7 @@ def run(root: Path, results: Path, num_cells: int, work: schedule.Work) -> tuple
     store = Results(request.results)
     costs = known_costs(store.storage)
     jobs = with_needs(planned.jobs, request, this_machine(), costs, planned.data)
-    ended = store.statuses(job.cell.id for job in jobs)
+    ended = store.ends(job.cell.id for job in jobs)
     todo = longest_first([j for j in jobs if j.cell.id not in ended], planned.data, costs)
     schedule._start_ray(None, this_machine())
     started, count = time.perf_counter(), 0

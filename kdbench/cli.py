@@ -140,7 +140,10 @@ def run(
         typer.Option(help="Folder of `kdbench report --rows`: what ended well there is copied, not run."),
     ] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds that a cell may take.")] = None,
-    redo: Annotated[str | None, typer.Option(help="failed or all: run ended cells again.")] = None,
+    redo: Annotated[
+        str | None,
+        typer.Option(help="failed or all: run ended cells again; failed: also timings that were not alone."),
+    ] = None,
     keep_detectors: Annotated[
         bool | None,
         typer.Option("--keep-detectors/--discard-detectors", help="Keep trained detectors (default)."),
@@ -360,7 +363,7 @@ def _execute(
 
 
 def _measure(planned: Any, ended: dict[str, str], request: Any, executor: str, run_id: str) -> int:
-    """Time a detector of each entry that was not timed alone yet; returns how many could not be timed."""
+    """Time a detector of each entry that was not timed yet; returns how many could not be timed."""
     import torch
 
     from kdbench import schedule
@@ -372,7 +375,8 @@ def _measure(planned: Any, ended: dict[str, str], request: Any, executor: str, r
     known = good and (executor == "local" or not request.address)  # not what the nodes of a cluster have
     here = device_name(torch.device(good[0].place.device)) if known else None
     with _reading(request.results):
-        jobs = to_time(good, Results(request.results), here)
+        busy_again = request.redo == "failed"
+        jobs = to_time(good, Results(request.results), here, busy_again=busy_again)
         lacking = without_timing(good, Results(request.results))
     if lacking and request.keep_detectors:  # else it was said before
         cell = lacking[0].cell

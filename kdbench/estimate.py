@@ -147,22 +147,25 @@ def expected_seconds(jobs: Sequence[Job], data: Mapping[str, Found], costs: Cost
     return {i: speed * works[i] if seconds is None else seconds for i, seconds in known.items()}
 
 
-def to_time(jobs: Sequence[Job], results: Results, device_name: str | None = None) -> list[Job]:
-    """One job of each entry in each section of a report whose detector was kept and none timed alone.
+def to_time(
+    jobs: Sequence[Job], results: Results, device_name: str | None = None, *, busy_again: bool = False
+) -> list[Job]:
+    """One job of each entry in each section of a report whose detector was kept and none was timed.
 
     Seed and category change no latency; a report shows a timing where the cell that was timed stands. What
-    was timed on another kind of device, or on one of another name where that is known, is timed here, too.
+    was timed on another kind of device, or on one of another name where that is known, is timed here, too;
+    with `busy_again` also what was timed while something else ran.
     """
     kept = set(results.storage.names("detectors"))
-    alone = {
+    done = {
         (row["cell_id"], row["device"])
         for row in read_latencies(results.storage, TIMING_COLUMNS).to_pylist()
-        if row["busy"] is False and device_name in (None, row["device_name"])
+        if not (busy_again and row["busy"] is not False) and device_name in (None, row["device_name"])
     }
     found = []
     for alike in _entries(jobs):
         able = [job for job in alike if detector_name(job.cell.id) in kept]
-        if able and not any((job.cell.id, _device_type(job)) in alone for job in alike):
+        if able and not any((job.cell.id, _device_type(job)) in done for job in alike):
             found.append(able[0])
     return found
 

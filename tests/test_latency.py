@@ -123,10 +123,14 @@ def test_what_was_timed_elsewhere_or_beside_others_is_timed_again(mvtec, tmp_pat
     results = Results(tmp_path / "r")
     (job,) = jobs(mvtec, tmp_path / "r", categories=("bottle",))
     results.write_detector(job.cell.id, b"")
-    for unusable in ({"device": "cuda"}, {"busy": True}, {"busy": None}):
-        results.write_latency([timed(job, **unusable)])
-        assert to_time([job], results, "some CPU") == [job], unusable
+    for busy in (True, None):
+        results.write_latency([timed(job, busy=busy)])
+        assert to_time([job], results, "some CPU") == []
+        assert to_time([job], results, "some CPU", busy_again=True) == [job]
+    results.write_latency([timed(job, device="cuda")])
+    assert to_time([job], results, "some CPU") == [job]
     results.write_latency([timed(job)])
+    assert to_time([job], results, "some CPU", busy_again=True) == []
     assert to_time([job], results, "some CPU") == []
     assert to_time([job], results, "another CPU") == [job]
     assert to_time([job], results) == []  # of a cluster's nodes nobody knows

@@ -117,9 +117,8 @@ def read_model(model: type[Model], file: Path | None, options: Mapping[str, Any]
     given = {key: value for key, value in options.items() if value not in (None, (), {})}
     over = given.keys() & OF_METHODS  # --epochs takes precedence over METHOD.epochs of the file, too
     over |= {name.removeprefix(f"{EVERY}.") for name in given.get("set", {})}  # and so does --set all.epochs
-    idle = set(method_names()) - set(
-        given.get("methods", method_names())
-    )  # --methods runs a part of the file
+    running = set(given.get("methods", method_names()))  # --methods runs a part of the file
+    idle = set(method_names()) - running
     kept = {
         name: value
         for name, value in values.get("set", {}).items()

@@ -286,26 +286,28 @@ def differences_over_images(
     """
     if not categories or len(categories) >= statistics.MIN_PAIRS:
         return
-    names, pairs = [], []
+    families: dict[str, list[tuple[tuple[Value, Value], Paired]]] = {}  # one of methods, one per ablation
     for a, b in _worth_comparing(found):
         over = evidence.difference_over_images(a, b, "image_auroc", categories)
         if over:
             ours, theirs = (entry.by_category["image_auroc"][[*categories]] for entry in (a, b))
-            names.append((text(a.name), text(b.name)))
-            pairs.append(paired_difference(ours, theirs, (*a.cell_ids, *b.cell_ids), over))
-    if pairs:
+            pair = paired_difference(ours, theirs, (*a.cell_ids, *b.cell_ids), over)
+            family = a.method if a.method == b.method else ""
+            families.setdefault(family, []).append(((text(a.name), text(b.name)), pair))
+    body = []
+    for lines in families.values():
+        for (names, pair), ps in zip(lines, p_cells([pair for _, pair in lines]), strict=True):
+            body.append((*names, pair.value, pair.within, *ps))
+    if body:
         yield Table(
             title=f"I-AUROC, pairs over images, {_over(categories)}: {title}",
             head=("method", "against", "difference", "95 % interval", "p", "p (Holm)"),
-            body=tuple(
-                (*name, pair.value, pair.within, *ps)
-                for name, pair, ps in zip(names, pairs, p_cells(pairs), strict=True)
-            ),
+            body=tuple(body),
             keys=("method", "against"),
             notes=(
                 f"Points of percent; bootstrap, {statistics.NUM_DRAWS} draws of the same test images for "
                 f"both, and {SEEDS}, of each by itself. p takes the draws for normal, and is corrected after "
-                "Holm over all pairs of this table; the intervals are not corrected.",
+                "Holm over all pairs of methods, or of recipes of one; the intervals are not corrected.",
             ),
         )
 

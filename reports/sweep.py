@@ -295,7 +295,7 @@ def _progress(trials: pd.DataFrame) -> "Figure":
     if len(default):
         axes.axhline(default["objective_value"].iloc[0], color="tab:orange", ls=":", label="default")
     axes.set(xlabel="minutes since the first trial began", ylabel=ended["objective"].iloc[0])
-    axes.legend(frameon=False)
+    figure.legend(loc="outside upper center", ncols=4, frameon=False)  # "best" would look at every point
     return figure
 
 
@@ -342,7 +342,7 @@ def _peeking(found: Peeking, metric: str) -> "Figure":
         label="best on test",
     )  # fmt: skip
     axes.set(xlabel=f"{metric}, synthetic defects", ylabel=f"{metric}, test images")
-    axes.legend(frameon=False)
+    figure.legend(loc="outside upper center", ncols=4, frameon=False)  # "best" would look at every point
     return figure
 
 

@@ -1,4 +1,4 @@
-"""The published comparison: its tables are those of its rows, and what is said of it stands in them."""
+"""The published comparison and ablations: their tables are those of their rows, and what is said of them stands there."""
 
 import re
 import shutil
@@ -12,7 +12,7 @@ from kdbench.reports.leaderboard import Section, assemble, rendered
 from kdbench.reports.rows import load
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = [ROOT / "reports/first-comparison"]
+FOLDERS = [ROOT / "reports/first-comparison", ROOT / "reports/first-ablations"]
 PAGE = ROOT / "docs/results.md"
 REFERENCE = re.compile(r'^\[(T\d+)\]: (\S+) "(.+)"$', re.MULTILINE)
 

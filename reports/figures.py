@@ -18,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from kdbench.reports.rows import Group
 
@@ -187,9 +187,11 @@ def log_axis(axes: Axes, values: Sequence[float]) -> None:
     decades = np.log10(max(values) / min(values))
     dense = (1, 2, 3, 5, 7) if decades > 0.5 else (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)
     subs = (1, 2, 5) if decades > 1.3 else dense
-    axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=20))
+    # Within less than an octave there may be one such number, or none.
+    rounded = MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]) if decades < 0.3 else None
+    axes.xaxis.set_major_locator(rounded or LogLocator(subs=subs, numticks=20))
     axes.xaxis.set_major_formatter(FuncFormatter(_plain))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def filled(lists: pd.Series) -> pd.Series:

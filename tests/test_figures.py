@@ -11,7 +11,7 @@ from kdbench.reports import figures_accuracy as accuracy
 from kdbench.reports import figures_speed as speed
 from kdbench.reports.costs import latencies
 from kdbench.reports.entries import entries
-from kdbench.reports.figures import COLOURS, Sketch, marks, render
+from kdbench.reports.figures import COLOURS, Sketch, log_axis, marks, new_figure, render
 from kdbench.reports.figures_speed import Point, Timing
 from kdbench.reports.rows import load, sections
 from kdbench.results import read_curves
@@ -322,3 +322,12 @@ def test_looks_differ_in_colour_and_shape_also_beyond_eight_entries():
 def test_a_sketch_that_cannot_be_drawn_is_a_bug_to_render():
     with pytest.raises(AssertionError):
         render(Sketch(name="n", title="t", says="", draw=None, why_not="no rows"))
+
+
+@pytest.mark.parametrize("times", [(2.35, 2.6), (1040.0, 1830.0), (5.8, 6.0), (30.0, 90.0), (1.0, 900.0)])
+def test_an_axis_of_latencies_has_numbers_however_near_they_are(times):
+    _, ((axes,),) = new_figure(4, 3)
+    axes.plot(times, (0, 1))
+    log_axis(axes, times)
+    low, high = axes.get_xlim()
+    assert len([tick for tick in axes.get_xticks() if low <= tick <= high]) >= 3

@@ -1,4 +1,4 @@
-"""The published comparison and ablations: their tables are those of their rows, and what is said of them stands there."""
+"""The published comparison and ablations: tables are those of their rows, and sentences say what stands there."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""The published comparison and ablations: tables are those of their rows, and sentences say what stands there."""
+"""The published comparison and ablations: tables are those of the rows, and sentences say what is in them."""
 
 import re
 import shutil

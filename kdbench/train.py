@@ -133,7 +133,12 @@ class Batches:
             found = self._teach(self.images(index))
             if not levels:
                 levels = [
-                    level.new_empty((len(self), *level.shape[1:])).to(memory_format=torch.channels_last)
+                    torch.empty(
+                        (len(self), *level.shape[1:]),
+                        dtype=level.dtype,
+                        device=level.device,
+                        memory_format=torch.channels_last,
+                    )
                     for level in found
                 ]
             for level, part in zip(levels, found, strict=True):
@@ -360,15 +365,20 @@ def _available_ram() -> int:
 
 
 def _left_in(cgroup: Path) -> Iterator[int]:
-    """What the memory limit of a container leaves, in either version of control groups; nothing without."""
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    """What the memory limit of a container leaves, in either version of control groups; nothing without.
+
+    Pages of files that nobody reads now count as used there, and are given up when memory is asked for.
+    """
+    for folder, limit, used, idle in (
+        (cgroup, "memory.max", "memory.current", "inactive_file"),
+        (cgroup / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     ):
-        if (cgroup / limit).exists() and (cgroup / used).exists():
-            most = (cgroup / limit).read_text("ascii").strip()
+        if all((folder / name).exists() for name in (limit, used, "memory.stat")):
+            most = (folder / limit).read_text("ascii").strip()
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text("ascii").splitlines())
             if most != "max":
-                yield max(0, int(most) - int((cgroup / used).read_text("ascii")))
+                taken = int((folder / used).read_text("ascii")) - int(stat.get(idle, 0))
+                yield max(0, int(most) - taken)
 
 
 def _device_of(method: Method) -> torch.device:

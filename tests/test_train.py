@@ -181,16 +181,18 @@ def test_a_cell_may_keep_as_much_as_its_part_of_the_cores(monkeypatch):
 @pytest.mark.parametrize(
     ("files", "left"),
     [
-        ({"memory.max": "1000\n", "memory.current": "300\n"}, [700]),
-        ({"memory.max": "max\n", "memory.current": "300\n"}, []),
-        ({"memory/memory.limit_in_bytes": "1000", "memory/memory.usage_in_bytes": "1300"}, [0]),
+        ({"max": "1000\n", "current": "300\n", "stat": "anon 100\ninactive_file 50\n"}, [750]),
+        ({"max": "max\n", "current": "300\n", "stat": ""}, []),
+        ({"limit_in_bytes": "1000", "usage_in_bytes": "1300", "stat": "total_inactive_file 400\n"}, [100]),
+        ({"limit_in_bytes": "1000", "usage_in_bytes": "1300", "stat": ""}, [0]),
         ({}, []),
     ],
 )
 def test_a_container_leaves_what_its_limit_leaves(tmp_path, files, left):
-    (tmp_path / "memory").mkdir()
+    folder = tmp_path / "memory" if "limit_in_bytes" in files else tmp_path
+    folder.mkdir(exist_ok=True)
     for name, text in files.items():
-        (tmp_path / name).write_text(text)
+        (folder / f"memory.{name}").write_text(text)
     assert list(train._left_in(tmp_path)) == left
 
 

@@ -367,7 +367,7 @@ def _measure(planned: Any, ended: dict[str, str], request: Any, executor: str, r
     import torch
 
     from kdbench import schedule
-    from kdbench.estimate import to_time, without_timing
+    from kdbench.estimate import read_timed, to_time, without_timing
     from kdbench.provenance import device_name
     from kdbench.results import Results
 
@@ -375,9 +375,9 @@ def _measure(planned: Any, ended: dict[str, str], request: Any, executor: str, r
     known = good and (executor == "local" or not request.address)  # not what the nodes of a cluster have
     here = device_name(torch.device(good[0].place.device)) if known else None
     with _reading(request.results):
-        busy_again = request.redo == "failed"
-        jobs = to_time(good, Results(request.results), here, busy_again=busy_again)
-        lacking = without_timing(good, Results(request.results))
+        there = read_timed(Results(request.results))
+    jobs = to_time(good, there, here, busy_again=request.redo == "failed")
+    lacking = without_timing(good, there)
     if lacking and request.keep_detectors:  # else it was said before
         cell = lacking[0].cell
         first = f"{cell.method} on {cell.dataset}, {cell.setting}"

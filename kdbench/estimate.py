@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -147,8 +147,22 @@ def expected_seconds(jobs: Sequence[Job], data: Mapping[str, Found], costs: Cost
     return {i: speed * works[i] if seconds is None else seconds for i, seconds in known.items()}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Timed:
+    """What a results folder has of timings: the files of detectors that were kept, and TIMING_COLUMNS."""
+
+    kept: Set[str]
+    rows: Sequence[Mapping[str, Any]]
+
+
+def read_timed(results: Results) -> Timed:
+    """Read it, which `to_time` and `without_timing` both need."""
+    rows = read_latencies(results.storage, TIMING_COLUMNS).to_pylist()
+    return Timed(kept=set(results.storage.names("detectors")), rows=rows)
+
+
 def to_time(
-    jobs: Sequence[Job], results: Results, device_name: str | None = None, *, busy_again: bool = False
+    jobs: Sequence[Job], there: Timed, device_name: str | None = None, *, busy_again: bool = False
 ) -> list[Job]:
     """One job of each entry in each section of a report whose detector was kept and none was timed.
 
@@ -156,28 +170,26 @@ def to_time(
     was timed on another kind of device, or on one of another name where that is known, is timed here, too;
     with `busy_again` also what was timed while something else ran.
     """
-    kept = set(results.storage.names("detectors"))
     done = {
         (row["cell_id"], row["device"])
-        for row in read_latencies(results.storage, TIMING_COLUMNS).to_pylist()
+        for row in there.rows
         if not (busy_again and row["busy"] is not False) and device_name in (None, row["device_name"])
     }
     found = []
     for alike in _entries(jobs):
-        able = [job for job in alike if detector_name(job.cell.id) in kept]
+        able = [job for job in alike if detector_name(job.cell.id) in there.kept]
         if able and not any((job.cell.id, _device_type(job)) in done for job in alike):
             found.append(able[0])
     return found
 
 
-def without_timing(jobs: Sequence[Job], results: Results) -> list[Job]:
+def without_timing(jobs: Sequence[Job], there: Timed) -> list[Job]:
     """One job of each entry in each section of a report that has neither a timing nor a detector to time."""
-    kept = set(results.storage.names("detectors"))
-    timed = {row["cell_id"] for row in read_latencies(results.storage, TIMING_COLUMNS).to_pylist()}
+    done = {row["cell_id"] for row in there.rows}
     return [
         alike[0]
         for alike in _entries(jobs)
-        if not any(detector_name(job.cell.id) in kept or job.cell.id in timed for job in alike)
+        if not any(detector_name(job.cell.id) in there.kept or job.cell.id in done for job in alike)
     ]
 
 

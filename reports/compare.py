@@ -79,6 +79,7 @@ def compare(before: str | Path, after: str | Path, tolerance: float) -> Comparis
             ]
         )
     both = pairs[there & (pairs["status_a"] == "ok") & (pairs["status_b"] == "ok")]
+    both = both.assign(other_images=both["fingerprint_a"].fillna("") != both["fingerprint_b"].fillna(""))
     ended = pairs[there & (pairs["status_a"] == "ok") & (pairs["status_b"] != "ok")]
     lines = [*_lines(both, sides, remarks)]
     beyond = [line for line, difference in lines if abs(difference) > tolerance]
@@ -86,7 +87,7 @@ def compare(before: str | Path, after: str | Path, tolerance: float) -> Comparis
     return Comparison(
         origins=_origins(sides),
         ends=_ends(ended),
-        means=_means(both[both["fingerprint_a"].fillna("") == both["fingerprint_b"].fillna("")]),
+        means=_means(both[~both["other_images"]]),
         categories=_table("Every difference", [line for line, _ in lines]),
         beyond=_table(f"Beyond the tolerance of {100 * tolerance:g} points", beyond),
         num_compared=len(lines),
@@ -153,7 +154,7 @@ def _lines(
         group = _group(facts)
         names = (text(facts["entry"]), text(group.title), text(facts["category"]))
         remark = remarks.get((group, str(facts["entry"])), "")
-        if (own["fingerprint_a"].fillna("") != own["fingerprint_b"].fillna("")).any():
+        if own["other_images"].any():
             remark = "; ".join(("other images", remark)) if remark else "other images"
         # The same seeds are drawn on both sides: a seed's two detectors are a pair.
         weights = statistics.seed_weights(tuple(str(seed) for seed in own["seed"]))

@@ -103,15 +103,17 @@ class Evidence:
 
     def difference_over_images(
         self, a: Entry, b: Entry, metric: str, categories: Sequence[str]
-    ) -> "Drawn | None":
+    ) -> Drawn | None:
         """What mean a - mean b of these categories is over the same drawn test images, and over seeds.
 
         None for a metric that is not computed from image scores, and where scores are missing.
         """
-        if metric not in IMAGE_METRICS or self.same_images(a, b, categories) is not True:
+        if metric not in IMAGE_METRICS:
             return None
-        draws = [self.within(entry, categories) for entry in (a, b)]
-        return drawn_difference(*(one.metrics[metric] for one in draws if one))
+        ours, theirs = self.within(a, categories), self.within(b, categories)
+        if not (ours and theirs and ours.images == theirs.images):
+            return None
+        return drawn_difference(ours.metrics[metric], theirs.metrics[metric])
 
     def same_images(self, a: Entry, b: Entry, categories: Sequence[str]) -> bool | None:
         """Whether both scored the same images, by name and label; None where scores are missing."""
@@ -403,16 +405,14 @@ def paired_difference(
     With too few categories for that test both are those over images, if there are any.
     """
     differences = (a - b).dropna().to_numpy()
-    mean = float(differences.mean())
-    within, p = None, None
-    if len(differences) >= statistics.MIN_PAIRS or (
-        len(differences) >= statistics.MIN_CATEGORIES and not over_images
-    ):
-        within = statistics.interval(statistics.category_draws(differences))
+    mean, count = float(differences.mean()), len(differences)
+    within, p, other_way = None, None, False
+    if count >= statistics.MIN_PAIRS:
+        p, other_way = statistics.signed_rank(differences), statistics.contradicts(differences)
     elif over_images:
         within, p = over_images.within, over_images.p
-    if len(differences) >= statistics.MIN_PAIRS:
-        p = statistics.signed_rank(differences)
+    if within is None and count >= statistics.MIN_CATEGORIES:
+        within = statistics.interval(statistics.category_draws(differences))
     value = Value(
         text=f"{100 * mean:+.2f}",
         mean=mean,
@@ -420,13 +420,7 @@ def paired_difference(
         high=within.high if within else None,
         cell_ids=tuple(cell_ids),
     )
-    return Paired(
-        value=value,
-        within=_range(within, "+"),
-        p=p,
-        num_categories=len(differences),
-        other_way=len(differences) >= statistics.MIN_PAIRS and statistics.contradicts(differences),
-    )
+    return Paired(value=value, within=_range(within, "+"), p=p, num_categories=count, other_way=other_way)
 
 
 def p_cells(pairs: Sequence[Paired]) -> list[tuple[Value, Value]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from kdbench.metrics import METRIC_VERSION
+from kdbench.metrics.exact import METRIC_VERSION
 
 ALL = "all"  # the category of a multiclass cell
 SETTINGS = ("oneclass", "multiclass")

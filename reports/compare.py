@@ -10,7 +10,7 @@ import pandas as pd
 
 from kdbench.dataset import written_aside
 from kdbench.errors import RequestError
-from kdbench.metrics import IMAGE_METRICS
+from kdbench.metrics.exact import IMAGE_METRICS
 from kdbench.reports import statistics
 from kdbench.reports.entries import COLUMNS, MAIN, TITLES
 from kdbench.reports.rows import APART, Group, Rows, differing_keys, load, named

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from kdbench.legacy import LEGACY_METRICS
-from kdbench.metrics import METRICS
+from kdbench.metrics.exact import METRICS
+from kdbench.metrics.legacy import LEGACY_METRICS
 from kdbench.reports.rows import holes
 from kdbench.reports.tables import Value, hole, percent
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from kdbench.metrics import PRO_LIMIT
+from kdbench.metrics.exact import PRO_LIMIT
 from kdbench.reports.entries import TITLES, Entry, ranked_by
 from kdbench.reports.figures import OUTLINE, Mark, Sketch, add_legend, filled, new_figure, new_panels, slug
 from kdbench.reports.rows import Group

@@ -16,8 +16,8 @@ from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
 
-from kdbench.results import read_inputs, read_pictures
-from kdbench.storage import Storage
+from kdbench.results.storage import Storage
+from kdbench.results.store import read_inputs, read_pictures
 
 MOST = 6  # images of one category
 BUDGET = 3_000_000  # bytes of all pictures in a page; base64 makes them a third larger

@@ -29,8 +29,8 @@ from kdbench.reports.gallery import Candidate, Exhibit, Shown
 from kdbench.reports.leaderboard import Section, assemble, write_tables
 from kdbench.reports.rows import Group, Rows, load, sections
 from kdbench.reports.tables import Table
-from kdbench.results import read_curves
-from kdbench.storage import Storage
+from kdbench.results.storage import Storage
+from kdbench.results.store import read_curves
 
 FOLDER = "figures"
 PLOTTED = ("mad", *(name for name in COLUMNS if name != "mad"))  # first what ranks

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from kdbench.errors import RequestError
 from kdbench.reports.entries import Entry, entries
 from kdbench.reports.rows import Group, load_rows, sections
-from kdbench.results import WHOLE, read_latencies, read_probes, read_rows, read_scores
-from kdbench.storage import Storage
+from kdbench.results.storage import Storage
+from kdbench.results.store import WHOLE, read_latencies, read_probes, read_rows, read_scores
 
 EXTRAS = {"huggingface_hub": "hub", "mlflow": "mlflow", "wandb": "wandb"}
 EXPERIMENT = "kdbench"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdbench.results import read_latencies, read_probes, read_rows, read_scores
+from kdbench.results.store import read_latencies, read_probes, read_rows, read_scores
 
 APART = ["dataset", "setting", "profile", "preset", "metric_version", "oracle"]
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from kdbench.metrics import IMAGE_METRICS
+from kdbench.metrics.exact import IMAGE_METRICS
 from kdbench.reports import statistics
 from kdbench.reports.entries import MAIN, TITLES, Entry
 from kdbench.reports.rows import differing_keys

@@ -116,8 +116,8 @@ def image_metric_draws(
     their mean is that of the images (bias correction, Efron and Tibshirani, 1993, 10.3).
     """
     counts = np.column_stack([counts, np.ones(len(score), np.float32)])  # last: the images themselves
-    # As in kdbench.metrics: only the scores of defects are thresholds. Counts are whole and below 2**24,
-    # which float32 holds exactly.
+    # As in kdbench.metrics.exact: only the scores of defects are thresholds. Counts are whole and below
+    # 2**24, which float32 holds exactly.
     defects, normals = np.flatnonzero(label), np.flatnonzero(~label)
     defects, normals = (part[np.argsort(-score[part], kind="stable")] for part in (defects, normals))
     falling = score[defects]

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from kdbench.dataset import written_aside
-from kdbench.results import read_audits, read_trials
+from kdbench.results.store import read_audits, read_trials
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from safetensors.torch import load
 
-from kdbench import evaluate, provenance
 from kdbench.cell import Cell
+from kdbench.engine import evaluate, provenance
+from kdbench.engine.run import Ready, prepare, threads
 from kdbench.errors import RequestError
-from kdbench.metrics import METRICS
-from kdbench.results import AUDIT_SCHEMA, Results, audit_name, detector_name
-from kdbench.run import Ready, prepare, threads
+from kdbench.metrics.exact import METRICS
+from kdbench.results.store import AUDIT_SCHEMA, Results, audit_name, detector_name
 from kdbench.sweeps._plan import SweepPlan
 from kdbench.sweeps._trial import PRESET, detector_key, judged_on_test
 from kdbench.sweeps.tune import read_sweep

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kdbench.reports.sweep import find_best, importance_text, top_table
-from kdbench.results import read_trials
+from kdbench.results.store import read_trials
 from kdbench.sweeps._plan import SweepPlan, write_best
 from kdbench.sweeps._trial import HOPELESS
 from kdbench.sweeps.tune import Row, SweepEnd, read_sweep

@@ -12,14 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from kdbench.cell import canonical_json
 from kdbench.dataset import check_apart, contents
 from kdbench.defects import DEFECTS_VERSION
+from kdbench.engine.train import split_heldout
 from kdbench.errors import RequestError, unknown
-from kdbench.metrics import METRICS, PIXEL_METRICS
+from kdbench.grid.request import FolderName, Plan, Request, plan
+from kdbench.metrics.exact import METRICS, PIXEL_METRICS
 from kdbench.registry import get_method, method_names
-from kdbench.request import FolderName, Plan, Request, plan
-from kdbench.storage import Storage
+from kdbench.results.storage import Storage
 from kdbench.sweeps._space import Space, check_space, described, read_space, space_of
 from kdbench.sweeps._trial import Sweep
-from kdbench.train import split_heldout
 
 OBJECTIVES = (*METRICS, "mad")
 EXTRA = "pip install kdbench[sweep]"

@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from kdbench.errors import RequestError, unknown
+from kdbench.grid.request import complaints_of
 from kdbench.method import Method
-from kdbench.request import complaints_of
 
 DIGITS = 4  # significant ones of a drawn number, so that people can read and repeat it
 

@@ -20,17 +20,17 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import save
 
-from kdbench import evaluate, provenance, train
 from kdbench.cell import Cell, canonical_json
-from kdbench.checkpoint import Checkpoints, remove_checkpoint
+from kdbench.data.store import Images, Truth, open_truth
 from kdbench.dataset import Category
 from kdbench.defects import make_defects
-from kdbench.images import Images, Truth, open_truth
-from kdbench.metrics import METRIC_VERSION, label_regions
-from kdbench.presets import PRESETS
+from kdbench.engine import evaluate, provenance, train
+from kdbench.engine.checkpoint import Checkpoints, remove_checkpoint
+from kdbench.engine.run import Place, Ready, made_by, on_cpu, prepare, status_of, threads
+from kdbench.metrics.exact import METRIC_VERSION, label_regions
+from kdbench.metrics.presets import PRESETS
 from kdbench.registry import get_dataset, get_method
-from kdbench.results import SCHEMA_VERSION, Results
-from kdbench.run import Place, Ready, made_by, on_cpu, prepare, status_of, threads
+from kdbench.results.store import SCHEMA_VERSION, Results
 
 WORST = 0.0  # what the searcher is told of a configuration that cannot be trained
 PRESET = PRESETS["exact"]  # of a sweep that looks at test images

@@ -1,4 +1,4 @@
-"""Ray Tune runs the trials of a sweep. Beside kdbench/schedule.py the only module that knows Ray."""
+"""Ray Tune runs the trials of a sweep. Beside kdbench/grid/schedule.py the only module that knows Ray."""
 
 import json
 import logging
@@ -17,8 +17,8 @@ from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kdbench.errors import RequestError
-from kdbench.results import Results, read_trials
-from kdbench.storage import Storage
+from kdbench.results.storage import Storage
+from kdbench.results.store import Results, read_trials
 from kdbench.sweeps._plan import SweepPlan
 from kdbench.sweeps._space import Between, Space
 from kdbench.sweeps._trial import Sweep, end_trial, run_trial

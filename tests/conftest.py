@@ -102,7 +102,7 @@ def kdbench(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str]]:
     """Run a command line in this process: (exit code, everything it printed)."""
-    from kdbench import cli
+    from kdbench.cli import app as cli
 
     def call(*words: object) -> tuple[int, str]:
         monkeypatch.setattr("sys.argv", ["kdbench", *map(str, words)])
@@ -125,3 +125,21 @@ def slow_but(names: Iterable[str], *quick: str) -> list[Any]:
 STFPM = ("--methods", "stfpm", "--dataset", "mvtec_ad")
 SMALL = ("--backbone", "tiny", "--epochs", "2", "--set", "all.image_size=32", "--set", "all.batch_size=4")
 TINY = (*SMALL, "--executor", "local", "--no-latency")
+
+ALL_SET = {"all.image_size": 32, "all.batch_size": 4}
+
+
+def tiny_jobs(root: Path, results: Path, **changes: object) -> list[Any]:
+    """The jobs of STFPM with the smallest network on `root`; `changes` are keys of a request."""
+    from kdbench.grid.request import Request, plan
+
+    asked = {
+        "methods": ("stfpm",),
+        "dataset": ("mvtec_ad",),
+        "root": root,
+        "backbone": "tiny",
+        "epochs": 2,
+        "set": ALL_SET,
+        "results": results,
+    }
+    return plan(Request(**(asked | changes))).jobs

@@ -1,13 +1,14 @@
 """Fabricated rows for tests of reports: no detector made these numbers, and the names say so."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kdbench.cell import canonical_json
-from kdbench.metrics import MAD_METRICS, METRICS, image_metrics
-from kdbench.results import Results
+from kdbench.metrics.exact import MAD_METRICS, METRICS, image_metrics
+from kdbench.results.store import Results
 
 DATASETS = {
     "fabricated_15": tuple(f"category_{i:02}" for i in range(15)),
@@ -124,3 +125,36 @@ def _write(results: Results, cell_id: str, i: int, *, group: tuple[str, ...], **
             for batch in (1, 32)
         ]
     )
+
+
+def trial_row(
+    number: int, value: float | None, searched: dict[str, Any] | None = None, **changes: Any
+) -> dict:
+    """A trial that was trained to the end of its 9 epochs."""
+    return {
+        "schema_version": 1,
+        "trial_id": f"s1-t{number:03}",
+        "sweep_id": "s1",
+        "method": "stfpm",
+        "config": "{}",
+        "searched": json.dumps(searched or {"lr": 0.1 * number}),
+        "is_default": number == 0,
+        "dataset": "mvtec_ad",
+        "setting": "oneclass",
+        "categories": ["bottle"],
+        "seeds": [0],
+        "search": "random",
+        "scheduler": "asha",
+        "selection": "synthetic",
+        "objective": "mad",
+        "objective_value": value,
+        "objective_epochs": [3, 9],
+        "objective_history": [0.5, value],
+        "status": "ok",
+        "epochs": 9,
+        "epochs_trained": 9,
+        "stopped_early": False,
+        "started_at": f"2026-01-01T00:{number:02}:00+00:00",
+        "ended_at": f"2026-01-01T00:{number:02}:30+00:00",
+        **changes,
+    }

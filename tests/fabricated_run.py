@@ -17,10 +17,10 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from kdbench.cell import canonical_json
-from kdbench.curves import CURVES, thinned
-from kdbench.metrics import IMAGE_METRICS, image_curve, image_metrics_of
-from kdbench.pictures import grey
-from kdbench.results import Results
+from kdbench.data.pictures import grey
+from kdbench.metrics.curves import CURVES, thinned
+from kdbench.metrics.exact import IMAGE_METRICS, image_curve, image_metrics_of
+from kdbench.results.store import Results
 
 METHODS = {"dcam": 2.6, "rd4ad": 2.3, "snl": 2.2, "dskd": 2.0, "stfpm": 1.7}  # how well each tells defects
 SIDE = 96

@@ -24,9 +24,9 @@ import pandas as pd
 from conftest import write_category
 from hosts import Hosts, why_not
 
-from kdbench.lease import holders
-from kdbench.metrics import METRICS
-from kdbench.storage import Storage
+from kdbench.grid.lease import holders
+from kdbench.metrics.exact import METRICS
+from kdbench.results.storage import Storage
 
 CATEGORIES = ("bottle", "cable", "capsule", "screw")
 NUM_SEEDS = 10

@@ -1,13 +1,13 @@
-"""What Ray workers run in tests/test_schedule.py in place of execute_cell: a lease, then one way to end."""
+"""What Ray workers run in test_schedule.py in place of execute_cell: a lease, then one way to end."""
 
 import os
 import signal
 import time
 
-from kdbench.lease import Holder, acquire, holders
-from kdbench.results import Results
-from kdbench.run import ELSEWHERE, ResultsError, execute_cell, outcome_of
-from kdbench.storage import Storage
+from kdbench.engine.run import ELSEWHERE, ResultsError, execute_cell, outcome_of
+from kdbench.grid.lease import Holder, acquire, holders
+from kdbench.results.storage import Storage
+from kdbench.results.store import Results
 
 
 def _attempts(place, cell):

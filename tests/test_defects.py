@@ -17,7 +17,7 @@ from kdbench.defects import (
     make_defects,
     perlin,
 )
-from kdbench.metrics import label_regions
+from kdbench.metrics.exact import label_regions
 
 
 def photographs(count: int, size: int = 64, seed: int = 0) -> np.ndarray:

@@ -12,7 +12,7 @@ import ray
 import typer.main
 import yaml
 
-from kdbench.cli import app
+from kdbench.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "docs/deploy"

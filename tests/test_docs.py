@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from kdbench.cli import app
+from kdbench.cli.app import app
 from kdbench.registry import method_names, methods_page
-from kdbench.results import (
+from kdbench.results.store import (
     AUDIT_SCHEMA,
     CURVE_SCHEMA,
     INPUT_SCHEMA,

@@ -13,7 +13,7 @@ from kdbench import registry
 from kdbench.dataset import Dataset
 from kdbench.errors import RequestError
 from kdbench.registry import dataset_names, get_dataset, get_method, method_facts, method_names
-from kdbench.results import read_rows
+from kdbench.results.store import read_rows
 
 ROOT = Path(__file__).parents[1]
 

@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from kdbench import train
 from kdbench.backbone import EMBEDDED, find_weights, teacher
-from kdbench.evaluate import Scored, measure
-from kdbench.images import Truth, _decode_all
-from kdbench.metrics import label_regions
-from kdbench.presets import PRESETS
+from kdbench.data.store import Truth, _decode_all
+from kdbench.engine import train
+from kdbench.engine.evaluate import Scored, measure
+from kdbench.metrics.exact import label_regions
+from kdbench.metrics.presets import PRESETS
 from kdbench.registry import get_method, method_names
 
 SIZE, DEVICE = 256, torch.device("cuda" if torch.cuda.is_available() else "cpu")

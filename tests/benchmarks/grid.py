@@ -20,11 +20,11 @@ os.environ["PYTHONPATH"] = os.pathsep.join(sys.path[:2])  # of the workers
 import ray_work
 from conftest import write_category
 
-from kdbench import schedule
-from kdbench.estimate import known_costs, longest_first, with_needs
-from kdbench.request import Request, plan
-from kdbench.resources import this_machine
-from kdbench.results import Results
+from kdbench.grid import schedule
+from kdbench.grid.cluster import this_machine
+from kdbench.grid.costs import known_costs, longest_first, with_needs
+from kdbench.grid.request import Request, plan
+from kdbench.results.store import Results
 
 NUM_WORKERS = 2
 CELL_S = 2.0  # ray_work.waits

@@ -19,9 +19,9 @@ sys.path[:0] = [str(Path(__file__).parents[2])]
 import numpy as np
 import torch
 
-from kdbench import train
 from kdbench.backbone import find_weights, teacher
-from kdbench.images import _decode_all
+from kdbench.data.store import _decode_all
+from kdbench.engine import train
 from kdbench.registry import get_method
 
 NUM_IMAGES, SIZE = 1000, 256

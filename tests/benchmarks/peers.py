@@ -23,13 +23,13 @@ import numpy as np
 import timm
 import torch
 
-from kdbench import train
 from kdbench.backbone import find_weights, read_state, teacher
+from kdbench.data.store import Images, Truth, open_images, open_truth
 from kdbench.dataset import fingerprint
-from kdbench.evaluate import Scored, measure, score
-from kdbench.images import Images, Truth, open_images, open_truth
-from kdbench.metrics import label_regions
-from kdbench.presets import PRESETS
+from kdbench.engine import train
+from kdbench.engine.evaluate import Scored, measure, score
+from kdbench.metrics.exact import label_regions
+from kdbench.metrics.presets import PRESETS
 from kdbench.registry import get_dataset, get_method
 
 SIZE, BATCH, BACKBONE, DEVICE = 256, 32, "resnet18.tv_in1k", torch.device("cpu")

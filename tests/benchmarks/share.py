@@ -24,11 +24,12 @@ import torch
 from peers import machine
 from torch.utils.flop_counter import FlopCounterMode
 
-from kdbench import cli, train
 from kdbench.backbone import FeaturePyramid, pyramid
+from kdbench.cli import app as cli
+from kdbench.engine import train
+from kdbench.engine.run import threads
 from kdbench.method import Method
 from kdbench.registry import get_method, method_names
-from kdbench.run import threads
 
 STEP = ("forward", "backward", "optimizer")
 WORDS = ["--categories", "wood,capsule,mesh", "--setting", "oneclass"]

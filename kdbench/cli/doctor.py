@@ -1,0 +1,135 @@
+"""What `kdbench doctor` finds: versions, devices, folders, and how to get what is missing."""
+
+import importlib.metadata
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdbench.dataset import cache_folder, written_aside
+from kdbench.known_backbones import BACKBONES, TINY
+from kdbench.registry import dataset_names, get_dataset
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "ray",
+    "pandas",
+    "pyarrow",
+    "scikit-learn",
+    "scikit-image",
+    "scipy",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One line: what was looked at, what was found, what to do; `wrong` if kdbench cannot work like this."""
+
+    what: str
+    found: str
+    advice: str = ""
+    wrong: bool = False
+
+
+def examine() -> list[Finding]:
+    """Everything that is worth knowing before the first run."""
+    return [*_versions(), *_devices(), *_folders(), *_weights(), *_datasets()]
+
+
+def _versions() -> list[Finding]:
+    found = [Finding(what="python", found=sys.version.split()[0])]
+    for package in PACKAGES:
+        try:
+            found.append(Finding(what=package, found=importlib.metadata.version(package)))
+        except importlib.metadata.PackageNotFoundError:
+            advice = "install kdbench again: pip install kdbench"
+            found.append(Finding(what=package, found="missing", advice=advice, wrong=True))
+    return found
+
+
+def _devices() -> list[Finding]:
+    import torch
+
+    from kdbench.engine.provenance import device_name
+    from kdbench.engine.train import choose_precision, free_memory
+
+    cpu = torch.device("cpu")
+    found = [
+        Finding(
+            what="cpu",
+            found=f"{device_name(cpu)}, {torch.get_num_threads()} threads, "
+            f"{free_memory(cpu) >> 30} GiB free, precision auto = {choose_precision('auto', cpu)}",
+        )
+    ]
+    for index in range(torch.cuda.device_count()):
+        gpu = torch.device("cuda", index)
+        precision = choose_precision("auto", gpu)
+        text = f"{device_name(gpu)}, {free_memory(gpu) >> 30} GiB free, precision auto = {precision}"
+        found.append(Finding(what=str(gpu), found=text))
+    if not torch.cuda.is_available():
+        found.append(
+            Finding(what="cuda", found="none", advice="runs on the CPU; paper profiles take hours there")
+        )
+    return found
+
+
+def _folders() -> list[Finding]:
+    cache = cache_folder()
+    existing = next(p for p in (cache, *cache.parents) if p.exists())
+    free = shutil.disk_usage(existing).free
+    try:
+        with written_aside(cache / ".probe") as aside:
+            aside.write_bytes(b"kdbench")
+        (cache / ".probe").unlink(missing_ok=True)
+        writable = True
+    except OSError:
+        writable = False
+    return [
+        Finding(
+            what="cache",
+            found=f"{cache}, {free >> 30} GiB free" + ("" if writable else ", not writable"),
+            advice="" if writable else "set KDBENCH_CACHE to a folder that you can write",
+            wrong=not writable,
+        )
+    ]
+
+
+def _weights() -> list[Finding]:
+    from kdbench.backbone import cached_weights
+
+    found = []
+    for name in BACKBONES:
+        if name == TINY:
+            continue
+        weights = cached_weights(name)
+        advice = (
+            "" if weights else "downloaded at the first use; or --weights FILE, or the folder KDBENCH_WEIGHTS"
+        )
+        found.append(
+            Finding(what=f"teacher {name}", found=weights.source if weights else "not here", advice=advice)
+        )
+    return found
+
+
+def _datasets() -> list[Finding]:
+    found = []
+    data = os.environ.get("KDBENCH_DATA")
+    found.append(
+        Finding(what="KDBENCH_DATA", found=data or "not set", advice="" if data else "or use --root FOLDER")
+    )
+    for name in dataset_names():
+        dataset = get_dataset(name)
+        if name == "synthetic":
+            found.append(Finding(what=f"dataset {name}", found="embedded"))
+            continue
+        folder = Path(data) / name if data else None
+        present = dataset.present(folder) if folder and folder.is_dir() else ()
+        total = len(dataset.categories)
+        advice = "" if len(present) == total else f"from {dataset.source} ({dataset.licence})"
+        found.append(
+            Finding(what=f"dataset {name}", found=f"{len(present)} of {total} categories", advice=advice)
+        )
+    return found

@@ -1,0 +1,1 @@
+"""Images on disk: download, check, decode once, small pictures."""

@@ -1,0 +1,114 @@
+"""From a trained method to numbers: scores, exact metrics per category, size and cost of the detector."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from kdbench.data.store import Truth
+from kdbench.engine.train import Batches
+from kdbench.method import Method
+from kdbench.metrics.curves import curves_of
+from kdbench.metrics.exact import (
+    PIXEL_METRICS,
+    image_curve,
+    image_metrics_of,
+    mad,
+    pixel_curve,
+    pixel_metrics_of,
+)
+from kdbench.metrics.legacy import LEGACY_METRICS, pro_rd4ad, pro_stfpm
+from kdbench.metrics.presets import Preset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """What a detector says of one category's test images: float32 maps [N,S,S] and image scores [N]."""
+
+    maps: np.ndarray
+    image_score: np.ndarray
+
+
+@torch.no_grad()
+def score(method: Method, batches: Batches, on_step: Callable[[int], None]) -> Scored:
+    """Anomaly maps at the size of the model's input, and image scores, of all images."""
+    method.eval()
+    maps, scores = [], []
+    for index in batches.in_order():
+        images = batches.images(index)
+        taught = batches.taught(index, images)
+        with batches.autocast:
+            found = method.anomaly_map(images, taught)
+        if found.dtype != torch.float32 or found.shape != (len(index), *images.shape[2:]):
+            raise ValueError(
+                f"{method.name}: an anomaly map must be float32 {(len(index), *images.shape[2:])}, "
+                f"this one is {found.dtype} {tuple(found.shape)}"
+            )
+        scores.append(method.image_score(found).double().cpu().numpy())
+        maps.append(found.cpu().numpy())
+        on_step(len(index))
+    return Scored(maps=np.concatenate(maps), image_score=np.concatenate(scores))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What one category's maps are worth: metrics with their mean `mad`, and thinned curves, by column."""
+
+    metrics: dict[str, float | None]
+    curves: dict[str, list[float] | None]
+
+
+def measure(scored: Scored, truth: Truth, preset: Preset) -> Measured:
+    """Metrics and curves of one category by a preset; those of pixels are None without masks."""
+    by_image = image_curve(scored.image_score, truth.label)
+    image: dict[str, float | None] = dict(image_metrics_of(by_image))
+    nothing: dict[str, float | None] = dict.fromkeys((*PIXEL_METRICS, "mad", *LEGACY_METRICS))
+    counted = np.flatnonzero(truth.marked)
+    starts = truth.starts
+    if truth.regions is None or not truth.regions.any():
+        return Measured(metrics=nothing | image, curves=curves_of(by_image, None))
+    # One long row of pixels: images may differ in size, and regions are numbered over all of them anyway.
+    if len(counted) == len(scored.maps) and (truth.shapes == scored.maps.shape[1:]).all():
+        pixels, regions = scored.maps.ravel(), truth.regions
+    else:
+        pixels = np.concatenate([at_size(scored.maps[i], tuple(truth.shapes[i])).ravel() for i in counted])
+        regions = np.concatenate([truth.regions[starts[i] : starts[i + 1]] for i in counted])
+    by_pixel = pixel_curve(pixels[None, None], regions[None, None], num_threads=torch.get_num_threads())
+    values = {**image_metrics_of(by_image), **pixel_metrics_of(by_pixel)}
+    legacy = {}
+    if preset.pro:
+        shape = (len(counted), *truth.shapes[0])
+        compute = pro_stfpm if preset.pro == "pro_stfpm_legacy" else pro_rd4ad
+        legacy[preset.pro] = compute(pixels.reshape(shape), regions.reshape(shape))
+    metrics = nothing | values | {"mad": mad(values)} | legacy
+    return Measured(metrics=metrics, curves=curves_of(by_image, by_pixel))
+
+
+def at_size(anomaly_map: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """One map [S,S] at another height and width, bilinear."""
+    if anomaly_map.shape == shape:
+        return anomaly_map
+    whole = torch.from_numpy(anomaly_map)[None, None]
+    return torch.nn.functional.interpolate(whole, size=shape, mode="bilinear")[0, 0].numpy()
+
+
+@torch.no_grad()
+def cost(method: Method, batches: Batches) -> dict[str, int]:
+    """Parameters at inference and in training, FLOPs of one image (with the teacher; a multiply-add is 2)."""
+    from torch.utils.flop_counter import (
+        FlopCounterMode,
+    )  # a third of a second that a resumed run need not pay
+
+    method.eval()
+    at_inference = method.detector_state()
+    detector = sum(p.numel() for name, p in method.named_parameters() if name in at_inference)
+    teacher = sum(p.numel() for p in method.teacher.parameters())
+    images = batches.images(torch.zeros(1, dtype=torch.long, device=batches.pixels.device))
+    with FlopCounterMode(display=False) as counter, batches.autocast:
+        method.anomaly_map(images, method.teacher(images))
+    return {
+        "num_parameters": teacher + detector,
+        "num_trained_parameters": sum(p.numel() for p in method.trained()),
+        "flops": counter.get_total_flops(),
+    }

@@ -1,0 +1,202 @@
+"""How fast a trained detector is, measured in a process of its own that owns the whole device.
+
+A timed call takes normalised images on the device to anomaly maps and image scores on it, synchronised.
+Copying the images to a GPU is timed apart.
+"""
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Set
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from statistics import median
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+from kdbench.cell import Cell
+from kdbench.engine import provenance, train
+from kdbench.engine.build import load_detector
+from kdbench.engine.run import Place
+from kdbench.method import Method
+from kdbench.results.store import SCHEMA_VERSION, Results
+
+BATCH_SIZES = (1, 32)  # the latency of one image; throughput
+NUM_WARMUP = {"cpu": 5, "cuda": 20}  # a GPU's first calls choose kernels and raise its clock
+BUDGET_S = 3.0  # of one batch size and precision; at least MIN_REPEATS, at most MAX_REPEATS
+MIN_REPEATS, MAX_REPEATS = 10, 200
+# Other processes on a machine that nobody uses take a few per cent of one core.
+BUSY_CORES = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Milliseconds of each call, and of copying the batch to the device; what else ran meanwhile."""
+
+    times_ms: list[float]
+    copy_ms: float | None
+    neighbours: list[str]
+
+
+def time_detector(cell: Cell, place: Place, run_id: str) -> list[dict[str, Any]]:
+    """Time the detector of a cell at every batch size, in fp32 and in its own precision; writes the rows."""
+    device, results = torch.device(place.device), Results(place.results)
+    if place.num_threads is not None:
+        torch.set_num_threads(place.num_threads)
+    ended = results.rows_of(cell.id)[0]
+    method = load_detector(
+        results, cell.id, method=cell.method, config=cell.config, weights=place.weights, device=device
+    )
+    chosen = train.choose_precision(method.config.precision, device)
+    begun = datetime.now(UTC).isoformat(timespec="seconds")
+    rows = []
+    for precision in dict.fromkeys(("fp32", chosen)):
+        for batch_size in BATCH_SIZES:
+            provenance.start_peak_memory(device)
+            timing = time_calls(method, batch_size, precision, device)
+            rows.append(
+                {
+                    **{name: ended[name] for name in ("cell_id", "method", "config", "dataset", "setting")},
+                    **{name: ended[name] for name in ("seed", "profile", "backbone", "teacher_sha256")},
+                    **{name: ended[name] for name in ("num_parameters", "flops")},
+                    **{k: v for k, v in provenance.code_provenance().items() if k != "ray_version"},
+                    **_machine(device),
+                    **summary(timing, batch_size),
+                    "schema_version": SCHEMA_VERSION,
+                    "run_id": run_id,
+                    "batch_size": batch_size,
+                    "precision": precision,
+                    "num_warmup": NUM_WARMUP[device.type],
+                    "peak_memory_bytes": provenance.peak_memory_bytes(device),
+                    "started_at": begun,
+                }
+            )
+    results.write_latency(rows)
+    return rows
+
+
+@torch.inference_mode()
+def time_calls(method: Method, batch_size: int, precision: str, device: torch.device) -> Timing:
+    """Time batches of noise: nothing that is computed depends on what the images show."""
+    size = method.config.image_size
+    generator = torch.Generator().manual_seed(0)
+    host = torch.randn(batch_size, 3, size, size, generator=generator)
+    host = host.contiguous(memory_format=torch.channels_last)
+    images = host.to(device)
+
+    def call() -> None:
+        with train.autocast_for(precision, device):
+            found = method.anomaly_map(images, method.teacher(images))
+        method.image_score(found)
+
+    _repeat(call, device, count=NUM_WARMUP[device.type])
+    watched = _Neighbours(device)
+    times_ms = _repeat(call, device)
+    neighbours = watched.found()
+    if device.type != "cuda":
+        return Timing(times_ms=times_ms, copy_ms=None, neighbours=neighbours)
+    pinned = host.pin_memory()
+    copies = _repeat(lambda: pinned.to(device, non_blocking=True), device)
+    return Timing(times_ms=times_ms, copy_ms=median(copies), neighbours=neighbours)
+
+
+def summary(timing: Timing, batch_size: int) -> dict[str, Any]:
+    """The columns that say what was measured; percentiles interpolate linearly, as NumPy does."""
+    p50, p90, p99 = np.percentile(timing.times_ms, (50, 90, 99)).tolist()
+    return {
+        "times_ms": timing.times_ms,
+        "p50_ms": p50,
+        "p90_ms": p90,
+        "p99_ms": p99,
+        "images_per_s": 1000 * batch_size / p50,
+        "copy_ms": timing.copy_ms,
+        "busy": bool(timing.neighbours),
+        "neighbours": "; ".join(timing.neighbours),
+    }
+
+
+def _repeat(call: Callable[[], Any], device: torch.device, count: int | None = None) -> list[float]:
+    """Milliseconds of each call, the device idle before and after it."""
+    times: list[float] = []
+    started = time.perf_counter()
+    while count is None or len(times) < count:
+        if count is None and len(times) >= MAX_REPEATS:
+            break
+        if count is None and len(times) >= MIN_REPEATS and time.perf_counter() - started > BUDGET_S:
+            break
+        synchronise(device)
+        before = time.perf_counter()
+        call()
+        synchronise(device)
+        times.append(1000 * (time.perf_counter() - before))
+    return times
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class _Neighbours:
+    """What else uses the processor, or the GPU, from now until `found` is asked."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.started, self.before = device, time.perf_counter(), _cpu_seconds()
+
+    def found(self) -> list[str]:
+        """Descriptions, the busiest first; none if the device was ours alone."""
+        elapsed = time.perf_counter() - self.started
+        used = {
+            who: (seconds - self.before.get(who, 0.0)) / elapsed for who, seconds in _cpu_seconds().items()
+        }
+        cores = sum(used.values())
+        busiest = sorted((share, who[1]) for who, share in used.items() if share > BUSY_CORES / 4)
+        named = [f"{name}: {share:.2f} cores" for share, name in reversed(busiest)]
+        on_cpu = (named or [f"others: {cores:.2f} cores"]) if cores > BUSY_CORES else []
+        return on_cpu + (_on_gpu(self.device) if self.device.type == "cuda" else [])
+
+
+def _cpu_seconds() -> dict[tuple[int, str], float]:
+    """(process, name) -> processor seconds so far, of every process but this one and the kernel's.
+
+    The kernel's own threads work for whoever asks: they hand out and clear the memory of a timed call, too.
+    """
+    own = psutil.Process().pid
+    found = {}
+    for process in psutil.process_iter(["pid", "ppid", "name", "cpu_times"]):
+        times, of_kernel = process.info["cpu_times"], sys.platform == "linux" and process.info["ppid"] == 2
+        if process.info["pid"] != own and times is not None and not of_kernel:
+            found[process.info["pid"], process.info["name"] or "?"] = times.user + times.system
+    return found
+
+
+def _on_gpu(device: torch.device) -> list[str]:
+    """Other processes that have memory on this GPU, by the driver; one that cannot be asked counts as one."""
+    words = ["nvidia-smi", "--query-compute-apps=pid,gpu_uuid,process_name", "--format=csv,noheader"]
+    if shutil.which(words[0]) is None:
+        return ["unknown: there is no nvidia-smi to ask"]
+    listed = subprocess.run(words, capture_output=True, text=True, timeout=20, check=True).stdout
+    uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+    return users_of_gpu(listed, uuid, _with_parents())
+
+
+def users_of_gpu(listed: str, uuid: str, ours: Set[str]) -> list[str]:
+    """Processes on this GPU in what nvidia-smi lists, but ours."""
+    apps = [line.split(", ", 2) for line in listed.splitlines() if line.count(", ") >= 2]
+    return [f"{name} on the GPU" for pid, where, name in apps if where == uuid and pid not in ours]
+
+
+def _with_parents() -> set[str]:
+    """This process and those that wait for it: what trained here keeps its memory on the GPU and is idle."""
+    own = psutil.Process()
+    return {str(process.pid) for process in (own, *own.parents())}
+
+
+def _machine(device: torch.device) -> dict[str, Any]:
+    found = provenance.machine_provenance(device)
+    return {name: value for name, value in found.items() if name != "device_memory_bytes"}

@@ -1,0 +1,207 @@
+"""Cross-class interference: how well a multiclass detector notices a piece of one category in another.
+
+It needs normal images only: normal test images of a category against (a) their Mixup with another one,
+x = (x_A + x_B) / 2, and (b) themselves with a rectangle of 2 to 15 % of their area pasted from another one.
+A detector that lets its categories interfere takes both for normal (a diagnostic of SNL, arXiv:2402.17091).
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from kdbench.backbone import find_weights
+from kdbench.data.store import open_images
+from kdbench.dataset import fingerprint, fingerprint_of
+from kdbench.engine import provenance, train
+from kdbench.engine.build import load_detector
+from kdbench.engine.evaluate import score
+from kdbench.errors import DataError, RequestError
+from kdbench.metrics.exact import METRIC_VERSION, image_metrics, label_regions, pixel_metrics
+from kdbench.registry import get_dataset, get_method
+from kdbench.results.store import Results, detector_name, probe_name
+
+NAMED = 3  # cells in one line
+AREA = (0.02, 0.15)  # of the pasted rectangle, as a share of the image
+# What a probe's row takes over from the cell's row.
+FROM_CELL = (
+    "cell_id",
+    "method",
+    "config",
+    "dataset",
+    "setting",
+    "categories",
+    "dataset_categories",
+    "fingerprint",
+    "seed",
+    "profile",
+    "preset",
+    "teacher_sha256",
+)
+Tick = Callable[[str, str], None]  # told the method and the category that was probed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Composites:
+    """Images of one category mixed with others, uint8 [N,S,S,3]; where rectangles were pasted [N,S,S]."""
+
+    mixed: np.ndarray
+    pasted: np.ndarray
+    where: np.ndarray
+
+
+def compose(own: np.ndarray, others: np.ndarray, generator: np.random.Generator) -> Composites:
+    """Mix every image of `own` [N,S,S,3] with one drawn from `others` [M,S,S,3]."""
+    partner = others[generator.integers(len(others), size=len(own))]
+    mixed = ((own.astype(np.uint16) + partner + 1) // 2).astype(np.uint8)
+    pasted, where, size = own.copy(), np.zeros(own.shape[:3], bool), own.shape[1]
+    for i in range(len(own)):
+        area, ratio = generator.uniform(*AREA), np.exp(generator.uniform(-0.7, 0.7))
+        height, width = (max(1, min(size, round(size * (area * r) ** 0.5))) for r in (ratio, 1 / ratio))
+        top, left, y, x = (generator.integers(size - n + 1) for n in (height, width, height, width))
+        pasted[i, top : top + height, left : left + width] = partner[i, y : y + height, x : x + width]
+        where[i, top : top + height, left : left + width] = True
+    return Composites(mixed=mixed, pasted=pasted, where=where)
+
+
+def probe(
+    results: Results,
+    rows: Sequence[dict[str, Any]],
+    root: Path | None,
+    weights: Path | None,
+    device: str,
+    tick: Tick,
+) -> tuple[int, list[str]]:
+    """Probe every multiclass detector of `rows` that can be and has no probe yet.
+
+    Returns how many were probed, and a line for each reason why others were left out. Raises RequestError
+    with these if no detector has a probe then.
+    """
+    cells = {row["cell_id"]: row for row in rows if row["setting"] == "multiclass" and row["status"] == "ok"}
+    if not cells:
+        raise RequestError(
+            [f"{results.storage} has no multiclass detector; `kdbench run --setting multiclass`"]
+        )
+    left_out: dict[str, list[dict[str, Any]]] = {}
+    todo = []
+    for cell_id, row in cells.items():
+        if results.storage.exists(probe_name(cell_id)):
+            continue
+        reason = _unable(results, row)
+        if reason:
+            left_out.setdefault(reason, []).append(row)
+        else:
+            todo.append(row)
+    datasets = sorted({row["dataset"] for row in todo})
+    if root is not None and len(datasets) > 1:
+        raise RequestError(
+            [
+                f"--root is the folder of one dataset, and detectors of {', '.join(datasets)} are to be "
+                "probed; set KDBENCH_DATA to the parent of their folders"
+            ]
+        )
+    count = 0
+    for row in todo:
+        try:
+            results.write_probe(list(probe_cell(results, row, root, weights, device, tick)))
+            count += 1
+        except (DataError, RequestError) as error:
+            left_out.setdefault(" ".join(str(error).splitlines()), []).append(row)
+    lines = [f"{_named(of)}: {reason}" for reason, of in left_out.items()]
+    if sum(map(len, left_out.values())) == len(cells):
+        raise RequestError(lines)
+    return count, lines
+
+
+def _unable(results: Results, row: dict[str, Any]) -> str:
+    """Why the detector of a cell cannot be probed, so far as its row and the folder tell; empty if it can."""
+    if len(row["categories"]) < 2:
+        return f"a probe mixes categories, its detector has one: {row['categories'][0]}"
+    if not results.storage.exists(detector_name(row["cell_id"])):
+        return "no detector was kept; run it again without --discard-detectors (--redo all)"
+    return ""
+
+
+def _named(rows: Sequence[dict[str, Any]]) -> str:
+    """The first few cells in words, and how many more there are."""
+    said = [
+        f"{row['method']} on {row['dataset']}, seed {row['seed']} ({row['cell_id']})" for row in rows[:NAMED]
+    ]
+    return "; ".join(said) + (f"; {len(rows) - NAMED} more" if len(rows) > NAMED else "")
+
+
+def probe_cell(
+    results: Results,
+    row: dict[str, Any],
+    root: Path | None,
+    weights: Path | None,
+    device_name: str,
+    tick: Tick,
+) -> Iterator[dict[str, Any]]:
+    """The probe's rows of one detector, one per category; the composites depend on its seed only.
+
+    Raises DataError where its images are not there or changed, RequestError for another teacher.
+    """
+    dataset = get_dataset(row["dataset"])
+    folder = dataset.root(root)
+    categories = [dataset.scan(folder, name) for name in row["categories"]]
+    prints = [fingerprint(dataset, category) for category in categories]
+    if fingerprint_of(prints) != row["fingerprint"]:
+        raise DataError(f"the images under {folder} are not those that it was trained on")
+    kind = get_method(row["method"])
+    config = kind.Config.model_validate(json.loads(row["config"]))
+    device = torch.device(device_name)
+    found = find_weights(config.backbone, weights)
+    if found.sha256 != row["teacher_sha256"]:
+        raise RequestError([f"{found.source} are not the weights of its teacher"])
+    method = load_detector(
+        results, row["cell_id"], method=row["method"], config=row["config"], weights=found, device=device
+    )
+    normal = []
+    for category, print_ in zip(categories, prints, strict=True):
+        images = open_images(dataset, category, print_, config.image_size)
+        normal.append(images.test[[not sample.label for sample in category.test]])
+
+    def scored(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        batches = train.Batches(
+            pixels,
+            method.teacher,
+            config.backbone,
+            device=device,
+            precision=train.choose_precision(config.precision, device),
+            batch_size=config.batch_size,
+            cached=False,
+        )
+        result = score(method, batches, lambda count: None)
+        return result.image_score, result.maps
+
+    for i, category in enumerate(categories):
+        generator = np.random.default_rng(np.random.SeedSequence([row["seed"], i, 0x9B0BE]))
+        others = np.concatenate([images for j, images in enumerate(normal) if j != i])
+        composites = compose(normal[i], others, generator)
+        plain, _ = scored(normal[i])
+        mixed, _ = scored(composites.mixed)
+        pasted, maps = scored(composites.pasted)
+        label = np.arange(2 * len(plain)) >= len(plain)
+        regions = label_regions(_at_size(composites.where, maps.shape[-1]))
+        tick(row["method"], category.name)
+        yield {name: row[name] for name in FROM_CELL} | {
+            "category": category.name,
+            "metric_version": METRIC_VERSION,
+            "num_images": len(plain),
+            "mixup_image_auroc": image_metrics(np.concatenate([plain, mixed]), label)["image_auroc"],
+            "cutpaste_image_auroc": image_metrics(np.concatenate([plain, pasted]), label)["image_auroc"],
+            "cutpaste_pixel_auroc": pixel_metrics(maps, regions)["pixel_auroc"],
+            "device": device.type,
+            **{k: v for k, v in provenance.code_provenance().items() if k != "ray_version"},
+        }
+
+
+def _at_size(masks: np.ndarray, size: int) -> np.ndarray:
+    """Nearest resize of [N,S,S] bool to the maps' size."""
+    index = ((np.arange(size) + 0.5) * masks.shape[1] / size).astype(int)
+    return masks[:, index[:, None], index]

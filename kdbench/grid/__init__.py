@@ -1,0 +1,1 @@
+"""Many cells: the request, the plan, costs, leases, and the executors."""

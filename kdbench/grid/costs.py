@@ -1,0 +1,343 @@
+"""What cells will cost: learnt from the rows of earlier ones, else from a few measured training steps."""
+
+import json
+import time
+from collections.abc import Hashable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+import torch
+
+from kdbench.backbone import teacher
+from kdbench.cell import Cell
+from kdbench.engine import train
+from kdbench.engine.latency import synchronise
+from kdbench.engine.run import threads
+from kdbench.grid.cluster import Cluster, Need
+from kdbench.grid.request import Found, Job, Request
+from kdbench.registry import get_method
+from kdbench.results.storage import Storage
+from kdbench.results.store import Results, detector_name, read_latencies, read_rows
+
+STEP_IMAGES = 4  # of a measured step; enough to keep two cores busy
+MEMORY_MARGIN = 1.25  # on what cells of the kind were seen to take
+CUDA_CONTEXT_BYTES = 1 << 30  # of a process on a GPU, beside what its tensors take
+ALIKE = 2  # cells with up to so many times as many images take about as much RAM
+GPU_STEP = 0.1  # shares of a GPU are rounded up to it
+COST_COLUMNS = (
+    *("cell_id", "status", "method", "config", "device", "num_threads"),
+    *("num_train", "num_heldout", "num_test", "prepare_s", "train_s", "evaluate_s"),
+    *("peak_memory_bytes", "device_memory_bytes"),
+)
+TIMING_COLUMNS = ("cell_id", "device", "device_name", "busy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What one cell took: seconds once, per trained image, per test image."""
+
+    prepare_s: float
+    train_s: float
+    evaluate_s: float
+    pixels: int  # of an input image
+
+
+class Costs:
+    """What the rows of a results folder say of cells still to come."""
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        cells: dict[str, list[Mapping[str, Any]]] = {}
+        for row in rows:
+            if row["status"] == "ok":
+                cells.setdefault(row["cell_id"], []).append(row)
+        found: dict[Hashable, list[Cost]] = {}
+        self.shares: dict[Hashable, list[tuple[int, float]]] = {}  # trained images and share of a GPU
+        self.memory: dict[Hashable, list[tuple[int, int]]] = {}  # trained images and bytes, on a CPU
+        for of_cell in cells.values():
+            first, cost = of_cell[0], _cost(of_cell)
+            config = json.loads(first["config"])
+            for kind in _kinds(first["method"], config, first["device"], first["num_threads"]):
+                found.setdefault(kind, []).append(cost)
+            same = _same(first["method"], config)
+            self.shares.setdefault(same, []).extend(_gpu_shares(first))
+            self.memory.setdefault(same, []).extend(_cpu_memory(first))
+        self.known = {kind: _median(costs) for kind, costs in found.items()}
+
+    def of(self, job: Job) -> Cost | None:
+        """What cells of the nearest known kind took; None where none of the method ended on such a device."""
+        config = json.loads(job.cell.config)
+        for kind in _kinds(job.cell.method, config, _device_type(job), job.place.num_threads):
+            if kind in self.known:
+                cost = self.known[kind]
+                scale = config["image_size"] ** 2 / cost.pixels
+                return replace(cost, train_s=cost.train_s * scale, evaluate_s=cost.evaluate_s * scale)
+        return None
+
+    def gpu_share(self, cell: Cell, num_train: int) -> float:
+        """Of one GPU, by cells of this very configuration with no fewer images; all of it without such.
+
+        A cell cannot take more than its share, so that it must not be guessed from smaller ones.
+        """
+        known = self.shares.get(_same(cell.method, json.loads(cell.config)), ())
+        return max((share for count, share in known if count >= num_train), default=1.0)
+
+    def memory_bytes(self, cell: Cell, num_train: int) -> int:
+        """Of RAM, by cells of this very configuration with about as many images; 0 without such.
+
+        What is set aside for nothing lets fewer cells run side by side: a multiclass cell says nothing of
+        oneclass ones.
+        """
+        known = self.memory.get(_same(cell.method, json.loads(cell.config)), ())
+        return max((taken for count, taken in known if 1 / ALIKE <= num_train / count <= ALIKE), default=0)
+
+
+def known_costs(results: Storage) -> Costs:
+    """What the rows in `results` say; nothing if there are none yet."""
+    try:
+        return Costs(read_rows(results, COST_COLUMNS).to_pylist())
+    except FileNotFoundError:
+        return Costs([])
+
+
+def with_needs(
+    jobs: Sequence[Job], request: Request, cluster: Cluster, costs: Costs, data: Mapping[str, Found]
+) -> list[Job]:
+    """Each job with what it occupies: as asked for, else as measured, else a fair share of the CPUs.
+
+    The share depends on the whole grid and not on what is left of it: with other threads the last digits of
+    the same cell would differ. Cells of an explicit local executor run alone and have all cores.
+    """
+    alone, largest = request.executor == "local", max(cluster.nodes, key=lambda node: node.cpus)
+    share = int(largest.cpus if alone else min(largest.cpus, max(1, cluster.cpus // max(1, len(jobs)))))
+    share_beside_gpu = min(4, max(1, cluster.cpus // max(1, cluster.gpus)))
+    needing = []
+    for job in jobs:
+        on_gpu, num_train = job.place.device.startswith("cuda"), _num_images(job.cell, data)[0]
+        share_of_gpu = request.gpus_per_cell or costs.gpu_share(job.cell, num_train)
+        need = Need(
+            cpus=request.cpus_per_cell or (share_beside_gpu if on_gpu and not alone else share),
+            gpus=share_of_gpu if on_gpu else 0.0,
+        )
+        if request.memory_per_cell is not None:
+            need = replace(need, memory_bytes=int(request.memory_per_cell * 2**30))
+        elif not on_gpu:  # rows of GPU cells do not know it; a guess is no reason to refuse a cell
+            most = max((node.memory_bytes for node in cluster.nodes if node.fits(need)), default=0)
+            need = replace(need, memory_bytes=int(min(costs.memory_bytes(job.cell, num_train), most)))
+        whole = request.cpus_per_cell is None and need.cpus == largest.cpus
+        threads = None if whole else need.cpus  # torch knows better than we how many suit a whole machine
+        place = replace(job.place, num_threads=threads, gpu_share=min(1.0, need.gpus) if on_gpu else 1.0)
+        needing.append(replace(job, need=need, place=place))
+    return needing
+
+
+def longest_first(jobs: Sequence[Job], data: Mapping[str, Found], costs: Costs) -> list[Job]:
+    """Jobs by falling time, so that no long one is left for the end."""
+    expected = expected_seconds(jobs, data, costs)
+    # stable: equal ones stay in the order of the request
+    return sorted(jobs, key=lambda job: expected[job.cell.id], reverse=True)
+
+
+def expected_seconds(jobs: Sequence[Job], data: Mapping[str, Found], costs: Costs) -> dict[str, float]:
+    """Cell id -> seconds by the rows there are; in proportion to images and pixels where they say nothing."""
+    known = {job.cell.id: known_seconds(job, data, costs) for job in jobs}
+    works = {job.cell.id: _work(job.cell, data) for job in jobs}
+    speeds = [seconds / works[cell_id] for cell_id, seconds in known.items() if seconds is not None]
+    speed = median(speeds) if speeds else 1e-6  # seconds per pixel and epoch: only the proportions matter
+    return {i: speed * works[i] if seconds is None else seconds for i, seconds in known.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timed:
+    """What a results folder has of timings: the files of detectors that were kept, and TIMING_COLUMNS."""
+
+    kept: Set[str]
+    rows: Sequence[Mapping[str, Any]]
+
+
+def read_timed(results: Results) -> Timed:
+    """Read it, which `to_time` and `without_timing` both need."""
+    rows = read_latencies(results.storage, TIMING_COLUMNS).to_pylist()
+    return Timed(kept=set(results.storage.names("detectors")), rows=rows)
+
+
+def to_time(
+    jobs: Sequence[Job], there: Timed, device_name: str | None = None, *, busy_again: bool = False
+) -> list[Job]:
+    """One job of each entry in each section of a report whose detector was kept and none was timed.
+
+    Seed and category change no latency; a report shows a timing where the cell that was timed stands. What
+    was timed on another kind of device, or on one of another name where that is known, is timed here, too;
+    with `busy_again` also what was timed while something else ran.
+    """
+    done = {
+        (row["cell_id"], row["device"])
+        for row in there.rows
+        if not (busy_again and row["busy"] is not False) and device_name in (None, row["device_name"])
+    }
+    found = []
+    for alike in _entries(jobs):
+        able = [job for job in alike if detector_name(job.cell.id) in there.kept]
+        if able and not any((job.cell.id, _device_type(job)) in done for job in alike):
+            found.append(able[0])
+    return found
+
+
+def without_timing(jobs: Sequence[Job], there: Timed) -> list[Job]:
+    """One job of each entry in each section of a report that has neither a timing nor a detector to time."""
+    done = {row["cell_id"] for row in there.rows}
+    return [
+        alike[0]
+        for alike in _entries(jobs)
+        if not any(detector_name(job.cell.id) in there.kept or job.cell.id in done for job in alike)
+    ]
+
+
+def _entries(jobs: Sequence[Job]) -> list[list[Job]]:
+    """The jobs by entry and section of a report: cells of one differ in seed and category only."""
+    kinds: dict[Hashable, list[Job]] = {}
+    for job in jobs:
+        cell = job.cell
+        entry = (cell.method, cell.config, cell.teacher_sha256, job.place.device)
+        section = (cell.dataset, cell.setting, cell.profile, cell.preset)
+        kinds.setdefault((*entry, *section), []).append(job)
+    return [*kinds.values()]
+
+
+def known_seconds(job: Job, data: Mapping[str, Found], costs: Costs) -> float | None:
+    """How long a cell will take by the rows there are, or None."""
+    cost = costs.of(job)
+    if cost is None:
+        return None
+    num_train, num_test = _num_images(job.cell, data)
+    epochs = json.loads(job.cell.config)["epochs"]
+    return cost.prepare_s + cost.train_s * num_train * epochs + cost.evaluate_s * num_test
+
+
+def estimate_seconds(jobs: Sequence[Job], data: Mapping[str, Found], costs: Costs) -> dict[str, float | None]:
+    """Cell id -> seconds: from rows of the kind, else from training steps measured here on noise.
+
+    None where neither can be: only the nodes of a cluster have the GPU.
+    """
+    measured: dict[Hashable, float] = {}
+    estimates = {}
+    for job in jobs:
+        known = known_seconds(job, data, costs)
+        if known is None and (job.place.device == "cpu" or torch.cuda.is_available()):
+            config = json.loads(job.cell.config)
+            kind = (job.cell.method, _without_epochs(config), job.place.num_threads)
+            if kind not in measured:
+                measured[kind] = _measured(job, config)
+            known = measured[kind] * _num_images(job.cell, data)[0] * config["epochs"]
+        estimates[job.cell.id] = known
+    return estimates
+
+
+def _cost(of_cell: Sequence[Mapping[str, Any]]) -> Cost:
+    first = of_cell[0]
+    config = json.loads(first["config"])
+    trained = (first["num_train"] + first["num_heldout"]) * config["epochs"]
+    return Cost(
+        prepare_s=first["prepare_s"],
+        train_s=first["train_s"] / trained,
+        evaluate_s=sum(row["evaluate_s"] for row in of_cell) / sum(row["num_test"] for row in of_cell),
+        pixels=config["image_size"] ** 2,
+    )
+
+
+def _median(costs: Sequence[Cost]) -> Cost:
+    """Field by field."""
+    return Cost(
+        **{name: median(getattr(c, name) for c in costs) for name in ("prepare_s", "train_s", "evaluate_s")},
+        pixels=costs[0].pixels,
+    )
+
+
+def _kinds(method: str, config: Mapping[str, Any], device: str, threads: int | None) -> list[Hashable]:
+    """What makes cells alike, from alike in everything to alike in the method and the device only."""
+    exact = _same(method, config)
+    network = (method, config["backbone"], config["image_size"])
+    return [
+        (*exact, device, threads),
+        (*exact, device),
+        (*network, device, threads),
+        (*network, device),
+        (method, config["backbone"], device),
+        (method, device),
+    ]
+
+
+def _device_type(job: Job) -> str:
+    """`cpu` or `cuda`, as rows say it."""
+    return torch.device(job.place.device).type
+
+
+def _same(method: str, config: Mapping[str, Any]) -> tuple[str, str]:
+    """What cells share that differ in epochs, data and seed only."""
+    return method, _without_epochs(config)
+
+
+def _without_epochs(config: Mapping[str, Any]) -> str:
+    return json.dumps({key: value for key, value in config.items() if key != "epochs"}, sort_keys=True)
+
+
+def _num_images(cell: Cell, data: Mapping[str, Found]) -> tuple[int, int]:
+    found = data[cell.dataset].categories
+    categories = [found[name] for name in cell.categories]
+    return sum(len(c.train) for c in categories), sum(len(c.test) for c in categories)
+
+
+def _work(cell: Cell, data: Mapping[str, Found]) -> float:
+    config = json.loads(cell.config)
+    return float(sum(_num_images(cell, data)) * config["epochs"] * config["image_size"] ** 2)
+
+
+def _gpu_shares(row: Mapping[str, Any]) -> list[tuple[int, float]]:
+    """How many images a cell was trained on and which share of its GPU suffices; nothing if it had none."""
+    if row["device"] != "cuda" or not row["peak_memory_bytes"] or not row["device_memory_bytes"]:
+        return []
+    share = (MEMORY_MARGIN * row["peak_memory_bytes"] + CUDA_CONTEXT_BYTES) / row["device_memory_bytes"]
+    stepped = min(1.0, round(GPU_STEP * -(-share // GPU_STEP), 6))
+    return [(row["num_train"] + row["num_heldout"], stepped)]
+
+
+def _cpu_memory(row: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """How many images a cell was trained on and what RAM suffices; nothing where that is not known."""
+    if row["device"] != "cpu" or not row["peak_memory_bytes"]:
+        return []
+    return [(row["num_train"] + row["num_heldout"], int(MEMORY_MARGIN * row["peak_memory_bytes"]))]
+
+
+def _measured(job: Job, config: dict[str, Any]) -> float:
+    """Seconds per image of training on noise, the teacher's share left out since it runs once.
+
+    The optimizer takes the same time for a few images as for a batch, so it is measured by itself.
+    """
+    kind, device = get_method(job.cell.method), torch.device(job.place.device)
+    validated = kind.Config.model_validate(config)
+    method = kind(validated, teacher(validated.backbone, validated.levels, job.place.weights))
+    train.place_networks(method, device)
+    method.train()
+    optimizer = method.optimizer()
+    images = torch.randn(STEP_IMAGES, 3, validated.image_size, validated.image_size, device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    precision = train.choose_precision(validated.precision, device)
+    with threads(job.place.num_threads):
+        with torch.no_grad(), train.autocast_for(precision, device):
+            taught = method.teacher(images)
+        for _ in range(3):  # the first two warm up
+            started = _now(device)
+            with train.autocast_for(precision, device):
+                loss = method.loss(images, taught)
+            optimizer.zero_grad()
+            loss.backward()
+            differentiated = _now(device)
+            optimizer.step()
+        ended = _now(device)
+    return (differentiated - started) / STEP_IMAGES + (ended - differentiated) / validated.batch_size
+
+
+def _now(device: torch.device) -> float:
+    """Seconds, once the device has done all that it was given."""
+    synchronise(device)
+    return time.perf_counter()

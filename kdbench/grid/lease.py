@@ -1,0 +1,220 @@
+"""Who is running a cell: one file per running cell, so that no two processes run the same one.
+
+A lease is `leases/<cell_id>.<number>` and holds who runs the cell, where, and how far it is. Its owner writes
+it anew every RENEW_S seconds; one that was not renewed for EXPIRE_S, or whose process is known to be dead, is
+void, and whoever creates the next number takes over. On a disk the creation is atomic (also over NFS). An
+object store cannot create without overwriting: there each claim has a name of its own, and a claimant that
+sees another claim after writing its own withdraws. Of a lease that is damaged only the age of its file tells.
+"""
+
+import json
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from kdbench.results.storage import Storage
+
+RENEW_S = 5.0
+EXPIRE_S = 180.0  # well above what network file systems cache, and what clocks differ by
+FOLDER = "leases"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """Who runs a cell."""
+
+    cell_id: str
+    run_id: str
+    label: str = ""
+    host: str = field(default_factory=socket.gethostname)
+    machine: str = field(default_factory=lambda: _machine())
+    pid: int = field(default_factory=os.getpid)
+    process_started: str = field(default_factory=lambda: _process_started(os.getpid()))
+    since: float = field(default_factory=time.time)
+    renewed: float = field(default_factory=time.time)
+    progress: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def alive(self) -> bool:
+        """Whether this process may still be running the cell."""
+        if self.machine and self.machine == _machine():
+            return _process_started(self.pid) == self.process_started
+        return time.time() - self.renewed < EXPIRE_S
+
+
+class Lease:
+    """The right to run one cell, kept until `release`."""
+
+    def __init__(self, storage: Storage, name: str, holder: Holder) -> None:
+        self.storage, self.name, self.holder = storage, name, holder
+
+    def held(self) -> bool:
+        """Whether nobody took over, as happens to a process that was stopped for longer than EXPIRE_S.
+
+        The name alone does not tell: after `revoke` the numbers begin anew.
+        """
+        there = _read(self.storage, self.name)
+        if there is None:
+            return self.storage.exists(self.name)
+        return self.holder == replace(there, renewed=self.holder.renewed, progress=self.holder.progress)
+
+    def renew(self, progress: dict[str, Any]) -> None:
+        """Tell everybody that the cell is still running, and how far it is."""
+        if self.held():
+            self.holder = replace(self.holder, renewed=time.time(), progress=progress)
+            self.storage.write(self.name, _content(self.holder))
+
+    def release(self) -> None:
+        """Let others run the cell, if it is still ours to give."""
+        if self.held():
+            self.storage.remove(self.name)
+
+    @contextmanager
+    def kept(self, progress: Callable[[], dict[str, Any]]) -> Iterator[None]:
+        """Renew from a thread while the block runs, and release at its end."""
+        ended = threading.Event()
+
+        def keep() -> None:
+            while not ended.wait(RENEW_S):
+                try:
+                    self.renew(progress())
+                except OSError:  # a full disk or a lost network: the rows will say so, or the lease expires
+                    continue
+
+        keeper = threading.Thread(target=keep, name="lease", daemon=True)
+        keeper.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            keeper.join()
+            with suppress(OSError):  # it expires by itself, and what the block raised is what matters
+                self.release()
+
+
+def acquire(storage: Storage, holder: Holder) -> Lease | None:
+    """The lease of a cell, or None while somebody who may be alive has it."""
+    found = _holders(storage, holder.cell_id)
+    if any(other is None or other.alive for _, other in found):
+        return None
+    name = _claim(storage, holder, [name for name, _ in found])
+    if name is None:
+        return None
+    for old, _ in found:
+        storage.remove(old)
+    return Lease(storage, name, holder)
+
+
+def holders(storage: Storage) -> list[Holder]:
+    """Everybody who runs a cell now."""
+    found = [_read(storage, name) for name in storage.names(FOLDER)]
+    return [holder for holder in found if holder is not None and holder.alive]
+
+
+def leased(storage: Storage) -> set[str]:
+    """Cells of which somebody has a lease, be it a void one."""
+    return {_cell_of(name) for name in storage.names(FOLDER)}
+
+
+def revoke(storage: Storage, cell_id: str, run_id: str) -> None:
+    """Take back the lease of a lost worker of this run; should it live on, what it gives is not kept."""
+    for name, holder in _holders(storage, cell_id):
+        if holder is not None and holder.run_id == run_id:
+            storage.remove(name)
+
+
+def remove_void(storage: Storage) -> None:
+    """Remove the leases of processes that are dead, and files that they did not finish."""
+    for name in storage.names(FOLDER):
+        holder = _read(storage, name)
+        if holder is not None and not holder.alive:
+            storage.remove(name)
+
+
+def _claim(storage: Storage, holder: Holder, void: list[str]) -> str | None:
+    if storage.local:
+        last = max((int(name.rpartition(".")[2]) for name in void), default=0)
+        name = f"{FOLDER}/{holder.cell_id}.{last + 1:06}"
+        return name if storage.create(name, _content(holder)) else None
+    name = f"{FOLDER}/{holder.cell_id}.{time.time_ns()}-{os.urandom(4).hex()}"
+    storage.write(name, _content(holder))
+    if set(_names(storage, holder.cell_id)) <= {name, *void}:
+        return name
+    storage.remove(name)
+    time.sleep(random.uniform(0, 0.2))  # two that withdrew together should not come back together
+    return None
+
+
+def _holders(storage: Storage, cell_id: str) -> list[tuple[str, Holder | None]]:
+    """Name and holder of each lease of a cell; None where nobody can tell now who it is."""
+    return [(name, _read(storage, name)) for name in _names(storage, cell_id)]
+
+
+def _names(storage: Storage, cell_id: str) -> list[str]:
+    return [name for name in storage.names(FOLDER) if name.startswith(f"{FOLDER}/{cell_id}.")]
+
+
+def _cell_of(name: str) -> str:
+    return name.removeprefix(f"{FOLDER}/").partition(".")[0]
+
+
+def _read(storage: Storage, name: str) -> Holder | None:
+    """Who has a lease; None if it was released meanwhile, or if nobody can tell now."""
+    content = _read_twice(storage, name)
+    if content is None:
+        return None
+    try:
+        return Holder(**json.loads(content))
+    except (ValueError, TypeError):  # cut off by a crash: whoever it was may live until it would have expired
+        written = time.time() - storage.age_s(name)
+        return Holder(
+            cell_id=_cell_of(name),
+            run_id="unknown",
+            host="unknown",
+            machine="",
+            pid=0,
+            process_started="",
+            since=written,
+            renewed=written,
+        )
+
+
+def _read_twice(storage: Storage, name: str) -> bytes | None:
+    for _ in range(2):  # a network folder can fail once
+        try:
+            return storage.read(name)
+        except FileNotFoundError:
+            return None
+        except OSError:
+            continue
+    return None
+
+
+def _content(holder: Holder) -> bytes:
+    return json.dumps(asdict(holder)).encode()
+
+
+def _machine() -> str:
+    """What tells this machine, and on it this set of process numbers, from every other; "" if unknown."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:  # not Linux: only the time tells who is dead
+        return ""
+
+
+def _process_started(pid: int) -> str:
+    """When a process began, in the kernel's ticks: process numbers are used again; "" for a dead one."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text("ascii", errors="replace")
+    except OSError:
+        return ""
+    state, *fields = stat.rpartition(")")[2].split()
+    return "" if state in "ZX" else fields[18]

@@ -1,0 +1,63 @@
+"""What every machine needs before its first cell: teachers that can be built, decoded images and masks."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from kdbench.backbone import teacher
+from kdbench.data.store import images_ready, open_images, open_truth
+from kdbench.dataset import cache_folder
+from kdbench.errors import DataError, RequestError
+from kdbench.grid.request import Found, Job
+from kdbench.metrics.presets import PRESETS
+
+Tick = Callable[[int, int], None]  # told how many images were decoded, of how many
+
+
+def prepare(
+    jobs: Sequence[Job], data: Mapping[str, Found], tick: Tick = lambda done, total: None
+) -> list[str]:
+    """Build each teacher and decode each image once; returns a complaint for all that is wrong with them."""
+    teachers: dict[tuple[Any, ...], Any] = {}
+    needed: dict[tuple[str, str, int, str], None] = {}
+    for job in jobs:
+        config = json.loads(job.cell.config)
+        teachers[config["backbone"], tuple(config["levels"])] = job.place.weights
+        for category in job.cell.categories:
+            needed[job.cell.dataset, category, config["image_size"], job.cell.preset] = None
+    complaints: list[str] = []
+    for (name, levels), weights in teachers.items():
+        try:
+            teacher(name, levels, weights)
+        except RequestError as error:
+            complaints += error.complaints
+    return complaints + decode(list(needed), data, tick)
+
+
+def decode(needed: Sequence[tuple[str, str, int, str]], data: Mapping[str, Found], tick: Tick) -> list[str]:
+    """Decode images and masks of (dataset, category, image size, preset); returns complaints."""
+    total = sum(_num_to_decode(data[name], category, size) for name, category, size, _ in needed)
+    complaints, done = [], 0
+
+    def decoded(count: int) -> None:
+        nonlocal done
+        done += count
+        tick(done, total)
+
+    for name, category, size, preset in needed:
+        dataset, found = data[name].dataset, data[name].categories[category]
+        fingerprint = data[name].fingerprints[category]
+        try:
+            open_images(dataset, found, fingerprint, size, decoded)
+            open_truth(dataset, found, fingerprint, PRESETS[preset])
+        except DataError as error:
+            complaints.append(str(error))
+        except OSError as error:
+            complaints.append(f"cannot write decoded images in {cache_folder()}: {error.strerror or error}")
+    return complaints
+
+
+def _num_to_decode(data: Found, category: str, size: int) -> int:
+    found, fingerprint = data.categories[category], data.fingerprints[category]
+    ready = images_ready(data.dataset, found, fingerprint, size)
+    return 0 if ready else len(found.train) + len(found.test)

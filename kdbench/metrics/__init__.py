@@ -1,0 +1,1 @@
+"""What a number means: exact metrics, their curves, the formulas of older code, evaluation presets."""

@@ -1,0 +1,1 @@
+"""Rows: their columns, their files, and a folder or object store that holds them."""

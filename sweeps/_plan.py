@@ -23,7 +23,6 @@ from kdbench.sweeps._trial import Sweep
 
 OBJECTIVES = (*METRICS, "mad")
 EXTRA = "pip install kdbench[sweep]"
-PAUSED = 1e-3  # BOHB pauses trials at reports: each report must leave a checkpoint to go on from
 RUNGS = 9  # reports of a training to the end; successive halving by 3 looks at a ninth and a third of it
 
 
@@ -41,8 +40,8 @@ class SweepRequest(BaseModel):
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field((0,), min_length=1)
     trials: int = Field(20, ge=1)
     space: Path | None = None
-    search: Literal["random", "optuna", "bohb"] = "random"
-    scheduler: Literal["asha", "none"] | None = None  # asha, but for bohb, which has its own
+    search: Literal["random", "optuna"] = "random"
+    scheduler: Literal["asha", "none"] = "asha"
     objective: str = "mad"
     selection: Literal["synthetic", "test"] = "synthetic"
     epochs: int | None = None
@@ -138,8 +137,6 @@ def _wrong_words(request: SweepRequest) -> list[str]:
     complaints = []
     if request.objective not in OBJECTIVES:
         complaints.append(unknown("objective", request.objective, OBJECTIVES))
-    if request.search == "bohb" and request.scheduler is not None:
-        complaints.append(f"--search bohb stops trials by itself: leave out --scheduler {request.scheduler}")
     for name, value in request.set.items():
         key = name.partition(".")[2]
         if isinstance(value, list | tuple) and len(value) > 1:
@@ -178,9 +175,9 @@ def _wrong_gpus(request: SweepRequest, device: str) -> list[str]:
 def _missing_extra(search: str) -> str | None:
     from importlib.util import find_spec
 
-    needed = {"optuna": ("optuna",), "bohb": ("hpbandster", "ConfigSpace")}.get(search, ())
-    missing = [name for name in needed if find_spec(name) is None]
-    return f"--search {search} needs {' and '.join(missing)}: {EXTRA}" if missing else None
+    if search == "optuna" and find_spec("optuna") is None:
+        return f"--search optuna needs optuna: {EXTRA}"
+    return None
 
 
 def _check_heldout_apart(cells: Plan) -> None:
@@ -203,27 +200,25 @@ def _sweep(request: SweepRequest, cells: Plan, space: Space, gpus: float) -> Swe
     jobs = cells.jobs
     epochs = json.loads(jobs[0].cell.config)["epochs"]
     every = request.report_every or max(1, epochs // RUNGS)
-    scheduler = "bohb" if request.search == "bohb" else request.scheduler or "asha"
     identity = {
         "cells": sorted(job.cell.id for job in jobs),
         "space": described(space),
         "defects": DEFECTS_VERSION,
         "report_every": every,
-        "scheduler": scheduler,
-        **{name: getattr(request, name) for name in ("trials", "search", "objective", "selection")},
+        **{
+            name: getattr(request, name)
+            for name in ("trials", "search", "scheduler", "objective", "selection")
+        },
     }
-    place = replace(jobs[0].place, gpu_share=min(1.0, gpus or 1.0))
-    if scheduler == "bohb":
-        place = replace(place, checkpoint_every_s=PAUSED)
     return Sweep(
         id=hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:10],
         cells=tuple(job.cell for job in jobs),
-        place=place,
+        place=replace(jobs[0].place, gpu_share=min(1.0, gpus or 1.0)),
         objective=request.objective,
         selection=request.selection,
         report_every=every,
         search=request.search,
-        scheduler=scheduler,
+        scheduler=request.scheduler,
     )
 
 

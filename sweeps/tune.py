@@ -109,7 +109,7 @@ def _tuner(planned: SweepPlan) -> tune.Tuner:
         )
     return tune.Tuner(
         trainable,
-        param_space={} if request.search == "bohb" else _domains(planned.space),  # BOHB has it already
+        param_space={key: _domain(domain) for key, domain in planned.space.items()},
         tune_config=tune.TuneConfig(
             metric=OBJECTIVE,
             mode="max",
@@ -117,7 +117,7 @@ def _tuner(planned: SweepPlan) -> tune.Tuner:
             search_alg=_searcher(planned),
             scheduler=_scheduler(planned),
             # A searcher that is asked for everything at once has learnt nothing by then.
-            max_concurrent_trials=None if request.search == "bohb" else _concurrent(planned),
+            max_concurrent_trials=_concurrent(planned),
         ),
         run_config=tune.RunConfig(
             name="ray",
@@ -137,10 +137,6 @@ class _EndTrials(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         end_trial(self.sweep, _decoded(self.space, trial.config), None)
-
-
-def _domains(space: Space) -> dict[str, Any]:
-    return {key: _domain(domain) for key, domain in space.items()}
 
 
 def _domain(domain: Any) -> Any:
@@ -166,34 +162,9 @@ def _searcher(planned: SweepPlan) -> Any:
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         return OptunaSearch(points_to_evaluate=first, seed=seed)
-    if planned.request.search == "bohb":
-        from ray.tune.search.bohb import TuneBOHB
-
-        return TuneBOHB(
-            space=_config_space(planned.space, seed),
-            metric=OBJECTIVE,
-            mode="max",
-            points_to_evaluate=first,
-            max_concurrent=_concurrent(planned),
-        )
     return tune.search.BasicVariantGenerator(
         points_to_evaluate=first, random_state=seed, max_concurrent=_concurrent(planned)
     )
-
-
-def _config_space(space: Space, seed: int) -> Any:
-    """The space as BOHB takes it. Tune's own conversion calls what newer ConfigSpace has dropped."""
-    from ConfigSpace import Categorical, ConfigurationSpace, Float, Integer
-
-    found = ConfigurationSpace(seed=seed)
-    for key, domain in space.items():
-        if not isinstance(domain, Between):
-            found.add(Categorical(key, [domain.encoded(value) for value in domain.values]))
-        elif domain.whole:
-            found.add(Integer(key, (int(domain.low), int(domain.high)), log=domain.log))
-        else:
-            found.add(Float(key, (float(domain.low), float(domain.high)), log=domain.log))
-    return found
 
 
 def _scheduler(planned: SweepPlan) -> Any:
@@ -203,10 +174,6 @@ def _scheduler(planned: SweepPlan) -> Any:
         grace = max(1, min(sweep.epochs, max(sweep.report_every, sweep.epochs // REDUCTION**2)))
         return tune.schedulers.ASHAScheduler(
             time_attr=EPOCH, max_t=sweep.epochs, grace_period=grace, reduction_factor=REDUCTION
-        )
-    if sweep.scheduler == "bohb":
-        return tune.schedulers.HyperBandForBOHB(
-            time_attr=EPOCH, max_t=sweep.epochs, reduction_factor=REDUCTION
         )
     return None
 

@@ -507,7 +507,7 @@ def sweep(
     space: Annotated[
         Path | None, typer.Option(help="TOML file of ranges and choices; else the method's own.")
     ] = None,
-    search: Annotated[str | None, typer.Option(help="random (default), optuna or bohb.")] = None,
+    search: Annotated[str | None, typer.Option(help="random (default) or optuna.")] = None,
     scheduler: Annotated[str | None, typer.Option(help="asha (default) or none.")] = None,
     objective: Annotated[str | None, typer.Option(help="The metric to maximise; mad if not given.")] = None,
     selection: Annotated[

@@ -21,8 +21,9 @@ from kdbench.reports.entries import (
     shown,
     why_ranked_by,
 )
+from kdbench.reports.evidence import Evidence
 from kdbench.reports.rows import Group, recipe_differences
-from kdbench.reports.significance import Evidence, p_cells, paired_difference
+from kdbench.reports.significance import p_cells, paired_difference
 from kdbench.reports.tables import HOLE, Table, Value, as_best, hole, number, percent, text
 
 PER_CATEGORY = ("image_auroc", "pixel_auroc", "aupro")

@@ -13,15 +13,9 @@ from kdbench.errors import RequestError
 from kdbench.metrics.exact import IMAGE_METRICS
 from kdbench.reports import statistics
 from kdbench.reports.entries import COLUMNS, MAIN, TITLES
+from kdbench.reports.evidence import Evidence, ImageDraws, drawn_difference
 from kdbench.reports.rows import APART, Group, Rows, differing_keys, load, named
-from kdbench.reports.significance import (
-    OTHER_WAY,
-    Evidence,
-    ImageDraws,
-    drawn_difference,
-    p_cells,
-    paired_difference,
-)
+from kdbench.reports.significance import OTHER_WAY, p_cells, paired_difference
 from kdbench.reports.tables import HOLE, Table, Value, markdown_line, percent, text, to_csv, to_markdown
 
 # Versions and machines of the rows: what a difference may come from.

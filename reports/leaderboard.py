@@ -18,8 +18,8 @@ from kdbench.reports.entries import (
     ranked_by,
     shown,
 )
+from kdbench.reports.evidence import Evidence
 from kdbench.reports.rows import Group, Rows, load, sections
-from kdbench.reports.significance import Evidence
 from kdbench.reports.sweep import sweep_sections
 from kdbench.reports.tables import Table, markdown_line, to_csv, to_html, to_latex, to_markdown
 

@@ -12,10 +12,10 @@ from kdbench.reports import statistics
 from kdbench.reports.accuracy import conditions, published, ranking
 from kdbench.reports.costs import latencies, sizes, training
 from kdbench.reports.entries import Entry, common_categories, entries, ranks
+from kdbench.reports.evidence import Evidence
 from kdbench.reports.leaderboard import assemble
 from kdbench.reports.rows import Group, load, sections
 from kdbench.reports.significance import (
-    Evidence,
     average_ranks,
     comparisons,
     differences_over_images,

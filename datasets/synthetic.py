@@ -1,18 +1,16 @@
 """The embedded dataset: drawn on this machine, the same everywhere, so that nothing is downloaded."""
 
 import hashlib
-import shutil
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
-from filelock import FileLock
 from PIL import Image
 
-from kdbench.dataset import Category, Dataset, cache_folder
+from kdbench.dataset import Category, Dataset
 from kdbench.datasets import _draw
 from kdbench.datasets._layout import scan_layout
-from kdbench.errors import DataError
+from kdbench.errors import DataError, reason
+from kdbench.files import build_once, cache_folder
 
 
 class Synthetic(Dataset):
@@ -31,13 +29,9 @@ class Synthetic(Dataset):
         if folder.exists():
             raise DataError(f"{folder} is not a folder")
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{folder}.lock"):
-                if not folder.is_dir():  # another process may have drawn while this one waited
-                    _draw_aside(folder)
+            return build_once(folder, _draw.draw).resolve()
         except OSError as error:
-            raise DataError(f"{folder}: its images cannot be drawn: {error.strerror or error}") from error
-        return folder.resolve()
+            raise DataError(f"{folder}: its images cannot be drawn: {reason(error)}") from error
 
     @classmethod
     def drawn(cls) -> bool:
@@ -55,15 +49,6 @@ class Synthetic(Dataset):
         # Of the pixels: the bytes of a PNG depend on the compressor, the drawing does not.
         with Image.open(path) as image:
             return hashlib.sha256(np.asarray(image).tobytes()).hexdigest()
-
-
-def _draw_aside(folder: Path) -> None:
-    aside = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.tmp")
-    try:
-        _draw.draw(aside)
-        aside.rename(folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 DATASET = Synthetic

@@ -8,7 +8,6 @@ import importlib.metadata
 import os
 import re
 import warnings
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,19 +16,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from kdbench.errors import RequestError
+from kdbench.cell import Weights
+from kdbench.errors import RequestError, first_line, reason
 from kdbench.known_backbones import BACKBONES, EMBEDDED, EMBEDDED_PACKAGE, FILE_HASHES, TINY
 
 WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Weights:
-    """The teacher's weights: a file (none for `tiny`), where it was found, and its SHA-256."""
-
-    path: str
-    source: str
-    sha256: str
 
 
 class FeaturePyramid(nn.Module):
@@ -162,7 +153,7 @@ def find_weights(backbone: str, given: Path | None = None, *, download: bool = T
         try:
             return _from_timm_hub(backbone, download)
         except OSError as error:  # no network, no such file, a full disk
-            reason = f"timm's hub: {_first_line(error)}"
+            reason = f"timm's hub: {first_line(error)}"
     raise RequestError([_four_ways(backbone, reason)])
 
 
@@ -184,7 +175,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     # The parsers raise whatever they stumble over (IndexError, struct.error, UnpicklingError ...); whichever
     # it is, the file is not what it should be.
     except Exception as error:
-        raise RequestError([f"{path} is not a weights file: {_first_line(error)}"]) from error
+        raise RequestError([f"{path} is not a weights file: {first_line(error)}"]) from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise RequestError([f"{path} is not a weights file: it holds no dictionary of tensors"])
@@ -201,7 +192,7 @@ def _weights(path: Path, source: str) -> Weights:
     try:
         return Weights(path=str(path.resolve()), source=source, sha256=file_sha256(path))
     except OSError as error:
-        raise RequestError([f"{path}: {error.strerror}"]) from error
+        raise RequestError([f"{path}: {reason(error)}"]) from error
 
 
 def _architecture(backbone: str) -> str:
@@ -316,7 +307,3 @@ def _load(body: nn.Module, state: dict[str, Tensor], backbone: str, weights: Wei
             ]
         )
     body.load_state_dict({n: state[n] for n in wanted if n in state}, strict=False)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

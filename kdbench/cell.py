@@ -1,8 +1,8 @@
-"""A cell: the unit that is scheduled, timed, resumed and written; and what identifies it."""
+"""A cell, where it runs, how far it is and how it finished: plain data that may go to any process."""
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from kdbench.metrics.exact import METRIC_VERSION
 ALL = "all"  # the category of a multiclass cell
 SETTINGS = ("oneclass", "multiclass")
 PROFILES = ("paper", "demo")
+ELSEWHERE = "elsewhere"  # the status of a cell that another process runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,61 @@ class Cell:
     def label(self) -> str:
         """How a person calls this cell in a progress line."""
         return f"{self.method} {self.dataset}/{self.category} {self.setting} seed {self.seed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """The teacher's weights: a file (none for `tiny`), where it was found, and its SHA-256."""
+
+    path: str
+    source: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """The data, results folder and device of a cell: nothing that identifies the cell."""
+
+    root: str
+    weights: Weights
+    results: str
+    device: str = "cpu"
+    num_threads: int | None = None  # of torch on the CPU; None: as many as torch chooses
+    gpu_share: float = 1.0  # of the GPU's memory, where cells share one
+    keep_detectors: bool = True
+    keep_pictures: bool = True
+    checkpoint_every_s: float = 600.0  # 0: never
+    replaces: str | None = None  # the run whose result of this cell is to be replaced
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a running cell is."""
+
+    cell_id: str
+    label: str
+    phase: str  # prepare, train, evaluate
+    done: int = 0  # images
+    total: int = 0
+    epoch: int = 0
+    epochs: int = 0
+    loss: float | None = None
+    problem: str = ""  # something that goes wrong and does not stop the cell
+
+
+Notify = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a cell finished; the numbers are in its rows."""
+
+    cell_id: str
+    label: str
+    status: str  # that of its rows, or ELSEWHERE
+    error: str  # one line, empty if ok
+    seconds: float
+    summary: str = ""
 
 
 def canonical_json(value: Any) -> str:

@@ -3,18 +3,15 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
-from uuid import uuid4
-
-import platformdirs
 
 from kdbench.cell import canonical_json
-from kdbench.errors import DataError
+from kdbench.errors import DataError, reason
+from kdbench.files import cache_folder, written_aside
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 LITTER = ("Thumbs.db", "desktop.ini", "__MACOSX")  # left by file managers; so are names that begin with a dot
@@ -105,26 +102,6 @@ class Dataset:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def cache_folder() -> Path:
-    """Where decoded images, drawn images and digests are kept: KDBENCH_CACHE or the user's cache folder."""
-    given = os.environ.get("KDBENCH_CACHE")
-    return Path(given) if given else platformdirs.user_cache_path("kdbench")
-
-
-@contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place, synced, when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
-    try:
-        yield aside
-        with aside.open("rb") as file:
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
 def image_files(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
     """The images of a folder by name; raises DataError for anything else that lies there."""
     files = []
@@ -198,7 +175,7 @@ def _digests(dataset: Dataset, category: Category, paths: Iterable[Path]) -> dic
             old = known.get(str(path))
             digest = old[2] if old and old[:2] == [size, changed] else dataset.digest(path)
         except (OSError, SyntaxError, ValueError) as error:  # the latter two from a digest that decodes
-            raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+            raise DataError(f"{path}: {reason(error)}") from error
         return str(path), [size, changed, digest]
 
     with ThreadPoolExecutor() as pool:

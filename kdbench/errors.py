@@ -1,4 +1,4 @@
-"""The two errors that a user can cause, and the one way to say that a name is unknown."""
+"""The errors that kdbench tells a user about, and the wording that their messages share."""
 
 import difflib
 from collections.abc import Iterable
@@ -16,9 +16,28 @@ class RequestError(ValueError):
         super().__init__("\n".join(self.complaints))
 
 
+class ResultsError(OSError):
+    """Rows cannot be written; no later cell could be kept either."""
+
+
 def unknown(kind: str, name: str, names: Iterable[str], plural: str | None = None) -> str:
     """The message for a name that does not exist: what is wrong, the nearest name, what there is."""
     names = list(names)
     near = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return f"no {kind} {name!r}.{hint} {(plural or kind + 's').capitalize()}: {', '.join(names) or 'none'}"
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong: the system's words for an OSError (no path), else the message, else the type."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, at most 200 characters; its type if the message is empty."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def last_line(text: str) -> str:
+    """The last line of a text that is not blank, such as a traceback's message; "" if all of it is blank."""
+    return (text.strip().splitlines() or [""])[-1]

@@ -3,7 +3,7 @@
 import keyword
 from pathlib import Path
 
-from kdbench.errors import RequestError
+from kdbench.errors import RequestError, reason
 from kdbench.registry import METHOD_ENTRY_POINTS, method_names
 
 PYPROJECT = """[build-system]
@@ -92,5 +92,5 @@ def new_method(name: str, parent: Path) -> Path:
         (folder / "pyproject.toml").write_text(PYPROJECT.format(name=name, group=METHOD_ENTRY_POINTS))
         (folder / f"kdbench_{name}.py").write_text(MODULE.format(name=name, kind=kind))
     except OSError as error:
-        raise RequestError([f"cannot write {folder}: {error.strerror}"]) from error
+        raise RequestError([f"cannot write {folder}: {reason(error)}"]) from error
     return folder

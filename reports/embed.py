@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdbench.dataset import written_aside
 from kdbench.errors import RequestError, unknown
+from kdbench.files import written_aside
 from kdbench.reports.tables import Table, to_markdown
 
 BLOCK = re.compile(r"(<!-- table: (.+?) -->\n).*?(<!-- /table -->)", re.DOTALL)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from kdbench.dataset import written_aside
+from kdbench.files import written_aside
 from kdbench.reports import accuracy, costs, gaps, significance
 from kdbench.reports.entries import (
     MAIN,

@@ -19,7 +19,7 @@ import jinja2
 import pandas as pd
 
 import kdbench
-from kdbench.dataset import written_aside
+from kdbench.files import written_aside
 from kdbench.reports import figures, figures_accuracy, figures_speed, gallery
 from kdbench.reports.costs import FEW
 from kdbench.reports.entries import COLUMNS, TITLES, Entry, Mean, entries

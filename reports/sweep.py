@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from kdbench.dataset import written_aside
+from kdbench.files import written_aside
 from kdbench.results.store import read_audits, read_trials
 
 if TYPE_CHECKING:

@@ -20,13 +20,13 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import save
 
-from kdbench.cell import Cell, canonical_json
+from kdbench.cell import Cell, Place, canonical_json
 from kdbench.data.store import Images, Truth, open_truth
 from kdbench.dataset import Category
 from kdbench.defects import make_defects
 from kdbench.engine import evaluate, provenance, train
 from kdbench.engine.checkpoint import Checkpoints, remove_checkpoint
-from kdbench.engine.run import Place, Ready, made_by, on_cpu, prepare, status_of, threads
+from kdbench.engine.run import Ready, made_by, on_cpu, prepare, status_of, threads
 from kdbench.metrics.exact import METRIC_VERSION, label_regions
 from kdbench.metrics.presets import PRESETS
 from kdbench.registry import get_dataset, get_method

@@ -4,7 +4,9 @@ import os
 import signal
 import time
 
-from kdbench.engine.run import ELSEWHERE, ResultsError, execute_cell, outcome_of
+from kdbench.cell import ELSEWHERE
+from kdbench.engine.run import execute_cell, outcome_of
+from kdbench.errors import ResultsError
 from kdbench.grid.lease import Holder, acquire, holders
 from kdbench.results.storage import Storage
 from kdbench.results.store import Results

@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import save_file
 
 from kdbench.backbone import (
-    Weights,
     cached_weights,
     file_sha256,
     find_weights,
@@ -20,6 +19,7 @@ from kdbench.backbone import (
     read_state,
     teacher,
 )
+from kdbench.cell import Weights
 from kdbench.errors import RequestError
 from kdbench.known_backbones import BACKBONES, EMBEDDED, EMBEDDED_PACKAGE
 

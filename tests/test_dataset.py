@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from conftest import write_category, write_image, write_mask
 
-from kdbench.dataset import Category, Dataset, cache_folder, fingerprint, fingerprint_of, image_files
+from kdbench.dataset import Category, Dataset, fingerprint, fingerprint_of, image_files
 from kdbench.datasets._layout import scan_layout
 from kdbench.datasets.mvtec_ad import MVTecAD
 from kdbench.errors import DataError
+from kdbench.files import cache_folder
 from kdbench.registry import dataset_names, get_dataset
 
 MVTEC = MVTecAD()

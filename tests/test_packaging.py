@@ -13,7 +13,7 @@ STAGES = ("metrics", "results", "data", "engine", "grid", "cli")
 
 # Who may import whom, lowest first: a module imports only from its own line or from lines above it.
 LAYERS = (
-    ("errors", "known_backbones", "grid.cluster"),
+    ("errors", "files", "known_backbones", "grid.cluster"),
     ("metrics.presets", "metrics.exact", "metrics.legacy", "results.storage", "defects"),
     ("cell", "metrics.curves", "grid.lease", "engine.checkpoint"),
     ("dataset",),

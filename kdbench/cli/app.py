@@ -320,7 +320,7 @@ def _execute(
     todo: list[Any], planned: Any, costs: Any, request: Any, executor: str, run_id: str
 ) -> dict[str, str]:
     from kdbench.cli.view import View
-    from kdbench.engine.run import ResultsError
+    from kdbench.errors import ResultsError
     from kdbench.grid import schedule
     from kdbench.grid.costs import expected_seconds
     from kdbench.grid.status import RunFile, write_run
@@ -419,8 +419,8 @@ def _decoding_bar() -> Iterator[Any]:
 
 
 def _announce_drawing() -> None:
-    from kdbench.dataset import cache_folder
     from kdbench.datasets.synthetic import Synthetic
+    from kdbench.files import cache_folder
 
     if not Synthetic.drawn():
         say(f"drawing the synthetic dataset in {cache_folder()} (once, under half a minute)")
@@ -891,8 +891,8 @@ def prepare_dataset(
     preset: Annotated[str, typer.Option(help="Evaluation preset, for the masks.")] = "exact",
 ) -> None:
     """Decode all images once, so that no run has to; `kdbench run` does the same where it is needed."""
-    from kdbench.dataset import cache_folder
     from kdbench.errors import unknown
+    from kdbench.files import cache_folder
     from kdbench.grid.prepare import decode
     from kdbench.grid.request import find_data
     from kdbench.metrics.presets import PRESETS

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdbench.dataset import cache_folder, written_aside
+from kdbench.files import cache_folder, written_aside
 from kdbench.known_backbones import BACKBONES, TINY
 from kdbench.registry import dataset_names, get_dataset
 

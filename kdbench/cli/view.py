@@ -17,8 +17,8 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from kdbench.engine.run import Outcome
-from kdbench.engine.run import Progress as CellProgress
+from kdbench.cell import Outcome
+from kdbench.cell import Progress as CellProgress
 from kdbench.grid.lease import Holder
 from kdbench.grid.status import part_done, seconds_left
 

@@ -25,9 +25,10 @@ from uuid import uuid4
 from filelock import FileLock, Timeout
 
 from kdbench import __version__
-from kdbench.dataset import Dataset, cache_folder
+from kdbench.dataset import Dataset
 from kdbench.datasets._layout import Archive
 from kdbench.errors import DataError, RequestError
+from kdbench.files import cache_folder
 
 # Told what is being done (download, verify, unpack), how many bytes are done, and of how many if known.
 Progress = Callable[[str, int, int | None], None]

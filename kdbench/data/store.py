@@ -6,22 +6,19 @@ a temporary folder and renamed, so it is whole or it is not there; afterwards it
 
 import hashlib
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
 
 import numpy as np
-from filelock import FileLock
 from PIL import Image, ImageOps
 
 from kdbench.cell import canonical_json
-from kdbench.dataset import Category, Dataset, Sample, cache_folder
-from kdbench.errors import DataError
+from kdbench.dataset import Category, Dataset, Sample
+from kdbench.errors import DataError, reason
+from kdbench.files import build_once, cache_folder
 from kdbench.metrics.exact import label_regions
 from kdbench.metrics.presets import Preset
 
@@ -144,8 +141,7 @@ def _reading(path: Path, what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise DataError(f"{path} cannot be read as {what}: {reason}") from error
+        raise DataError(f"{path} cannot be read as {what}: {reason(error)}") from error
 
 
 def _check_size(file: Image.Image) -> None:
@@ -238,21 +234,3 @@ def _key(dataset: Dataset, category: Category, fingerprint: str, rule: str, size
     digest = hashlib.sha256(canonical_json([fingerprint, rule, size]).encode()).hexdigest()[:12]
     name = "".join(c if c.isalnum() or c in "-_" else "_" for c in f"{dataset.name}-{category.name}-{size}")
     return cache_folder() / "images" / f"{name}-{digest}"
-
-
-def build_once(folder: Path, build: Callable[[Path], Any]) -> Path:
-    """The folder, made by `build` in another place if no process did before: whole, or not there."""
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if folder.is_dir():  # another process built it while this one waited
-            return folder
-        aside = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.tmp")
-        aside.mkdir()
-        try:
-            build(aside)
-            aside.rename(folder)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-    return folder

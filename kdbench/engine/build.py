@@ -5,7 +5,8 @@ import json
 import torch
 from safetensors.torch import load
 
-from kdbench.backbone import Weights, teacher
+from kdbench.backbone import teacher
+from kdbench.cell import Weights
 from kdbench.engine import train
 from kdbench.method import Method
 from kdbench.registry import get_method

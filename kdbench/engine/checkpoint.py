@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from kdbench.errors import reason
 from kdbench.results.storage import Storage
 
 State = dict[str, Any]
@@ -52,7 +53,7 @@ class Checkpoints:
         try:
             self.storage.write(self.name, buffer.getbuffer())
         except OSError as error:
-            self.problem = f"no checkpoint: {error.strerror or error}"
+            self.problem = f"no checkpoint: {reason(error)}"
             return
         self.written, self.problem = time.monotonic(), ""
 

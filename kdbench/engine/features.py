@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from kdbench.cell import canonical_json
-from kdbench.data.store import build_once
-from kdbench.dataset import cache_folder
+from kdbench.files import build_once, cache_folder
 
 # Share of the free disk of the cache folder that the features of one cell may take.
 DISK_SHARE = 0.25

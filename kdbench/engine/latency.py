@@ -18,10 +18,9 @@ import numpy as np
 import psutil
 import torch
 
-from kdbench.cell import Cell
+from kdbench.cell import Cell, Place
 from kdbench.engine import provenance, train
 from kdbench.engine.build import load_detector
-from kdbench.engine.run import Place
 from kdbench.method import Method
 from kdbench.results.store import SCHEMA_VERSION, Results
 

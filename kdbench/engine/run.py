@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from kdbench.backbone import Weights, teacher
-from kdbench.cell import Cell, canonical_json
+from kdbench.backbone import teacher
+from kdbench.cell import ELSEWHERE, Cell, Notify, Outcome, Place, Progress, canonical_json
 from kdbench.data import pictures
 from kdbench.data.store import Images, open_images, open_truth, store_name
 from kdbench.dataset import Category, Dataset, fingerprint, fingerprint_of
 from kdbench.engine import evaluate, provenance, train
 from kdbench.engine.checkpoint import Checkpoints, remove_checkpoint
 from kdbench.engine.features import Shared
-from kdbench.errors import DataError
+from kdbench.errors import DataError, ResultsError, last_line
 from kdbench.grid.lease import Holder, acquire
 from kdbench.method import Method
 from kdbench.metrics.exact import METRIC_VERSION, PRO_LIMIT
@@ -31,57 +31,6 @@ from kdbench.metrics.presets import PRESETS
 from kdbench.registry import get_dataset, get_method
 from kdbench.results.storage import Storage
 from kdbench.results.store import SCHEMA_VERSION, Results, input_name
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where a cell finds its data and puts its rows, and on what it runs: nothing that identifies it."""
-
-    root: str
-    weights: Weights
-    results: str
-    device: str = "cpu"
-    num_threads: int | None = None  # of torch on the CPU; None: as many as it takes by itself
-    gpu_share: float = 1.0  # of the GPU's memory, where cells share one
-    keep_detectors: bool = True
-    keep_pictures: bool = True
-    checkpoint_every_s: float = 600.0  # 0: never
-    replaces: str | None = None  # the run whose end of this cell is to be replaced
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """Where a running cell is."""
-
-    cell_id: str
-    label: str
-    phase: str  # prepare, train, evaluate
-    done: int = 0  # images
-    total: int = 0
-    epoch: int = 0
-    epochs: int = 0
-    loss: float | None = None
-    problem: str = ""  # what goes wrong and ends nothing
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How a cell ended; the numbers are in its rows."""
-
-    cell_id: str
-    label: str
-    status: str  # of its rows, or `elsewhere`: another process runs it
-    error: str  # one line, empty if ok
-    seconds: float
-    summary: str = ""
-
-
-ELSEWHERE = "elsewhere"
-Notify = Callable[[Progress], None]
-
-
-class ResultsError(OSError):
-    """Rows cannot be written; no later cell could be kept either."""
 
 
 class CellTimeout(RuntimeError):
@@ -153,7 +102,7 @@ def record_end(cell: Cell, place: Place, run_id: str, status: str, error: str) -
             _write(results, cell, place, run_id, status, Ended(rows=rows, scores=[], detector={}))
     except (OSError, DataError) as raised:
         raise ResultsError(str(raised)) from raised
-    return outcome_of(cell, status, 0.0, error=error.strip().splitlines()[-1])
+    return outcome_of(cell, status, 0.0, error=last_line(error))
 
 
 def outcome_of(cell: Cell, status: str, seconds: float, *, error: str = "", summary: str = "") -> Outcome:

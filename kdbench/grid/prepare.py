@@ -6,8 +6,8 @@ from typing import Any
 
 from kdbench.backbone import teacher
 from kdbench.data.store import images_ready, open_images, open_truth
-from kdbench.dataset import cache_folder
 from kdbench.errors import DataError, RequestError
+from kdbench.files import cache_folder
 from kdbench.grid.request import Found, Job
 from kdbench.metrics.presets import PRESETS
 

@@ -12,9 +12,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from kdbench.cell import PROFILES, SETTINGS, Cell, canonical_json, groups_of
+from kdbench.cell import PROFILES, SETTINGS, Cell, Place, canonical_json, groups_of
 from kdbench.dataset import Category, Contents, Dataset, check_apart, contents, fingerprint_of
-from kdbench.engine.run import Place
 from kdbench.errors import DataError, RequestError, unknown
 from kdbench.grid.cluster import Cluster, Need
 from kdbench.metrics.presets import PRESETS

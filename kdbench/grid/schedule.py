@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
+from kdbench.cell import ELSEWHERE, Notify, Outcome
 from kdbench.engine.latency import time_detector
-from kdbench.engine.run import ELSEWHERE, Notify, Outcome, ResultsError, execute_cell, outcome_of, record_end
-from kdbench.errors import DataError, RequestError
+from kdbench.engine.run import execute_cell, outcome_of, record_end
+from kdbench.errors import DataError, RequestError, ResultsError, last_line
 from kdbench.grid.cluster import Cluster, Node, this_machine
 from kdbench.grid.lease import Holder, holders, leased, remove_void, revoke
 from kdbench.grid.prepare import prepare
@@ -151,7 +152,7 @@ def _measure_with_ray(jobs: Sequence[Job], address: str | None, run_id: str) -> 
         try:
             ray.get(time_one.options(scheduling_strategy=there, **owning).remote(job))
         except RayError as error:  # also what was raised in the task
-            yield job, str(error).strip().splitlines()[-1]
+            yield job, last_line(str(error))
         else:
             yield job, ""
 

@@ -19,9 +19,10 @@ from filelock import FileLock
 
 from kdbench.data import download as module
 from kdbench.data.download import archives_of, download, download_folder, licence_of
-from kdbench.dataset import Category, Dataset, cache_folder
+from kdbench.dataset import Category, Dataset
 from kdbench.datasets._layout import Archive, scan_layout
 from kdbench.errors import DataError, RequestError
+from kdbench.files import cache_folder
 from kdbench.registry import dataset_names, get_dataset
 
 

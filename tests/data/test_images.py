@@ -17,9 +17,10 @@ from conftest import write_category
 from PIL import Image
 
 from kdbench.data.store import decode, images_ready, open_images, open_truth
-from kdbench.dataset import Category, Sample, cache_folder, fingerprint
+from kdbench.dataset import Category, Sample, fingerprint
 from kdbench.datasets.mvtec_ad import MVTecAD
 from kdbench.errors import DataError
+from kdbench.files import cache_folder
 from kdbench.metrics.exact import label_regions
 from kdbench.metrics.presets import PRESETS, Preset
 

@@ -15,7 +15,8 @@ import torch
 from conftest import STFPM, TINY, write_category, write_image
 from conftest import tiny_jobs as jobs
 
-from kdbench.engine.run import ResultsError, execute_cell, run_cell, threads
+from kdbench.engine.run import execute_cell, run_cell, threads
+from kdbench.errors import ResultsError
 from kdbench.grid.request import Job
 from kdbench.metrics.exact import METRICS, image_metrics
 from kdbench.metrics.legacy import LEGACY_METRICS

@@ -11,8 +11,9 @@ import ray_work
 import torch
 from conftest import SMALL, STFPM, TINY
 
-from kdbench.engine.run import ELSEWHERE, ResultsError, execute_cell, outcome_of
-from kdbench.errors import RequestError
+from kdbench.cell import ELSEWHERE
+from kdbench.engine.run import execute_cell, outcome_of
+from kdbench.errors import RequestError, ResultsError
 from kdbench.grid import schedule
 from kdbench.grid.cluster import Cluster, Need, Node
 from kdbench.grid.lease import Holder, acquire, holders

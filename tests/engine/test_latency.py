@@ -14,6 +14,7 @@ from conftest import TINY
 from kdbench.engine import latency
 from kdbench.engine.latency import Timing, summary, time_detector
 from kdbench.engine.run import execute_cell
+from kdbench.engine.train import choose_precision
 from kdbench.grid.costs import read_timed, to_time
 from kdbench.grid.request import Request, plan
 from kdbench.results.store import LATENCY_SCHEMA, Results, read_latencies
@@ -63,7 +64,9 @@ def test_a_timing_is_rows_of_each_batch_size(mvtec, tmp_path, monkeypatch):
     time_detector(job.cell, job.place, "run-2")
     torch.set_num_threads(before)
     rows = read_latencies(tmp_path / "r").to_pylist()
-    assert [(row["batch_size"], row["precision"]) for row in rows] == [(1, "fp32"), (32, "fp32")]
+    own = choose_precision("auto", torch.device("cpu"))  # bf16 where the processor computes it
+    timed = dict.fromkeys((size, precision) for precision in ("fp32", own) for size in (1, 32))
+    assert [(row["batch_size"], row["precision"]) for row in rows] == list(timed)
     for row in rows:
         assert set(row) == set(LATENCY_SCHEMA.names)
         assert row["cell_id"] == job.cell.id

@@ -98,6 +98,13 @@ class Outcome:
     summary: str = ""
 
 
+def outcome_of(cell: Cell, status: str, seconds: float, *, error: str = "", summary: str = "") -> Outcome:
+    """The outcome of this cell, with its id and label."""
+    return Outcome(
+        cell_id=cell.id, label=cell.label, status=status, error=error, seconds=seconds, summary=summary
+    )
+
+
 def canonical_json(value: Any) -> str:
     """One text for equal values, whatever the order of their keys."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)

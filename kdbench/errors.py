@@ -20,6 +20,10 @@ class ResultsError(OSError):
     """Rows cannot be written; no later cell could be kept either."""
 
 
+class CellTimeout(RuntimeError):
+    """The cell took longer than it may."""
+
+
 def unknown(kind: str, name: str, names: Iterable[str], plural: str | None = None) -> str:
     """The message for a name that does not exist: what is wrong, the nearest name, what there is."""
     names = list(names)

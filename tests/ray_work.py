@@ -4,9 +4,9 @@ import os
 import signal
 import time
 
-from kdbench.cell import ELSEWHERE
-from kdbench.engine.run import execute_cell, outcome_of
+from kdbench.cell import ELSEWHERE, outcome_of
 from kdbench.errors import ResultsError
+from kdbench.grid.attempt import execute_cell
 from kdbench.grid.lease import Holder, acquire, holders
 from kdbench.results.storage import Storage
 from kdbench.results.store import Results

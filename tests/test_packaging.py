@@ -23,7 +23,7 @@ LAYERS = (
     ("methods", "registry", "engine.train"),
     ("engine.evaluate", "data.pictures", "engine.provenance", "engine.build"),
     ("engine.run", "engine.probe", "grid.status"),
-    ("grid.request", "cli.view", "data.check", "data.download", "engine.latency"),
+    ("grid.request", "grid.attempt", "cli.view", "data.check", "data.download", "engine.latency"),
     ("reports",),
     ("grid.costs", "cli.doctor", "grid.prepare", "sweeps", "new_method"),
     ("grid.schedule",),

@@ -1,44 +1,35 @@
-"""run_cell(cell) -> rows: plain Python, no Ray; what every executor calls."""
+"""Train and evaluate one cell on one device, in this process; it knows neither Ray nor other cells."""
 
-import gc
 import json
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save
 
 from kdbench.backbone import teacher
-from kdbench.cell import ELSEWHERE, Cell, Notify, Outcome, Place, Progress, canonical_json
+from kdbench.cell import Cell, Notify, Place, Progress, canonical_json
 from kdbench.data import pictures
 from kdbench.data.store import Images, open_images, open_truth, store_name
 from kdbench.dataset import Category, Dataset, fingerprint, fingerprint_of
 from kdbench.engine import evaluate, provenance, train
-from kdbench.engine.checkpoint import Checkpoints, remove_checkpoint
+from kdbench.engine.checkpoint import Checkpoints
 from kdbench.engine.features import Shared
-from kdbench.errors import DataError, ResultsError, last_line
-from kdbench.grid.lease import Holder, acquire
+from kdbench.errors import CellTimeout, DataError
 from kdbench.method import Method
 from kdbench.metrics.exact import METRIC_VERSION, PRO_LIMIT
 from kdbench.metrics.presets import PRESETS
 from kdbench.registry import get_dataset, get_method
 from kdbench.results.storage import Storage
-from kdbench.results.store import SCHEMA_VERSION, Results, input_name
-
-
-class CellTimeout(RuntimeError):
-    """The cell took longer than it may."""
+from kdbench.results.store import SCHEMA_VERSION, input_name
 
 
 @dataclass(kw_only=True)
-class Ended:
+class CellOutput:
     """What a cell gave: rows, per-image scores, curves, pictures, and the trained detector by tensor name."""
 
     rows: list[dict[str, Any]]
@@ -49,113 +40,13 @@ class Ended:
     inputs: list[list[dict[str, Any]]] = field(default_factory=list)  # per category that had none yet
 
 
-def execute_cell(
-    cell: Cell, place: Place, run_id: str, notify: Notify, timeout_s: float | None = None
-) -> Outcome:
-    """Run a cell and write its rows, whatever happens in it; only ResultsError is raised.
-
-    The outcome is `elsewhere`, and nothing was done, while another process runs the cell.
-    """
-    started, last = time.perf_counter(), dict[str, Any]()
-
-    def watched(progress: Progress) -> None:
-        last.update(asdict(progress))
-        if timeout_s is not None and time.perf_counter() - started > timeout_s:
-            raise CellTimeout(f"stopped after {timeout_s:g} s (--timeout), in phase {progress.phase!r}")
-        notify(progress)
-
-    results = Results(place.results)
-    try:
-        lease = acquire(results.storage, Holder(cell_id=cell.id, run_id=run_id, label=cell.label))
-        if lease is None:
-            return outcome_of(cell, ELSEWHERE, 0.0)
-        with lease.kept(lambda: dict(last)):
-            there = results.end_of(cell.id)
-            if there is not None and there.run_id != place.replaces:
-                return outcome_of(cell, there.status, 0.0)
-            status, error, ended = _attempt(cell, place, watched)
-            if not lease.held():  # this process was stopped for so long that another one took over
-                return outcome_of(cell, ELSEWHERE, time.perf_counter() - started)
-            _write(results, cell, place, run_id, status, ended)
-    except (OSError, DataError) as raised:
-        raise ResultsError(str(raised)) from raised
-    summary = _summary(ended.rows) if status == "ok" else ""
-    return outcome_of(cell, status, time.perf_counter() - started, error=error, summary=summary)
-
-
-def record_end(cell: Cell, place: Place, run_id: str, status: str, error: str) -> Outcome:
-    """Write the rows of a cell whose process is gone: it was killed for its time, or died too often.
-
-    The outcome is another run's, and nothing is written, where that run ended the cell or is running it.
-    """
-    # The machine it ran on is gone with it, and this one may have no such device.
-    rows = _failed_rows(cell, place, status, error, {"device": torch.device(place.device).type})
-    results = Results(place.results)
-    try:
-        lease = acquire(results.storage, Holder(cell_id=cell.id, run_id=run_id, label=cell.label))
-        if lease is None:
-            return outcome_of(cell, ELSEWHERE, 0.0)
-        with lease.kept(dict):
-            there = results.end_of(cell.id)
-            if there is not None and there.run_id != place.replaces:
-                return outcome_of(cell, there.status, 0.0)
-            _write(results, cell, place, run_id, status, Ended(rows=rows, scores=[], detector={}))
-    except (OSError, DataError) as raised:
-        raise ResultsError(str(raised)) from raised
-    return outcome_of(cell, status, 0.0, error=last_line(error))
-
-
-def outcome_of(cell: Cell, status: str, seconds: float, *, error: str = "", summary: str = "") -> Outcome:
-    """How a cell ended, in the words of its label."""
-    return Outcome(
-        cell_id=cell.id, label=cell.label, status=status, error=error, seconds=seconds, summary=summary
-    )
-
-
-def _attempt(cell: Cell, place: Place, notify: Notify) -> tuple[str, str, Ended]:
-    """Status, error in one line, and what the cell gave, be it the rows of a failure."""
-    status, error, begun = "ok", "", datetime.now(UTC).isoformat(timespec="seconds")
-    try:
-        train.cap_memory(torch.device(place.device), place.gpu_share)  # also lifts that of the cell before
-        ended = run_cell(cell, place, notify)
-    except Exception as raised:
-        status, error = status_of(raised), _text(f"{type(raised).__name__}: {raised}").splitlines()[0][:500]
-        machine = provenance.machine_provenance(torch.device(place.device))
-        rows = _failed_rows(cell, place, status, _text(traceback.format_exc()), machine)
-        ended = Ended(rows=rows, scores=[], detector={})
-        del raised  # its traceback holds the tensors of the cell
-    gc.collect()
-    if place.device.startswith("cuda"):
-        torch.cuda.empty_cache()
-    for row in ended.rows:
-        row["started_at"] = begun
-    return status, error, ended
-
-
-def _write(results: Results, cell: Cell, place: Place, run_id: str, status: str, ended: Ended) -> None:
-    """Everything that belongs to the rows first, then the rows: from then on the cell has ended."""
-    results.discard(cell.id)
-    if status == "ok":
-        results.write_scores(cell.id, ended.scores)
-        results.write_curves(cell.id, ended.curves)
-    for inputs in ended.inputs:
-        results.write_inputs(inputs)
-    if ended.pictures:
-        results.write_pictures(cell.id, ended.pictures)
-    if status == "ok" and place.keep_detectors:
-        results.write_detector(cell.id, save(ended.detector))
-    results.write_rows([row | {"run_id": run_id} for row in ended.rows])
-    if status != "timeout":  # with more time it goes on where it was
-        remove_checkpoint(results.storage, cell.id)
-
-
-def run_cell(cell: Cell, place: Place, notify: Notify) -> Ended:
+def run_cell(cell: Cell, place: Place, notify: Notify) -> CellOutput:
     """Train and evaluate one cell; returns its rows and per-image scores, raises whatever goes wrong."""
     with threads(place.num_threads):
         return _train_and_evaluate(cell, place, notify)
 
 
-def _train_and_evaluate(cell: Cell, place: Place, notify: Notify) -> Ended:
+def _train_and_evaluate(cell: Cell, place: Place, notify: Notify) -> CellOutput:
     tell = _Teller(Progress(cell_id=cell.id, label=cell.label, phase="prepare"), notify)
     clock = time.perf_counter()
     ready = prepare(cell, place)
@@ -190,7 +81,7 @@ def _train_and_evaluate(cell: Cell, place: Place, notify: Notify) -> Ended:
         checkpoint=checkpoint,
     )
     common = {
-        **_identity(cell, place, ready.dataset),
+        **identity(cell, place, ready.dataset),
         **provenance.code_provenance(),
         **provenance.machine_provenance(ready.device),
         **_trained_how(ready, place, fitted, heldout, history),
@@ -202,18 +93,18 @@ def _train_and_evaluate(cell: Cell, place: Place, notify: Notify) -> Ended:
     del fitted, heldout  # the cached features are not needed any more, and evaluation needs the room
 
     tell.phase("evaluate", total=sum(len(store.test) for store in ready.stores))
-    ended = Ended(rows=[], scores=[], detector=on_cpu(ready.method.detector_state()))
+    output = CellOutput(rows=[], scores=[], detector=on_cpu(ready.method.detector_state()))
     for category, store in zip(ready.categories, ready.stores, strict=True):
         part = _evaluate(cell, place, ready, category, store, tell)
-        ended.rows += [common | row for row in part.rows]
-        ended.scores += part.scores
-        ended.curves += part.curves
-        ended.pictures += part.pictures
-        ended.inputs += part.inputs
+        output.rows += [common | row for row in part.rows]
+        output.scores += part.scores
+        output.curves += part.curves
+        output.pictures += part.pictures
+        output.inputs += part.inputs
     peak = provenance.peak_memory_bytes(ready.device)
-    for row in ended.rows:
+    for row in output.rows:
         row["peak_memory_bytes"] = peak
-    return ended
+    return output
 
 
 @contextmanager
@@ -360,7 +251,7 @@ def _trained_how(
 
 def _evaluate(
     cell: Cell, place: Place, ready: Ready, category: Category, store: Images, tell: _Teller
-) -> Ended:
+) -> CellOutput:
     """What one category gives: metrics, per-image scores, curves and pictures."""
     clock, preset, print_ = time.perf_counter(), PRESETS[cell.preset], ready.prints[category.name]
     truth = open_truth(ready.dataset, category, print_, preset)
@@ -387,14 +278,14 @@ def _evaluate(
         }
         for sample, value in zip(category.test, scored.image_score, strict=True)
     ]
-    ended = Ended(rows=[row], scores=scores, detector={})
-    ended.curves.append({"cell_id": cell.id, "category": category.name, **measured.curves})
+    output = CellOutput(rows=[row], scores=scores, detector={})
+    output.curves.append({"cell_id": cell.id, "category": category.name, **measured.curves})
     if place.keep_pictures:
         kept = pictures.maps_of(category, print_, scored.maps)
-        ended.pictures += [{"cell_id": cell.id, **picture} for picture in kept]
+        output.pictures += [{"cell_id": cell.id, **picture} for picture in kept]
         if not Storage(place.results).exists(input_name(print_)):
-            ended.inputs.append(pictures.inputs_of(ready.dataset, category, print_))
-    return ended
+            output.inputs.append(pictures.inputs_of(ready.dataset, category, print_))
+    return output
 
 
 def on_cpu(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -411,7 +302,8 @@ def _scan(cell: Cell, place: Place, dataset: Dataset) -> tuple[list[Category], d
     return categories, prints
 
 
-def _identity(cell: Cell, place: Place, dataset: Dataset) -> dict[str, Any]:
+def identity(cell: Cell, place: Place, dataset: Dataset) -> dict[str, Any]:
+    """The columns of a row that say which cell it belongs to and by which rules it was measured."""
     asked = {k: v for k, v in asdict(cell).items() if k != "categories"}
     preset = PRESETS[cell.preset]
     return {
@@ -428,28 +320,6 @@ def _identity(cell: Cell, place: Place, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _failed_rows(
-    cell: Cell, place: Place, status: str, error: str, machine: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """A row per category, so that every hole has its place; metrics are null."""
-    dataset = get_dataset(cell.dataset)
-    common = {
-        **_identity(cell, place, dataset),
-        **provenance.code_provenance(),
-        **machine,
-        "status": status,
-        "error": error,
-        "backbone": json.loads(cell.config).get("backbone"),
-        "teacher_source": place.weights.source,
-    }
-    return [common | {"category": name, "texture": name in dataset.textures} for name in cell.categories]
-
-
-def _text(said: str) -> str:
-    """Without what UTF-8 cannot say, such as undecodable file names in a message."""
-    return said.encode("utf-8", "replace").decode("utf-8")
-
-
 def status_of(error: Exception) -> str:
     """How a cell that raised this ended: timeout, oom or failed."""
     if isinstance(error, CellTimeout):
@@ -458,13 +328,3 @@ def status_of(error: Exception) -> str:
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         return "oom"
     return "failed"
-
-
-def _summary(rows: list[dict[str, Any]]) -> str:
-    """One line for people: means over the cell's categories, times 100."""
-    parts = []
-    for name in ("image_auroc", "pixel_auroc", "aupro"):
-        values = [row[name] for row in rows if row[name] is not None]
-        if len(values) == len(rows):
-            parts.append(f"{name} {100 * sum(values) / len(values):.2f}")
-    return ", ".join(parts)

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
-from kdbench.cell import ELSEWHERE, Notify, Outcome
+from kdbench.cell import ELSEWHERE, Notify, Outcome, outcome_of
 from kdbench.engine.latency import time_detector
-from kdbench.engine.run import execute_cell, outcome_of, record_end
 from kdbench.errors import DataError, RequestError, ResultsError, last_line
+from kdbench.grid.attempt import execute_cell, record_end
 from kdbench.grid.cluster import Cluster, Node, this_machine
 from kdbench.grid.lease import Holder, holders, leased, remove_void, revoke
 from kdbench.grid.prepare import prepare

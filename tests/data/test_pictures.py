@@ -12,7 +12,7 @@ from PIL import Image
 
 from kdbench.data.pictures import SIDE, grey, inputs_of, maps_of
 from kdbench.dataset import Category, Sample, fingerprint
-from kdbench.engine.run import execute_cell
+from kdbench.grid.attempt import execute_cell
 from kdbench.registry import get_dataset
 
 

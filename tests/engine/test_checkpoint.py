@@ -11,7 +11,8 @@ from rich.console import Console
 from kdbench.cli.view import View
 from kdbench.engine import train
 from kdbench.engine.checkpoint import Checkpoints, remove_checkpoint
-from kdbench.engine.run import execute_cell, run_cell
+from kdbench.engine.run import run_cell
+from kdbench.grid.attempt import execute_cell
 from kdbench.grid.request import Request, plan
 from kdbench.registry import method_names
 from kdbench.results.storage import Storage

@@ -11,10 +11,10 @@ import ray_work
 import torch
 from conftest import SMALL, STFPM, TINY
 
-from kdbench.cell import ELSEWHERE
-from kdbench.engine.run import execute_cell, outcome_of
+from kdbench.cell import ELSEWHERE, outcome_of
 from kdbench.errors import RequestError, ResultsError
 from kdbench.grid import schedule
+from kdbench.grid.attempt import execute_cell
 from kdbench.grid.cluster import Cluster, Need, Node
 from kdbench.grid.lease import Holder, acquire, holders
 from kdbench.grid.request import Request, plan

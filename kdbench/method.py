@@ -1,5 +1,6 @@
 """What a method is: the contract between a paper's file in `methods/` and the runner."""
 
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
@@ -13,6 +14,8 @@ from kdbench.backbone import FeaturePyramid
 from kdbench.known_backbones import EMBEDDED
 
 Fidelity = Literal["official recipe", "author's code, partly", "after the abstract"]
+
+Pair = tuple[Tensor, list[Tensor]]  # normalised images [B,3,H,W] and the teacher's levels of them
 
 # The demo profile runs anywhere in a minute: embedded teacher, small images, few epochs.
 DEMO: dict[str, Any] = {"backbone": EMBEDDED, "image_size": 128, "batch_size": 8, "epochs": 6}
@@ -34,6 +37,11 @@ class Method(nn.Module):
     ] = {}  # what the paper's recipe changes when one model has all categories
     demo: ClassVar[dict[str, Any]] = {}  # what the demo profile changes beside DEMO
     training_only: ClassVar[tuple[str, ...]] = ()  # attributes that only the loss uses; no detector has them
+    calibrates: ClassVar[bool] = (
+        False  # whether `calibrate` needs held-out images under every checkpoint rule
+    )
+    step: int = 0  # optimizer steps done so far, and in the whole training; set before every loss
+    num_steps: int = 1
 
     class Config(BaseModel):
         """The paper's numbers; frozen, validated, unknown keys are refused."""
@@ -62,8 +70,21 @@ class Method(nn.Module):
         self.config = config
         self.teacher = teacher
 
+    def prepare(self, normals: Iterable[Pair]) -> None:
+        """Called once before training, with batches of all training images; results belong in buffers."""
+
+    def calibrate(self, normals: Iterable[Pair]) -> None:
+        """Called once after training, with batches of held-out normal images, if there are any.
+
+        The networks are those of the kept epoch, in eval mode. Results belong in buffers: these are part of
+        the detector.
+        """
+
     def loss(self, images: Tensor, taught: list[Tensor]) -> Tensor:
-        """Scalar training loss of normalised images [B,3,H,W]."""
+        """Scalar training loss of normalised images [B,3,H,W].
+
+        A loss may run `self.teach` on a changed image, and may depend on `self.progress`.
+        """
         raise TypeError(f"{type(self).__name__} has no loss")
 
     def anomaly_map(self, images: Tensor, taught: list[Tensor]) -> Tensor:
@@ -81,6 +102,16 @@ class Method(nn.Module):
     def scheduler(self, optimizer: Optimizer) -> LRScheduler | None:
         """What changes the learning rate at the end of every epoch; None leaves it constant."""
         return None
+
+    @property
+    def progress(self) -> float:
+        """The share of the training that is done, 0 to 1."""
+        return self.step / self.num_steps
+
+    @torch.no_grad()
+    def teach(self, images: Tensor) -> list[Tensor]:
+        """The teacher's levels of images that the loss has changed; nothing caches them."""
+        return self.teacher(images)
 
     def trained(self) -> list[nn.Parameter]:
         """The parameters that are trained: everything outside the teacher."""
@@ -111,6 +142,17 @@ class Method(nn.Module):
         """What a profile and a setting change in the defaults of Config."""
         paper = cls.multiclass if setting == "multiclass" else {}
         return {**paper, **DEMO, **cls.demo} if profile == "demo" else dict(paper)
+
+
+def top_mean(anomaly_map: Tensor, share: float) -> Tensor:
+    """The mean of the largest `share` of every map [B,H,W], at least of one value: [B]."""
+    values = anomaly_map.flatten(1)
+    return values.topk(max(1, int(share * values.shape[1])), dim=1).values.mean(1)
+
+
+def scale_gradient(x: Tensor, weight: Tensor) -> Tensor:
+    """`x` as it is; its gradient is multiplied by `weight` (broadcast), as hard mining asks for."""
+    return x * weight + (x * (1 - weight)).detach()
 
 
 def full_precision(like: Tensor) -> torch.autocast:
@@ -147,11 +189,14 @@ def fuse(level_maps: list[Tensor], size: int, *, grid: int = 0, product: bool = 
     return upsample(maps.prod(0) if product else maps.sum(0), size)
 
 
-def gaussian_blur(anomaly_map: Tensor, sigma: float) -> Tensor:
-    """[B,H,W] smoothed like scipy.ndimage.gaussian_filter (radius 4 sigma, mirrored borders); 0: not."""
+def gaussian_blur(anomaly_map: Tensor, sigma: float, radius: int | None = None) -> Tensor:
+    """[B,H,W] smoothed like scipy.ndimage.gaussian_filter with mirrored borders; sigma 0 changes nothing.
+
+    `radius` is that of the kernel in pixels; 4 sigma if it is not given.
+    """
     if sigma == 0:
         return anomaly_map
-    radius = int(4 * sigma + 0.5)
+    radius = int(4 * sigma + 0.5) if radius is None else radius
     x = torch.arange(-radius, radius + 1, device=anomaly_map.device, dtype=torch.float32)
     kernel = torch.exp(-0.5 * (x / sigma) ** 2)
     kernel = (kernel / kernel.sum())[None, None]

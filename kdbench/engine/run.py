@@ -210,7 +210,7 @@ def _training_images(cell: Cell, ready: Ready) -> tuple[train.Batches, train.Bat
         shared = Shared(names=names, pixels=stored, rows=rows, made_by=made_by)
         return ready.batches(normal[rows], cached=True, shared=shared)
 
-    if ready.config.checkpoint != "heldout":
+    if ready.config.checkpoint != "heldout" and not ready.method.calibrates:
         return batches(np.arange(len(normal))), None
     kept, aside = train.split_heldout([len(s) for s in stored], ready.config.heldout_share, cell.seed)
     return batches(kept), batches(aside)

@@ -108,6 +108,13 @@ class Batches:
         order = torch.randperm(len(self.pixels), generator=generator).to(self.pixels.device)
         yield from order.split(self.batch_size)
 
+    @torch.no_grad()
+    def pairs(self) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        """Normalised images and the teacher's levels of them, batch after batch in order."""
+        for index in self.in_order():
+            images = self.images(index)
+            yield images, self.taught(index, images)
+
     def images(self, index: Tensor) -> Tensor:
         """Normalised images [B,3,S,S] in channels-last order."""
         return self._normalised(self.pixels[index])
@@ -205,7 +212,8 @@ class Training:
         loss = _finite(self._train(train, on_step), "loss", number)
         speed = len(train) / (perf_counter() - started)
         mean_map = _finite(heldout_mean(self.method, heldout), "held-out map", number) if heldout else None
-        if mean_map is not None and mean_map < self.best:
+        chooses = self.method.config.checkpoint == "heldout"
+        if chooses and mean_map is not None and mean_map < self.best:
             self.best, self.history.best_epoch = mean_map, number
             self.kept = {name: tensor.clone() for name, tensor in self.method.detector_state().items()}
         self.history.epochs.append(Epoch(number=number, loss=loss, heldout=mean_map, images_per_s=speed))
@@ -223,7 +231,9 @@ class Training:
         """Every image once; returns the mean loss."""
         losses = []
         self.method.train()
+        self.method.num_steps = self.method.config.epochs * -(-len(train) // train.batch_size)
         for index in train.shuffled(self.generator):
+            self.method.step = self.history.num_steps
             images = train.images(index)
             taught = train.taught(index, images)
             with train.autocast:
@@ -251,19 +261,28 @@ def fit(
     resume: dict[str, Any] | None = None,
     checkpoint: Checkpoint = lambda state: None,
 ) -> History:
-    """Train in place; with `heldout` the epoch with the lowest mean anomaly map on it is restored at the end.
+    """Train in place, then calibrate on `heldout` images, if there are any.
+
+    With the checkpoint rule "heldout" the epoch with the lowest mean anomaly map on them is restored first.
 
     `checkpoint` is handed the function that gives the state after every epoch, `resume` is such a state.
     Raises TrainingDiverged when a loss or a held-out value is not finite.
     """
     training = Training(method, train.precision, generator)
-    if resume is not None:
+    if resume is None:
+        method.prepare(train.pairs())
+    else:
         training.resume(resume)
     while len(training.history.epochs) < method.config.epochs:
         on_epoch(training.epoch(train, heldout, on_step))
         if len(training.history.epochs) < method.config.epochs:
             checkpoint(training.state)
-    return training.finish()
+    history = training.finish()
+    if heldout:
+        method.eval()
+        with torch.no_grad(), heldout.autocast:
+            method.calibrate(heldout.pairs())
+    return history
 
 
 @torch.no_grad()

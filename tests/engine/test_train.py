@@ -238,3 +238,59 @@ def test_what_is_free_on_a_gpu_is_what_its_share_leaves(monkeypatch):
         assert train.free_memory(gpu) == free
     train.cap_memory(torch.device("cpu"), 0.5)
     assert shares == {None: 1.0}
+
+
+class Watched(STFPM):
+    """STFPM that keeps what the runner tells it, and what it prepares and calibrates, as a detector does."""
+
+    calibrates = True
+
+    def __init__(self, config, teacher):
+        super().__init__(config, teacher)
+        self.seen = []
+        self.register_buffer("prepared", torch.zeros(3))
+        self.register_buffer("calibrated", torch.zeros(()))
+
+    def prepare(self, normals):
+        images = torch.cat([images for images, _ in normals])
+        self.prepared = torch.tensor([len(images), images.mean(), images.std()])
+
+    def loss(self, images, taught):
+        self.seen.append((self.step, self.num_steps, self.progress))
+        return super().loss(images, taught)
+
+    def calibrate(self, normals):
+        assert not self.training
+        maps = torch.cat([self.anomaly_map(images, taught) for images, taught in normals])
+        self.calibrated = maps.amax()
+
+
+def watched(**changes: object) -> Watched:
+    config = Watched.Config(backbone="tiny", image_size=32, batch_size=4, epochs=2, **changes)
+    torch.manual_seed(0)
+    return Watched(config, teacher("tiny", config.levels, find_weights("tiny")))
+
+
+def test_a_loss_knows_its_step_and_how_many_there_are():
+    method = watched()
+    fit(method)  # 10 images in batches of 4: three steps an epoch
+    assert method.seen == [(i, 6, i / 6) for i in range(6)]
+
+
+def test_a_method_prepares_on_the_training_images_and_calibrates_on_heldout_ones():
+    method = watched()
+    fit(method)
+    images = batches(method, pixels(10)).images(torch.arange(10))
+    torch.testing.assert_close(method.prepared, torch.tensor([10, images.mean(), images.std()]))
+    heldout = batches(method, pixels(4, seed=9))
+    maps = score(method.eval(), heldout, lambda count: None).maps
+    assert method.calibrated.item() == pytest.approx(maps.max(), rel=1e-6)
+    assert {"prepared", "calibrated"} <= method.detector_state().keys()
+
+
+def test_heldout_images_for_calibration_do_not_choose_the_epoch_where_the_last_is_kept():
+    method = watched(checkpoint="last")
+    history = fit(method)
+    assert history.best_epoch == 2
+    assert all(epoch.heldout is not None for epoch in history.epochs)
+    assert method.calibrated > 0

@@ -180,8 +180,8 @@ def test_recipes_are_valid_for_every_profile_and_setting(name):
 def test_file_is_short_and_says_what_it_is_after(name):
     kind = get_method(name)
     source = inspect.getsource(inspect.getmodule(kind))
-    assert kind.paper.startswith("arXiv:")
-    assert kind.paper.split(":")[1] in source
+    assert kind.paper.startswith(("arXiv:", "CVPR "))
+    assert kind.paper.removeprefix("arXiv:") in source
     assert kind.fidelity in ("official recipe", "author's code, partly", "after the abstract")
-    if name in ("stfpm", "dcam", "snl", "dskd", "rd4ad"):
-        assert len(source.splitlines()) <= 125
+    if kind.__module__.startswith("kdbench."):
+        assert len(source.splitlines()) <= 135  # it reads like its paper

@@ -1,0 +1,134 @@
+"""ReContrast: a frozen and an adapting encoder, each rebuilt from the other's levels; hard places teach.
+
+Guo et al.: ReContrast: Domain-Specific Anomaly Detection via Contrastive Reconstruction, NeurIPS 2023,
+arXiv:2306.02602. Numbers are those of the official scripts (github.com/guojiajeremy/ReContrast).
+"""
+
+import copy
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, cat, nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
+
+from kdbench.backbone import FeaturePyramid
+from kdbench.method import (
+    Fidelity,
+    cosine_distance,
+    flat_cosine_distance,
+    gaussian_blur,
+    scale_gradient,
+    top_mean,
+)
+from kdbench.methods._reverse import Bottleneck, Decoder, ReverseRecipe, level_maps, replace_relu
+
+RADIUS = 2  # of the Gaussian: the code's kernel has 5x5 values, whatever sigma is
+
+
+class ReContrast(ReverseRecipe):
+    """One decoder rebuilds the frozen levels from the adapting ones and the adapting from the frozen ones."""
+
+    name = "recontrast"
+    paper = "arXiv:2306.02602"
+    fidelity: ClassVar[Fidelity] = "author's code, partly"
+    departures = (
+        "the repository has no licence: this file is written after a description of its facts",
+        "the scripts count iterations, 2,000 and 5,000 of 16 images: here epochs of about as many (MVTec AD)",
+        "the adapting encoder's BatchNorm is in eval mode for every category, as in the multiclass script",
+        "the last, smaller batch is kept; `--precision auto` trains in bf16 where the hardware has it",
+    )
+    # GELU, two outputs per stage, and the drop of the rate are those of the multiclass script.
+    multiclass: ClassVar = {"epochs": 22, "activation": "gelu", "outputs": "per_encoder", "lr_drop": 0.8}
+
+    class Config(ReverseRecipe.Config):
+        backbone: str = "wide_resnet50_2.tv_in1k"
+        epochs: int = Field(130, ge=1)
+        lr: float = Field(2e-3, gt=0)  # AdamW with AMSGrad, eps 1e-10
+        lr_encoder: float = Field(1e-5, gt=0)
+        beta1: float = Field(0.9, ge=0, lt=1)
+        weight_decay: float = Field(1e-5, ge=0)
+        activation: Literal["relu", "gelu"] = "relu"  # of bottleneck and decoder
+        outputs: Literal["shared", "per_encoder"] = (
+            "shared"  # a 1x1 convolution per encoder behind each stage
+        )
+        hardest: float = (
+            1.0  # standard deviations above the mean distance below which a place teaches nothing
+        )
+        ramp: float = Field(0.1, ge=0, le=1)  # share of the training in which it rises from -3 to `hardest`
+        score_share: float = Field(0.01, gt=0, le=1)  # of the map's largest values, whose mean is the score
+
+    config: Config
+
+    def __init__(self, config: Config, teacher: FeaturePyramid) -> None:
+        super().__init__(config, teacher)
+        self.encoder = copy.deepcopy(teacher).requires_grad_(True)  # starts as the teacher, then adapts
+        self.bottleneck = Bottleneck(teacher, config.backbone)
+        self.decoder = Decoder(self.bottleneck.out_channels, teacher, config.backbone)
+        if config.activation == "gelu":
+            replace_relu(self.bottleneck)
+            replace_relu(self.decoder)
+        heads = teacher.channels if config.outputs == "per_encoder" else []
+        self.to_frozen, self.to_adapting = (
+            nn.ModuleList(nn.Conv2d(c, c, 1) for c in heads) for _ in range(2)
+        )
+
+    def train(self, mode: bool = True) -> "ReContrast":
+        super().train(mode)
+        self.encoder.eval()
+        return self
+
+    def pairs(self, images: Tensor, taught: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Six targets [B,C,h,w], three frozen and three adapting ones, and what the decoder makes of each."""
+        adapting = self.encoder(images)
+        both = [cat((a, t)) for a, t in zip(adapting, taught, strict=True)]
+        halves = zip(*(x.chunk(2) for x in self.decoder(self.bottleneck(both))), strict=True)
+        frozen, adapted = (list(half) for half in halves)
+        if self.to_frozen:
+            frozen = [f(x) for f, x in zip(self.to_frozen, frozen, strict=True)]
+            adapted = [f(x) for f, x in zip(self.to_adapting, adapted, strict=True)]
+        return [*taught, *(a.detach() for a in adapting)], [*frozen, *adapted]
+
+    def loss(self, images: Tensor, taught: list[Tensor]) -> Tensor:
+        distances = []
+        for target, rebuilt in zip(*self.pairs(images, taught), strict=True):
+            hard = hard_places(cosine_distance(target, rebuilt).detach(), self.deviations())
+            distances.append(flat_cosine_distance(target, scale_gradient(rebuilt, hard[:, None])).mean())
+        return torch.stack(distances).sum() / 2
+
+    def deviations(self) -> float:
+        """How many standard deviations above the mean distance a place must lie to teach, now."""
+        c = self.config
+        return c.hardest if self.progress >= c.ramp else -3 + (c.hardest + 3) * self.progress / c.ramp
+
+    def anomaly_map(self, images: Tensor, taught: list[Tensor]) -> Tensor:
+        maps = level_maps(*self.pairs(images, taught), images.shape[-1])
+        return gaussian_blur(maps.sum(0), self.config.sigma, radius=RADIUS)
+
+    def image_score(self, anomaly_map: Tensor) -> Tensor:
+        return top_mean(anomaly_map, self.config.score_share)
+
+    def optimizer(self) -> Optimizer:
+        c = self.config
+        rest = [p for n, p in self.named_parameters() if not n.startswith(("teacher.", "encoder."))]
+        slow: dict[str, Any] = {"params": [*self.encoder.parameters()], "lr": c.lr_encoder}
+        return AdamW(
+            [{"params": rest}, slow],
+            lr=c.lr,
+            betas=(c.beta1, 0.999),
+            weight_decay=c.weight_decay,
+            eps=1e-10,
+            amsgrad=True,
+        )
+
+    def scheduler(self, optimizer: Optimizer) -> LRScheduler:
+        return MultiStepLR(optimizer, [round(self.config.lr_drop * self.config.epochs)], gamma=0.2)
+
+
+def hard_places(distance: Tensor, deviations: float) -> Tensor:
+    """1 where a distance [B,h,w] is at least its mean plus so many standard deviations, else 0."""
+    return (distance >= distance.mean() + deviations * distance.std()).to(distance.dtype)
+
+
+METHOD = ReContrast

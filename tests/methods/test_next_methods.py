@@ -1,0 +1,173 @@
+"""What RD++ and ReContrast promise beyond the contract: their identities, counts and ramps."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kdbench.backbone import find_weights, teacher
+from kdbench.method import cosine_distance, scale_gradient, top_mean
+from kdbench.methods.rd4ad import RD4AD
+from kdbench.methods.rdpp import RDPP, projection, rectangles_of_noise
+from kdbench.methods.recontrast import ReContrast, hard_places
+
+
+def build(method_class: type, **changes: object) -> nn.Module:
+    config = method_class.Config(backbone="tiny", image_size=64, **changes)
+    network = teacher("tiny", config.levels, find_weights("tiny"))
+    torch.manual_seed(0)
+    return method_class(config, network)
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+# --- helpers of the contract ---
+
+
+def test_a_scaled_gradient_leaves_the_value():
+    x = torch.tensor([1.0, -2.0, 3.0], requires_grad=True)
+    weight = torch.tensor([0.0, 0.5, 1.0])
+    scaled = scale_gradient(x, weight)
+    scaled.sum().backward()
+    assert torch.equal(scaled, x)
+    assert torch.equal(x.grad, weight)
+
+
+def test_top_mean_is_the_mean_of_the_largest_share_and_at_least_the_maximum():
+    maps = torch.arange(100.0).reshape(1, 10, 10)
+    assert top_mean(maps, 0.05).item() == 97.0
+    assert top_mean(maps, 0.001).item() == 99.0
+
+
+# --- RD++ ---
+
+
+@pytest.mark.parametrize(("channels", "count"), [((64, 128, 256), 968_688), ((256, 512, 1024), 15_486_912)])
+def test_projections_have_the_published_number_of_parameters(channels, count):
+    with torch.device("meta"):
+        assert sum(p.numel() for c in channels for p in projection(c).parameters()) == count
+
+
+def test_rdpp_with_identity_projections_and_no_auxiliary_terms_is_rd4ad(images):
+    ours, base = build(RDPP, recon=0.0, contrast=0.0), build(RD4AD)
+    ours.projections = nn.ModuleList(nn.Identity() for _ in range(3))
+    ours.bottleneck.load_state_dict(base.bottleneck.state_dict())
+    ours.decoder.load_state_dict(base.decoder.state_dict())
+    taught = base.teacher(images)
+    torch.testing.assert_close(ours.loss(images, taught), base.loss(images, taught), rtol=1e-6, atol=0)
+    torch.testing.assert_close(ours.anomaly_map(images, taught), base.anomaly_map(images, taught))
+
+
+def test_the_contrast_pushes_only_above_its_margin(images):
+    never, always = build(RDPP, recon=0.0, margin=1.0), build(RDPP, recon=0.0, contrast=0.0)
+    taught = never.teacher(images)
+    torch.manual_seed(3)
+    one = never.loss(images, taught)
+    torch.manual_seed(3)
+    assert torch.equal(one, always.loss(images, taught))
+    assert build(RDPP, recon=0.0, margin=-1.0).loss(images, taught) > one
+
+
+def test_noise_fills_one_small_rectangle_of_every_image_and_is_drawn_by_torchs_seed():
+    images, std = torch.zeros(8, 3, 256, 256), (0.229, 0.224, 0.225)
+    torch.manual_seed(5)
+    added = rectangles_of_noise(images, std)
+    torch.manual_seed(5)
+    assert torch.equal(added, rectangles_of_noise(images, std))
+    assert not torch.equal(added, rectangles_of_noise(images, std))
+    for image in added:
+        rows, columns = (torch.nonzero(image[0].abs().sum(axis)).flatten() for axis in (1, 0))
+        assert 9 <= rows[-1] - rows[0] + 1 <= 31
+        assert 9 <= columns[-1] - columns[0] + 1 <= 31
+    grey = added * torch.tensor(std)[:, None, None]
+    torch.testing.assert_close(grey[:, 0], grey[:, 2])
+    assert 0.05 < grey.abs().max() < 0.5
+
+
+def sinkhorn(a: np.ndarray, b: np.ndarray, blur: float = 0.05, rounds: int = 200) -> float:
+    """The entropic transport cost of two clouds [N,D] with equal weights, cost |x - y|^2 / 2."""
+    cost, eps = ((a[:, None] - b[None]) ** 2).sum(-1) / 2, blur**2
+    f, g, log_n = np.zeros(len(a)), np.zeros(len(b)), np.log(len(a))
+    for _ in range(rounds):
+        f = -eps * (np.logaddexp.reduce((g[None] - cost) / eps, axis=1) - log_n)
+        g = -eps * (np.logaddexp.reduce((f[:, None] - cost) / eps, axis=0) - log_n)
+    return float(f.mean() + g.mean())
+
+
+def test_the_transport_term_that_is_left_out_is_zero_as_it_was_coded():
+    """The code compares the projections of a batch with the same batch in another order."""
+    generator = np.random.default_rng(0)
+    batch, other = (generator.dirichlet(np.ones(50), 16) for _ in range(2))
+
+    def divergence(a: np.ndarray, b: np.ndarray) -> float:
+        return sinkhorn(a, b) - (sinkhorn(a, a) + sinkhorn(b, b)) / 2
+
+    assert abs(divergence(batch, batch[generator.permutation(16)])) < 1e-12
+    assert divergence(batch, other) > 1e-4
+
+
+# --- ReContrast ---
+
+
+def test_both_encoders_start_alike_so_that_both_reconstructions_are_equal(images):
+    method = build(ReContrast).eval()
+    targets, rebuilt = method.pairs(images, method.teacher(images))
+    for i in range(3):
+        assert torch.equal(targets[i], targets[i + 3])
+        torch.testing.assert_close(rebuilt[i], rebuilt[i + 3])
+
+
+def test_the_frozen_target_is_rebuilt_from_the_adapting_encoder_and_the_other_way_round(images):
+    method = build(ReContrast).eval()
+    with torch.no_grad():
+        for parameter in method.encoder.parameters():
+            parameter.mul_(1.5)
+    taught = method.teacher(images)
+    targets, rebuilt = method.pairs(images, taught)
+    expected = method.decoder(method.bottleneck(method.encoder(images)))
+    for i in range(3):
+        assert torch.equal(targets[i], taught[i])
+        torch.testing.assert_close(rebuilt[i], expected[i])
+
+
+def test_the_adapting_encoder_is_no_target_of_a_gradient(images):
+    method = build(ReContrast)
+    targets, _ = method.pairs(images, method.teacher(images))
+    assert not any(target.requires_grad for target in targets)
+
+
+@pytest.mark.parametrize(("step", "expected"), [(0, -3.0), (50, -1.0), (100, 1.0), (999, 1.0)])
+def test_the_threshold_of_hard_places_rises_in_the_first_tenth(step, expected):
+    method = build(ReContrast)
+    method.step, method.num_steps = step, 1000
+    assert method.deviations() == pytest.approx(expected)
+
+
+def test_easy_places_get_no_gradient():
+    target = torch.randn(2, 4, 5, 5)
+    rebuilt = torch.randn(2, 4, 5, 5, requires_grad=True)
+    hard = hard_places(cosine_distance(target, rebuilt).detach(), 0.5)
+    assert 0 < hard.mean() < 1
+    scale_gradient(rebuilt, hard[:, None]).square().sum().backward()
+    assert torch.equal(rebuilt.grad.abs().sum(1) > 0, hard > 0)
+    assert hard_places(cosine_distance(target, rebuilt).detach(), -3.0).all()
+
+
+def test_the_encoder_learns_slowly_and_keeps_its_normalisation_in_eval_mode():
+    method = build(ReContrast).train()
+    rates = {group["lr"]: len(group["params"]) for group in method.optimizer().param_groups}
+    assert rates[1e-5] == len(list(method.encoder.parameters()))
+    assert not any(module.training for module in method.encoder.modules())
+    assert method.decoder.training
+
+
+def test_the_multiclass_recipe_has_gelu_and_an_output_per_encoder(images):
+    method = build(ReContrast, **ReContrast.recipe("paper", "multiclass"))
+    kinds = [type(module) for module in method.modules()]
+    assert nn.GELU in kinds
+    assert not any(isinstance(m, nn.ReLU) for m in (*method.bottleneck.modules(), *method.decoder.modules()))
+    assert len(method.to_frozen) == len(method.to_adapting) == 3
+    assert method.loss(images, method.teacher(images)).isfinite()

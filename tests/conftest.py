@@ -103,10 +103,11 @@ def kdbench(
 ) -> Callable[..., tuple[int, str]]:
     """Run a command line in this process: (exit code, everything it printed)."""
     from kdbench.cli import app as cli
+    from kdbench.cli import terminal
 
     def call(*words: object) -> tuple[int, str]:
         monkeypatch.setattr("sys.argv", ["kdbench", *map(str, words)])
-        for console in (cli.out, cli.err):
+        for console in (terminal.out, terminal.err):
             monkeypatch.setattr(console, "_width", 300)
         with pytest.raises(SystemExit) as left:
             cli.main()

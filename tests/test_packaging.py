@@ -26,7 +26,9 @@ LAYERS = (
     ("grid.request", "grid.attempt", "cli.view", "data.check", "data.download", "engine.latency"),
     ("reports",),
     ("grid.costs", "cli.doctor", "grid.prepare", "sweeps", "new_method"),
-    ("grid.schedule",),
+    ("grid.schedule", "cli.terminal", "cli.options"),
+    ("cli.report", "cli.look"),
+    ("cli.datasets",),
     ("cli.app",),
     ("__main__",),
 )

@@ -6,17 +6,26 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Set
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import uuid4
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from kdbench.cli.datasets import data_app
+from kdbench.cli.look import doctor, list_app, new_method_, status
+from kdbench.cli.options import REPORT
+from kdbench.cli.options import seeds_of as _seeds
+from kdbench.cli.options import split as _split
+from kdbench.cli.report import compare, probe, report
+from kdbench.cli.report import write as _report
+from kdbench.cli.terminal import INTERRUPTED, OK, SOME_FAILED, WRONG_REQUEST, complain, out, say
+from kdbench.cli.terminal import complained as _complained
+from kdbench.cli.terminal import decoding_bar as _decoding_bar
+from kdbench.cli.terminal import new_table as _table
+from kdbench.cli.terminal import reading as _reading
 from kdbench.errors import DataError, RequestError
 
 app = typer.Typer(
@@ -25,11 +34,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-# Without a terminal rich assumes 80 columns and cuts tables; logs and pipes have room.
-out, err = (Console(stderr=e, width=None if sys.stdout.isatty() else 160) for e in (False, True))
-
-OK, SOME_FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
-REPORT = Path("reports/out")
 
 
 def main() -> None:
@@ -48,42 +52,6 @@ def main() -> None:
         sys.exit(SOME_FAILED)
 
 
-def say(text: str, style: str | None = None) -> None:
-    """Print a line as it is: brackets in it are no markup, and it is never cut."""
-    out.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
-
-
-def complain(text: str) -> None:
-    """Print an error on standard error."""
-    err.print(f"error: {text}", style="red", highlight=False, markup=False, soft_wrap=True)
-
-
-def _table(*columns: str, title: str | None = None) -> Table:
-    """A table that folds long cells instead of cutting them."""
-    table = Table(title=escape(title) if title else None, title_justify="left")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def _split(option: str, value: str | None) -> tuple[str, ...]:
-    """The parts of a comma list; an empty one is an error: an unset shell variable must not mean all."""
-    if value is None:
-        return ()
-    parts = tuple(part.strip() for part in value.split(",") if part.strip())
-    if not parts:
-        raise RequestError([f"--{option} is empty"])
-    return parts
-
-
-def _seeds(value: str | None) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in _split("seeds", value))
-    except ValueError:
-        raise RequestError([f"--seeds {value!r}: seeds are whole numbers, e.g. 0,1,2"]) from None
-
-
-@app.command()
 def run(
     methods: Annotated[str | None, typer.Option(help="Comma list; all methods if not given.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Comma list; synthetic if not given.")] = None,
@@ -294,21 +262,6 @@ def _published(folder: str | None, wanted: Set[str]) -> set[str]:
     return {end["cell_id"] for end in ends if end["status"] == "ok"} & wanted
 
 
-@contextmanager
-def _complained(what: str) -> Iterator[None]:
-    """An object store that does not answer, or a folder that may not be read or written, is a complaint."""
-    try:
-        yield
-    except BrokenPipeError:  # the reader of our output went away
-        raise
-    except OSError as error:
-        raise RequestError([f"{what}: {error}"]) from error
-
-
-def _reading(results: str) -> AbstractContextManager[None]:
-    return _complained(f"cannot read results in {results}")
-
-
 def _replacing(job: Any, before: Any) -> Any:
     """The job, knowing which end of its cell it replaces, if any."""
     from dataclasses import replace
@@ -408,16 +361,6 @@ def _prepare(planned: Any, todo: list[Any]) -> None:
         raise RequestError(complaints)
 
 
-@contextmanager
-def _decoding_bar() -> Iterator[Any]:
-    """A progress bar on a terminal, as a function that takes how many images are done, of how many."""
-    from rich.progress import Progress
-
-    with Progress(console=out, transient=True, disable=not out.is_terminal) as bars:
-        bar = bars.add_task("decoding images", total=1)
-        yield lambda done, total: bars.update(bar, completed=done, total=total)
-
-
 def _announce_drawing() -> None:
     from kdbench.datasets.synthetic import Synthetic
     from kdbench.files import cache_folder
@@ -460,37 +403,6 @@ def _show_plan(
         say(f"about {duration(total)} one after another")
 
 
-@app.command()
-def status(
-    results: Annotated[str, typer.Option(help="The results folder or URI.")] = "results",
-) -> None:
-    """How far the runs on a results folder are: queue, running cells, failures, time left."""
-    from kdbench.cli.view import duration
-    from kdbench.grid.status import states
-    from kdbench.results.store import Results
-
-    with _reading(results):
-        found = states(Results(results))
-    if not found:
-        raise RequestError([f"no run has begun in {results}: `kdbench run --results {results}` begins one"])
-    going = [state for state in found if state.running] or found[:1]
-    for state in going:
-        counted = ", ".join(f"{count} {name}" for name, count in state.counts.items() if count)
-        left = f", about {duration(state.left_s)} left" if state.left_s and state.running else ""
-        say(f"run {state.run.run_id}: {len(state.run.cells)} cells, {counted}{left}")
-        for holder in state.running:
-            said = holder.progress
-            where = f"{said.get('phase', 'start')} {said.get('done', 0)}/{said.get('total', 0)} images"
-            epochs = f", epoch {said['epoch']}/{said['epochs']}" if said.get("epochs") else ""
-            took = duration(time.time() - holder.since)
-            problem = f", {said['problem']}" if said.get("problem") else ""
-            at = f"{holder.host} (process {holder.pid})"
-            say(f"  {at}: {holder.label} · {where}{epochs}, for {took}{problem}")
-        if not state.running and state.counts["waiting"]:
-            say("  nobody is running it: the same `kdbench run` command resumes it")
-
-
-@app.command()
 def sweep(
     method: Annotated[
         str | None, typer.Argument(help="The method; or `method` in the --config file.")
@@ -623,349 +535,9 @@ def _sweep(planned: Any, audit: bool, folder: Path) -> int:
     return OK if good else SOME_FAILED
 
 
-@app.command()
-def report(
-    results: Annotated[str, typer.Option(help="The results folder or URI.")] = "results",
-    out_: Annotated[Path, typer.Option("--out", help="Where the report is written.")] = REPORT,
-    push_to_hub: Annotated[
-        str | None,
-        typer.Option(metavar="REPO", help="Also upload rows and report to this dataset repository."),
-    ] = None,
-    mlflow: Annotated[str | None, typer.Option(metavar="URI", help="Also log to this MLflow server.")] = None,
-    wandb: Annotated[
-        str | None, typer.Option(metavar="PROJECT", help="Also log to this Weights & Biases project.")
-    ] = None,
-    rows: Annotated[
-        Path | None, typer.Option(help="Also write all rows here, a few files that can be shared.")
-    ] = None,
-    into: Annotated[
-        list[Path] | None, typer.Option(metavar="PAGE", help="Also fill the tables of this Markdown page.")
-    ] = None,
-) -> None:
-    """Write the report of all rows of a results folder; works while cells are still running."""
-    from kdbench.reports import publish
-    from kdbench.reports.embed import embed
-    from kdbench.reports.leaderboard import all_tables
-
-    chosen = {"huggingface_hub": push_to_hub, "mlflow": mlflow, "wandb": wandb}
-    for module in (name for name, value in chosen.items() if value):
-        publish.check_extra(module)  # before the report is written, not after
-    files = _report(results, out_, page=True)
-    if rows:
-        with _complained(f"cannot write rows in {rows}"):
-            publish.write_rows(results, rows)
-        say(f"rows: {rows}")
-    if into:
-        with _reading(results):
-            tables = all_tables(results)
-        for page in into:
-            with _complained(f"cannot fill {page}"):
-                embed(page, tables)
-            say(f"tables: {page}")
-    with _reading(results):
-        if push_to_hub:
-            say(f"pushed: {publish.push_to_hub(results, files, push_to_hub)}")
-        if mlflow:
-            say(f"logged {publish.log_to_mlflow(results, files, mlflow)} runs to MLflow at {mlflow}")
-        if wandb:
-            say(f"logged {publish.log_to_wandb(results, files, wandb)} runs to the wandb project {wandb}")
-
-
-def _report(results: str, folder: Path, *, page: bool = False) -> list[Path]:
-    """Write the leaderboard, or with `page` everything; say where it is; returns the files."""
-    from kdbench.reports.leaderboard import write_leaderboard
-    from kdbench.reports.sweep import write_sweeps
-    from kdbench.results.store import read_trials
-
-    with _complained(f"cannot write the report in {folder}"):
-        try:
-            if page:
-                from kdbench.reports.page import write_report
-
-                written = write_report(results, folder)
-                path, headline, files = written.page, written.headline, written.files
-            else:
-                path, headline = write_leaderboard(results, folder)
-                files = [path]
-        except FileNotFoundError as error:
-            if not read_trials(results).num_rows:
-                raise RequestError([str(error)]) from error
-            files = write_sweeps(results, folder)  # a sweep alone has no leaderboard
-            say(f"report: {files[0]}")
-            return files
-    say(headline)
-    say(f"report: {path}")
-    return files
-
-
-@app.command()
-def compare(
-    results_a: Annotated[str, typer.Argument(help="The results folder or URI before.")],
-    results_b: Annotated[str, typer.Argument(help="The results folder or URI after.")],
-    tolerance: Annotated[
-        float, typer.Option(help="How much worse a metric may be, as a fraction; 0.01 is one point.")
-    ] = 0.01,
-    out_: Annotated[
-        Path | None, typer.Option("--out", help="Also write compare.md and compare.csv here.")
-    ] = None,
-) -> None:
-    """Show what changed between two results folders; exit code 1 if something became worse, for CI."""
-    from kdbench.reports.compare import compare as compare_folders
-    from kdbench.reports.compare import write_comparison
-
-    with _reading(f"{results_a} or {results_b}"):
-        found = compare_folders(results_a, results_b, tolerance)
-    for table in (found.origins, found.ends, found.means, found.beyond):
-        if table.body:
-            shown = _table(*map(escape, table.head), title=table.title)
-            for line in table.body:
-                shown.add_row(*(escape(value.text) for value in line))
-            out.print(shown)
-    if out_:
-        try:
-            say(f"all differences: {write_comparison(found, out_)}")
-        except OSError as error:
-            raise RequestError([f"cannot write the comparison in {out_}: {error.strerror}"]) from error
-    say(found.headline)
-    if found.num_regressions:
-        raise typer.Exit(SOME_FAILED)
-
-
-@app.command()
-def probe(
-    results: Annotated[str, typer.Option(help="The results folder or URI, with detectors kept.")] = "results",
-    root: Annotated[
-        Path | None, typer.Option(help="Folder of the dataset; else KDBENCH_DATA/DATASET.")
-    ] = None,
-    weights: Annotated[Path | None, typer.Option(help="The teacher's weights, as in `kdbench run`.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")] = "auto",
-    report_: Annotated[Path, typer.Option("--report", help="Where the report is written.")] = REPORT,
-) -> None:
-    """Measure, with normal images only, how far the categories of each multiclass detector interfere."""
-    from kdbench.engine.probe import probe as probe_detectors
-    from kdbench.grid.request import choose_device
-    from kdbench.results.store import Results, read_rows
-
-    chosen, wrong = choose_device(device)
-    if wrong:
-        raise RequestError(wrong)
-    with _complained(f"cannot probe the detectors of {results}"):
-        count, left_out = probe_detectors(
-            Results(results),
-            read_rows(results).to_pylist(),
-            root,
-            weights,
-            chosen,
-            lambda method, category: say(f"probed {method} · {category}"),
-        )
-    for line in left_out:
-        say(f"left out: {line}", style="yellow")
-    say(f"{count} detectors probed; ended ones are not probed again")
-    _report(results, report_)
-
-
-list_app = typer.Typer(
-    help="What there is to choose from.", no_args_is_help=False, invoke_without_command=True
-)
+for command in (run, status, sweep, report, compare, probe):
+    app.command()(command)
+app.command("new-method")(new_method_)
+app.command()(doctor)
 app.add_typer(list_app, name="list")
-
-
-@list_app.callback()
-def list_all(context: typer.Context) -> None:
-    """List methods, datasets and backbones."""
-    if context.invoked_subcommand is None:
-        list_methods()
-        list_datasets()
-        list_backbones()
-
-
-@list_app.command("methods")
-def list_methods(
-    markdown: Annotated[bool, typer.Option("--markdown", help="As the page docs/methods.md.")] = False,
-) -> None:
-    """Methods, how near each is to its paper, and where it departs from it."""
-    from kdbench.registry import method_facts, method_names, methods_page
-
-    if markdown:
-        sys.stdout.write(methods_page())
-        return
-    table = _table("method", "paper", "fidelity", "what it is", title="methods")
-    facts = [method_facts(name) for name in method_names()]
-    for fact in facts:
-        table.add_row(fact.name, fact.paper, fact.fidelity, fact.summary)
-    out.print(table)
-    for fact in facts:
-        for departure in fact.departures:
-            say(f"{fact.name}: {departure}")
-
-
-@list_app.command("datasets")
-def list_datasets() -> None:
-    """Datasets with their categories and licences."""
-    from kdbench.registry import dataset_names, get_dataset
-
-    table = _table("dataset", "categories", "licence", "download", title="datasets")
-    for name in dataset_names():
-        dataset = get_dataset(name)
-        known = f"{len(dataset.categories)}: {', '.join(dataset.categories)}"
-        row = (name, known if dataset.categories else "what is on disk", dataset.licence)
-        table.add_row(*map(escape, row), "yes" if getattr(dataset, "archives", ()) else "")
-    out.print(table)
-    for name in dataset_names():
-        for note in get_dataset(name).notes:
-            say(f"{name}: {note}")
-
-
-@list_app.command("backbones")
-def list_backbones() -> None:
-    """Teachers that were tried; every timm backbone NAME.TAG with feature maps can be named."""
-    from kdbench.known_backbones import BACKBONES
-
-    table = _table("backbone", "what it is", title="backbones")
-    for name, what in BACKBONES.items():
-        table.add_row(name, what)
-    out.print(table)
-    say("and every timm backbone with feature maps, as NAME.TAG")
-
-
-data_app = typer.Typer(help="Look at, check, decode and download datasets.", no_args_is_help=True)
 app.add_typer(data_app, name="datasets")
-data_app.command("list")(list_datasets)
-
-Name = Annotated[str, typer.Argument(help="The dataset's name.")]
-Root = Annotated[Path | None, typer.Option(help="Folder of the dataset; else KDBENCH_DATA/DATASET.")]
-
-
-@data_app.command("check")
-def check_dataset(
-    name: Name,
-    root: Root = None,
-    deep: Annotated[bool, typer.Option("--deep", help="Also decode every image and mask.")] = False,
-) -> None:
-    """Compare what is on disk with what was published, and name what is missing or wrong."""
-    from rich.progress import Progress
-
-    from kdbench.data.check import check
-    from kdbench.registry import get_dataset
-
-    dataset = get_dataset(name)
-    folder = dataset.root(root)
-    with Progress(console=out, transient=True, disable=not out.is_terminal) as bars:
-        bar = bars.add_task("decoding", total=None)
-        found = check(
-            dataset,
-            folder,
-            deep=deep,
-            on_progress=lambda c, done, total: bars.update(bar, description=c, completed=done, total=total),
-        )
-    table = _table("category", "train", "normal test", "defective", "masks", "published", title=str(folder))
-    for one in found:
-        counts = one.found
-        numbers = (counts.train, counts.normal, counts.defective, counts.masks) if counts else ("-",) * 4
-        published = "/".join(map(str, one.published)) if one.published else "unknown"
-        style = None if one.good else "yellow" if not one.present else "red"
-        table.add_row(escape(one.category), *map(str, numbers), published, style=style)
-    out.print(table)
-    for one in found:
-        for problem in one.problems if one.present else ():
-            say(problem)  # each names its category or its path
-        if one.num_empty_masks:
-            say(
-                f"{one.category}: {one.num_empty_masks} masks mark nothing; they count for image metrics only"
-            )
-    bad = [one for one in found if one.problems and one.present]
-    absent = sum(not one.present for one in found)
-    say(
-        f"{len(found) - len(bad) - absent} of {len(found)} categories good, {len(bad)} wrong, {absent} absent"
-    )
-    if bad or absent:
-        raise typer.Exit(SOME_FAILED)
-
-
-@data_app.command("prepare")
-def prepare_dataset(
-    name: Name,
-    root: Root = None,
-    categories: Annotated[str | None, typer.Option(help="Comma list; all on disk if not given.")] = None,
-    image_size: Annotated[int, typer.Option(help="Side of the decoded images.")] = 256,
-    preset: Annotated[str, typer.Option(help="Evaluation preset, for the masks.")] = "exact",
-) -> None:
-    """Decode all images once, so that no run has to; `kdbench run` does the same where it is needed."""
-    from kdbench.errors import unknown
-    from kdbench.files import cache_folder
-    from kdbench.grid.prepare import decode
-    from kdbench.grid.request import find_data
-    from kdbench.metrics.presets import PRESETS
-    from kdbench.registry import get_dataset
-
-    if preset not in PRESETS:
-        raise RequestError([unknown("preset", preset, PRESETS)])
-    data = find_data(get_dataset(name), root, _split("categories", categories))
-    needed = [(name, category, image_size, preset) for category in data.categories]
-    with _decoding_bar() as tick:
-        complaints = decode(needed, {name: data}, tick)
-    if complaints:
-        raise RequestError(complaints)
-    num_images = sum(len(c.train) + len(c.test) for c in data.categories.values())
-    say(f"{num_images} images of {len(data.categories)} categories are ready in {cache_folder()}")
-
-
-@data_app.command("download")
-def download_dataset(
-    name: Name,
-    root: Annotated[Path | None, typer.Option(help="Where it goes; else KDBENCH_DATA/DATASET.")] = None,
-    accept_licence: Annotated[
-        bool, typer.Option("--accept-licence", help="I have read the licence.")
-    ] = False,
-) -> None:
-    """Download, verify and unpack a dataset; goes on where it was interrupted."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from kdbench.data.download import download, download_folder, licence_of
-    from kdbench.registry import get_dataset
-
-    dataset = get_dataset(name)
-    say(licence_of(dataset))
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as bars:
-        bar = bars.add_task("download", total=None)
-        path = download(
-            dataset,
-            download_folder(dataset, root),
-            accept_licence=accept_licence,
-            on_progress=lambda what, done, total: bars.update(
-                bar, description=what, completed=done, total=total
-            ),
-        )
-    say(f"{dataset.title} is in {path}; compare it: kdbench datasets check {name} --root {path}")
-
-
-@app.command("new-method")
-def new_method_(
-    name: Annotated[str, typer.Argument(help="Lower-case, like my_method.")],
-    folder: Annotated[Path, typer.Option(help="Where the package is written.")] = Path(),
-) -> None:
-    """Write a package with a method of your own that runs as it stands."""
-    from kdbench.new_method import new_method
-
-    path = new_method(name, folder)
-    out.print(
-        f"wrote {path}; next: pip install -e {path}, then kdbench run --methods {name}", highlight=False
-    )
-
-
-@app.command()
-def doctor() -> None:
-    """Versions, devices, folders; what is missing and how to get it."""
-    from kdbench.cli.doctor import examine
-
-    findings = examine()
-    table = _table("what", "found", "what to do", title="kdbench doctor")
-    for finding in findings:
-        table.add_row(
-            *map(escape, (finding.what, finding.found, finding.advice)),
-            style="red" if finding.wrong else None,
-        )
-    out.print(table)
-    if any(finding.wrong for finding in findings):
-        raise typer.Exit(SOME_FAILED)

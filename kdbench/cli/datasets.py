@@ -1,0 +1,123 @@
+"""`kdbench datasets`: look at, check, decode and download datasets."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from kdbench.cli.look import list_datasets
+from kdbench.cli.options import split
+from kdbench.cli.terminal import SOME_FAILED, decoding_bar, new_table, out, say
+from kdbench.errors import RequestError
+
+data_app = typer.Typer(help="Look at, check, decode and download datasets.", no_args_is_help=True)
+data_app.command("list")(list_datasets)
+
+Name = Annotated[str, typer.Argument(help="The dataset's name.")]
+Root = Annotated[Path | None, typer.Option(help="Folder of the dataset; else KDBENCH_DATA/DATASET.")]
+
+
+@data_app.command("check")
+def check_dataset(
+    name: Name,
+    root: Root = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Also decode every image and mask.")] = False,
+) -> None:
+    """Compare what is on disk with what was published, and name what is missing or wrong."""
+    from rich.progress import Progress
+
+    from kdbench.data.check import check
+    from kdbench.registry import get_dataset
+
+    dataset = get_dataset(name)
+    folder = dataset.root(root)
+    with Progress(console=out, transient=True, disable=not out.is_terminal) as bars:
+        bar = bars.add_task("decoding", total=None)
+        found = check(
+            dataset,
+            folder,
+            deep=deep,
+            on_progress=lambda c, done, total: bars.update(bar, description=c, completed=done, total=total),
+        )
+    head = ("category", "train", "normal test", "defective", "masks", "published")
+    table = new_table(*head, title=str(folder))
+    for one in found:
+        counts = one.found
+        numbers = (counts.train, counts.normal, counts.defective, counts.masks) if counts else ("-",) * 4
+        published = "/".join(map(str, one.published)) if one.published else "unknown"
+        style = None if one.good else "yellow" if not one.present else "red"
+        table.add_row(escape(one.category), *map(str, numbers), published, style=style)
+    out.print(table)
+    for one in found:
+        for problem in one.problems if one.present else ():
+            say(problem)  # each names its category or its path
+        if one.num_empty_masks:
+            say(
+                f"{one.category}: {one.num_empty_masks} masks mark nothing; they count for image metrics only"
+            )
+    bad = [one for one in found if one.problems and one.present]
+    absent = sum(not one.present for one in found)
+    say(
+        f"{len(found) - len(bad) - absent} of {len(found)} categories good, {len(bad)} wrong, {absent} absent"
+    )
+    if bad or absent:
+        raise typer.Exit(SOME_FAILED)
+
+
+@data_app.command("prepare")
+def prepare_dataset(
+    name: Name,
+    root: Root = None,
+    categories: Annotated[str | None, typer.Option(help="Comma list; all on disk if not given.")] = None,
+    image_size: Annotated[int, typer.Option(help="Side of the decoded images.")] = 256,
+    preset: Annotated[str, typer.Option(help="Evaluation preset, for the masks.")] = "exact",
+) -> None:
+    """Decode all images once, so that no run has to; `kdbench run` does the same where it is needed."""
+    from kdbench.errors import unknown
+    from kdbench.files import cache_folder
+    from kdbench.grid.prepare import decode
+    from kdbench.grid.request import find_data
+    from kdbench.metrics.presets import PRESETS
+    from kdbench.registry import get_dataset
+
+    if preset not in PRESETS:
+        raise RequestError([unknown("preset", preset, PRESETS)])
+    data = find_data(get_dataset(name), root, split("categories", categories))
+    needed = [(name, category, image_size, preset) for category in data.categories]
+    with decoding_bar() as tick:
+        complaints = decode(needed, {name: data}, tick)
+    if complaints:
+        raise RequestError(complaints)
+    num_images = sum(len(c.train) + len(c.test) for c in data.categories.values())
+    say(f"{num_images} images of {len(data.categories)} categories are ready in {cache_folder()}")
+
+
+@data_app.command("download")
+def download_dataset(
+    name: Name,
+    root: Annotated[Path | None, typer.Option(help="Where it goes; else KDBENCH_DATA/DATASET.")] = None,
+    accept_licence: Annotated[
+        bool, typer.Option("--accept-licence", help="I have read the licence.")
+    ] = False,
+) -> None:
+    """Download, verify and unpack a dataset; goes on where it was interrupted."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from kdbench.data.download import download, download_folder, licence_of
+    from kdbench.registry import get_dataset
+
+    dataset = get_dataset(name)
+    say(licence_of(dataset))
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as bars:
+        bar = bars.add_task("download", total=None)
+        path = download(
+            dataset,
+            download_folder(dataset, root),
+            accept_licence=accept_licence,
+            on_progress=lambda what, done, total: bars.update(
+                bar, description=what, completed=done, total=total
+            ),
+        )
+    say(f"{dataset.title} is in {path}; compare it: kdbench datasets check {name} --root {path}")

@@ -1,0 +1,149 @@
+"""`kdbench report`, `compare` and `probe`: what is read from rows."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from kdbench.cli.options import REPORT
+from kdbench.cli.terminal import SOME_FAILED, complained, new_table, out, reading, say
+from kdbench.errors import RequestError
+
+
+def report(
+    results: Annotated[str, typer.Option(help="The results folder or URI.")] = "results",
+    out_: Annotated[Path, typer.Option("--out", help="Where the report is written.")] = REPORT,
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option(metavar="REPO", help="Also upload rows and report to this dataset repository."),
+    ] = None,
+    mlflow: Annotated[str | None, typer.Option(metavar="URI", help="Also log to this MLflow server.")] = None,
+    wandb: Annotated[
+        str | None, typer.Option(metavar="PROJECT", help="Also log to this Weights & Biases project.")
+    ] = None,
+    rows: Annotated[
+        Path | None, typer.Option(help="Also write all rows here, a few files that can be shared.")
+    ] = None,
+    into: Annotated[
+        list[Path] | None, typer.Option(metavar="PAGE", help="Also fill the tables of this Markdown page.")
+    ] = None,
+) -> None:
+    """Write the report of all rows of a results folder; works while cells are still running."""
+    from kdbench.reports import publish
+    from kdbench.reports.embed import embed
+    from kdbench.reports.leaderboard import all_tables
+
+    chosen = {"huggingface_hub": push_to_hub, "mlflow": mlflow, "wandb": wandb}
+    for module in (name for name, value in chosen.items() if value):
+        publish.check_extra(module)  # before the report is written, not after
+    files = write(results, out_, page=True)
+    if rows:
+        with complained(f"cannot write rows in {rows}"):
+            publish.write_rows(results, rows)
+        say(f"rows: {rows}")
+    if into:
+        with reading(results):
+            tables = all_tables(results)
+        for page in into:
+            with complained(f"cannot fill {page}"):
+                embed(page, tables)
+            say(f"tables: {page}")
+    with reading(results):
+        if push_to_hub:
+            say(f"pushed: {publish.push_to_hub(results, files, push_to_hub)}")
+        if mlflow:
+            say(f"logged {publish.log_to_mlflow(results, files, mlflow)} runs to MLflow at {mlflow}")
+        if wandb:
+            say(f"logged {publish.log_to_wandb(results, files, wandb)} runs to the wandb project {wandb}")
+
+
+def write(results: str, folder: Path, *, page: bool = False) -> list[Path]:
+    """Write the leaderboard, or with `page` everything; say where it is; returns the files."""
+    from kdbench.reports.leaderboard import write_leaderboard
+    from kdbench.reports.sweep import write_sweeps
+    from kdbench.results.store import read_trials
+
+    with complained(f"cannot write the report in {folder}"):
+        try:
+            if page:
+                from kdbench.reports.page import write_report
+
+                written = write_report(results, folder)
+                path, headline, files = written.page, written.headline, written.files
+            else:
+                path, headline = write_leaderboard(results, folder)
+                files = [path]
+        except FileNotFoundError as error:
+            if not read_trials(results).num_rows:
+                raise RequestError([str(error)]) from error
+            files = write_sweeps(results, folder)  # a sweep alone has no leaderboard
+            say(f"report: {files[0]}")
+            return files
+    say(headline)
+    say(f"report: {path}")
+    return files
+
+
+def compare(
+    results_a: Annotated[str, typer.Argument(help="The results folder or URI before.")],
+    results_b: Annotated[str, typer.Argument(help="The results folder or URI after.")],
+    tolerance: Annotated[
+        float, typer.Option(help="How much worse a metric may be, as a fraction; 0.01 is one point.")
+    ] = 0.01,
+    out_: Annotated[
+        Path | None, typer.Option("--out", help="Also write compare.md and compare.csv here.")
+    ] = None,
+) -> None:
+    """Show what changed between two results folders; exit code 1 if something became worse, for CI."""
+    from kdbench.reports.compare import compare as compare_folders
+    from kdbench.reports.compare import write_comparison
+
+    with reading(f"{results_a} or {results_b}"):
+        found = compare_folders(results_a, results_b, tolerance)
+    for table in (found.origins, found.ends, found.means, found.beyond):
+        if table.body:
+            shown = new_table(*map(escape, table.head), title=table.title)
+            for line in table.body:
+                shown.add_row(*(escape(value.text) for value in line))
+            out.print(shown)
+    if out_:
+        try:
+            say(f"all differences: {write_comparison(found, out_)}")
+        except OSError as error:
+            raise RequestError([f"cannot write the comparison in {out_}: {error.strerror}"]) from error
+    say(found.headline)
+    if found.num_regressions:
+        raise typer.Exit(SOME_FAILED)
+
+
+def probe(
+    results: Annotated[str, typer.Option(help="The results folder or URI, with detectors kept.")] = "results",
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of the dataset; else KDBENCH_DATA/DATASET.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="The teacher's weights, as in `kdbench run`.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")] = "auto",
+    report_: Annotated[Path, typer.Option("--report", help="Where the report is written.")] = REPORT,
+) -> None:
+    """Measure, with normal images only, how far the categories of each multiclass detector interfere."""
+    from kdbench.engine.probe import probe as probe_detectors
+    from kdbench.grid.request import choose_device
+    from kdbench.results.store import Results, read_rows
+
+    chosen, wrong = choose_device(device)
+    if wrong:
+        raise RequestError(wrong)
+    with complained(f"cannot probe the detectors of {results}"):
+        count, left_out = probe_detectors(
+            Results(results),
+            read_rows(results).to_pylist(),
+            root,
+            weights,
+            chosen,
+            lambda method, category: say(f"probed {method} · {category}"),
+        )
+    for line in left_out:
+        say(f"left out: {line}", style="yellow")
+    say(f"{count} detectors probed; ended ones are not probed again")
+    write(results, report_)

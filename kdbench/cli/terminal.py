@@ -1,0 +1,60 @@
+"""What every command says to a person: lines, tables, bars, complaints; and the exit codes."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from kdbench.errors import RequestError
+
+# Without a terminal rich assumes 80 columns and cuts tables; logs and pipes have room.
+out, err = (Console(stderr=e, width=None if sys.stdout.isatty() else 160) for e in (False, True))
+
+OK, SOME_FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
+
+
+def say(text: str, style: str | None = None) -> None:
+    """Print a line as it is: brackets in it are no markup, and it is never cut."""
+    out.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+def complain(text: str) -> None:
+    """Print an error on standard error."""
+    err.print(f"error: {text}", style="red", highlight=False, markup=False, soft_wrap=True)
+
+
+def new_table(*columns: str, title: str | None = None) -> Table:
+    """A table that folds long cells instead of cutting them."""
+    table = Table(title=escape(title) if title else None, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+@contextmanager
+def complained(what: str) -> Iterator[None]:
+    """An object store that does not answer, or a folder that may not be read or written, is a complaint."""
+    try:
+        yield
+    except BrokenPipeError:  # the reader of our output went away
+        raise
+    except OSError as error:
+        raise RequestError([f"{what}: {error}"]) from error
+
+
+def reading(results: str) -> AbstractContextManager[None]:
+    return complained(f"cannot read results in {results}")
+
+
+@contextmanager
+def decoding_bar() -> Iterator[Any]:
+    """A progress bar on a terminal, as a function that takes how many images are done, of how many."""
+    from rich.progress import Progress
+
+    with Progress(console=out, transient=True, disable=not out.is_terminal) as bars:
+        bar = bars.add_task("decoding images", total=1)
+        yield lambda done, total: bars.update(bar, completed=done, total=total)

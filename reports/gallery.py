@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kdbench.results.storage import Storage
-from kdbench.results.store import read_inputs, read_pictures
+from kdbench.results.store import INPUTS, PICTURES, read
 
 MOST = 6  # images of one category
 BUDGET = 3_000_000  # bytes of all pictures in a page; base64 makes them a third larger
@@ -203,7 +203,7 @@ def exhibits(where: Storage, chosen: Sequence[Candidate]) -> Iterator[Exhibit]:
     maps: dict[tuple[str, str], Map] = {}  # (cell, image)
     contents: dict[str, set[str]] = {}  # fingerprint of a category -> images
     for cell_id, images in wanted.items():
-        kept = read_pictures(where, cell_id).to_pandas()
+        kept = read(where, PICTURES, only=[cell_id]).to_pandas()
         for print_, own in kept.groupby("category_fingerprint"):
             scale = float(own["lowest"].min()), float(np.percentile(own["highest"], PERCENTILE))
             for row in own[own["image"].isin(images)].itertuples():
@@ -214,7 +214,7 @@ def exhibits(where: Storage, chosen: Sequence[Candidate]) -> Iterator[Exhibit]:
     inputs = {
         row["image"]: row
         for print_, images in contents.items()
-        for row in read_inputs(where, print_).to_pylist()
+        for row in read(where, INPUTS, only=[print_]).to_pylist()
         if row["image"] in images
     }
     for candidate in chosen:

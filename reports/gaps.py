@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from kdbench.reports.entries import Entry
 from kdbench.reports.rows import Group
 from kdbench.reports.tables import EMPTY, Table, Value, number, text
-from kdbench.results.store import STATUSES
+from kdbench.results.schema import STATUSES
 
 
 def counts(found: Sequence[tuple[Group, list[Entry]]]) -> Iterator[Table]:

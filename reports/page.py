@@ -30,7 +30,7 @@ from kdbench.reports.leaderboard import Section, assemble, write_tables
 from kdbench.reports.rows import Group, Rows, load, sections
 from kdbench.reports.tables import Table
 from kdbench.results.storage import Storage
-from kdbench.results.store import read_curves
+from kdbench.results.store import CURVES, PICTURES, read
 
 FOLDER = "figures"
 PLOTTED = ("mad", *(name for name in COLUMNS if name != "mad"))  # first what ranks
@@ -106,7 +106,7 @@ def write_report(results: str | Path, folder: Path) -> Written:
 def write_page(results: Storage, rows: Rows, found: Sequence[Section], folder: Path) -> list[Path]:
     """Write `report.html` and the files of its figures; returns the page, then those."""
     look = figures.marks(rows.cells["entry"])
-    kept = Counter(Path(name).stem for kind in ("curves", "pictures") for name in results.names(kind))
+    kept = Counter(Path(name).stem for kind in (CURVES, PICTURES) for name in results.names(kind.folder))
     parts = [_part(results, rows, group, cells, look, kept) for group, cells in sections(rows.cells)]
     shared = figures_speed.workers(rows.cells, look)
     links = Links(dict.fromkeys(rows.cells["cell_id"]))
@@ -155,7 +155,7 @@ def _part(
     found = entries(cells)
     ended = figures_accuracy.ended_cells(found)
     chosen = figures_accuracy.picture_cells(found, kept)
-    curves = read_curves(results, set(ended["cell_id"])).to_pandas()
+    curves = read(results, CURVES, only=set(ended["cell_id"])).to_pandas()
     curves = curves.merge(ended, on=["cell_id", "category"])
     timed = figures_speed.timings(found, rows.latencies)
     scores = rows.scores.merge(chosen, on=["cell_id", "category"])

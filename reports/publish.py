@@ -19,11 +19,10 @@ from kdbench.errors import RequestError
 from kdbench.reports.entries import Entry, entries
 from kdbench.reports.rows import Group, load_rows, sections
 from kdbench.results.storage import Storage
-from kdbench.results.store import WHOLE, read_latencies, read_probes, read_rows, read_scores
+from kdbench.results.store import PUBLISHED, read
 
 EXTRAS = {"huggingface_hub": "hub", "mlflow": "mlflow", "wandb": "wandb"}
 EXPERIMENT = "kdbench"
-PARTS = {"cells": read_rows, "scores": read_scores, "latency": read_latencies, "probes": read_probes}
 CARD = """---
 tags:
 - anomaly-detection
@@ -66,8 +65,8 @@ def write_rows(results: str | Path, folder: Path) -> None:
     other rows, which would then be counted too.
     """
     target = Storage(folder)
-    whole = {WHOLE.format(kind): read(results) for kind, read in PARTS.items()}
-    others = [name for kind in PARTS for name in target.names(kind) if name not in whole]
+    whole = {kind.whole: read(results, kind) for kind in PUBLISHED}
+    others = [name for kind in PUBLISHED for name in target.names(kind.folder) if name not in whole]
     if others:
         raise RequestError([f"{folder} has other rows already, {others[0]} for one: name another folder"])
     for name, rows in whole.items():
@@ -84,7 +83,7 @@ def push_to_hub(results: str | Path, files: Sequence[Path], repo: str) -> str:
     """
     hub = check_extra("huggingface_hub")
     said = {f"report/{file.relative_to(files[0].parent)}": file.read_bytes() for file in files}
-    parts = {name: read(results) for name, read in PARTS.items()}
+    parts = {kind.folder: read(results, kind) for kind in PUBLISHED}
     parts = {name: rows for name, rows in parts.items() if rows.num_rows}
     said |= {f"data/{name}.parquet": _parquet(rows) for name, rows in parts.items()}
     said["README.md"] = _card(parts).encode()

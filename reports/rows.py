@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdbench.results.store import read_latencies, read_probes, read_rows, read_scores
+from kdbench.results.store import CELLS, LATENCY, PROBES, SCORES, read
 
 APART = ["dataset", "setting", "profile", "preset", "metric_version", "oracle"]
 
@@ -66,11 +66,11 @@ def load(results: str | Path) -> Rows:
         frame = table.to_pandas()
         return frame[frame["cell_id"].isin(entry.index)].reset_index(drop=True)
 
-    latencies, probes = with_place(known(read_latencies(results))), known(read_probes(results))
+    latencies, probes = with_place(known(read(results, LATENCY))), known(read(results, PROBES))
     latencies["precision"] = latencies["precision"].astype(object).fillna("unknown precision")
     return Rows(
         cells=cells,
-        scores=known(read_scores(results)),
+        scores=known(read(results, SCORES)),
         latencies=latencies.assign(entry=latencies["cell_id"].map(entry)),
         probes=probes.assign(entry=probes["cell_id"].map(entry)),
     )
@@ -78,7 +78,7 @@ def load(results: str | Path) -> Rows:
 
 def load_rows(results: str | Path) -> pd.DataFrame:
     """All rows, with `entry` (the method and the keys in which its recipes differ), `oracle` and `place`."""
-    rows = read_rows(results).to_pandas()
+    rows = read(results, CELLS).to_pandas()
     # Plain Python strings: a report takes many small parts, for which Arrow's cost ten times as much.
     texts = [name for name in rows if pd.api.types.is_string_dtype(rows[name].dtype)]
     return named(with_place(rows.astype(dict.fromkeys(texts, object))))

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from kdbench.files import written_aside
-from kdbench.results.store import read_audits, read_trials
+from kdbench.results.store import AUDITS, TRIALS, read
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,7 +41,7 @@ def write_sweeps(results: str | Path, folder: Path) -> list[Path]:
 
 def sweep_sections(results: str | Path, folder: Path) -> tuple[str, list[Path]]:
     """Markdown of all sweeps, empty if there are none, and the files of their figures in `folder/figures`."""
-    trials, audits = read_trials(results).to_pandas(), read_audits(results).to_pandas()
+    trials, audits = read(results, TRIALS).to_pandas(), read(results, AUDITS).to_pandas()
     sections = [
         _section(group, audits[audits["sweep_id"] == sweep_id], folder)
         for sweep_id, group in trials.groupby("sweep_id")

@@ -7,7 +7,7 @@ belong to the same weights, and an audit costs seconds. What comes out is put in
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,8 @@ from kdbench.cell import Cell
 from kdbench.engine import evaluate, provenance
 from kdbench.engine.run import Ready, prepare, threads
 from kdbench.errors import RequestError
-from kdbench.metrics.exact import METRICS
-from kdbench.results.store import AUDIT_SCHEMA, Results, audit_name, detector_name
+from kdbench.results.schema import CODE, IDENTITY, MEASURED, picked
+from kdbench.results.store import AUDITS, DETECTORS, Results
 from kdbench.sweeps._plan import SweepPlan
 from kdbench.sweeps._trial import PRESET, detector_key, judged_on_test
 from kdbench.sweeps.tune import read_sweep
@@ -31,26 +31,26 @@ def audit_trials(planned: SweepPlan, on_trial: Callable[[Row, float], None]) -> 
     sweep = planned.sweep
     results = Results(sweep.place.results)
     ended = [row for row in read_sweep(sweep) if row["status"] == "ok" and not row["stopped_early"]]
-    todo = [row for row in ended if not results.storage.exists(audit_name(row["trial_id"]))]
-    lost = [row for row in todo if not results.storage.exists(detector_name(row["trial_id"]))]
+    todo = [row for row in ended if not results.storage.exists(AUDITS.name(row["trial_id"]))]
+    lost = [row for row in todo if not results.storage.exists(DETECTORS.name(row["trial_id"]))]
     if lost:
         raise RequestError(
             [
                 f"{len(lost)} of {len(ended)} trials kept no detector, first: "
-                f"{results.storage.path(detector_name(lost[0]['trial_id']))}. Sweep again without "
+                f"{results.storage.path(DETECTORS.name(lost[0]['trial_id']))}. Sweep again without "
                 "--discard-detectors, with another --results"
             ]
         )
     for row in todo:
         with threads(sweep.place.num_threads):
             scored = list(_audit(planned, row))
-        results.write_audit(scored)
+        results.write(AUDITS, scored)
         on_trial(row, float(np.mean([one[sweep.objective] for one in scored])))
 
 
 def _audit(planned: SweepPlan, trial: Row) -> Iterator[Row]:
     """A row per model and category."""
-    tensors = load(Results(planned.sweep.place.results).read_detector(trial["trial_id"]))
+    tensors = load(Results(planned.sweep.place.results).storage.read(DETECTORS.name(trial["trial_id"])))
     for base in planned.sweep.cells:
         cell = replace(base, config=trial["config"])
         ready = prepare(cell, planned.sweep.place)
@@ -62,17 +62,16 @@ def _audit(planned: SweepPlan, trial: Row) -> Iterator[Row]:
 
 def _scored(trial: Row, cell: Cell, ready: Ready) -> Iterator[Row]:
     machine = provenance.machine_provenance(ready.device)
+    trial_facts = picked(trial, "schema_version", "trial_id", "sweep_id", "dataset_categories")
     common = {
-        **{name: trial[name] for name in ("schema_version", "trial_id", "sweep_id", "dataset_categories")},
-        **{name: getattr(cell, name) for name in ("method", "config", "dataset", "setting", "fingerprint")},
-        **{name: getattr(cell, name) for name in ("seed", "profile", "teacher_sha256")},
-        "categories": list(cell.categories),
+        **picked(asdict(cell) | trial_facts, *IDENTITY, "teacher_sha256"),
+        **trial_facts,
         "selection": "test",
         "preset": "exact",
         "metric_version": trial["metric_version"],
         "precision": ready.precision,
-        **{name: machine[name] for name in ("device", "device_name", "num_threads", "host")},
-        **{k: v for k, v in provenance.code_provenance().items() if k in AUDIT_SCHEMA.names},
+        **picked(machine, "device", "device_name", "num_threads", "host"),
+        **picked(provenance.code_provenance(), *CODE),
     }
     for category, store in zip(ready.categories, ready.stores, strict=True):
         clock = time.perf_counter()
@@ -81,7 +80,7 @@ def _scored(trial: Row, cell: Cell, ready: Ready) -> Iterator[Row]:
         values = evaluate.measure(scored, judged.truth, PRESET).metrics
         yield common | {
             "category": category.name,
-            **{name: values[name] for name in (*METRICS, "mad")},
+            **picked(values, *MEASURED),
             "num_test": len(category.test),
             "num_defective": int(judged.truth.label.sum()),
             "evaluate_s": time.perf_counter() - clock,

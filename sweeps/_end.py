@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kdbench.reports.sweep import find_best, importance_text, top_table
-from kdbench.results.store import read_trials
+from kdbench.results.store import TRIALS, read
 from kdbench.sweeps._plan import SweepPlan, write_best
 from kdbench.sweeps._trial import HOPELESS
 from kdbench.sweeps.tune import Row, SweepEnd, read_sweep
@@ -68,7 +68,7 @@ def said(searched: dict[str, Any]) -> str:
 
 def summary(planned: SweepPlan, end: SweepEnd, say: Callable[[str], None]) -> bool:
     """Say what the sweep found and write its best configuration; returns whether all trials ended well."""
-    trials = read_trials(planned.sweep.place.results).to_pandas()
+    trials = read(planned.sweep.place.results, TRIALS).to_pandas()
     trials = trials[trials["sweep_id"] == planned.sweep.id]
     rows = read_sweep(planned.sweep)
     failed = [row for row in rows if row["status"] not in ("ok", "running")]

@@ -30,7 +30,8 @@ from kdbench.engine.run import Ready, made_by, on_cpu, prepare, status_of, threa
 from kdbench.metrics.exact import METRIC_VERSION, label_regions
 from kdbench.metrics.presets import PRESETS
 from kdbench.registry import get_dataset, get_method
-from kdbench.results.store import SCHEMA_VERSION, Results
+from kdbench.results.schema import MACHINE, SCHEMA_VERSION, picked
+from kdbench.results.store import DETECTORS, TRIALS, Results, read
 
 WORST = 0.0  # what the searcher is told of a configuration that cannot be trained
 PRESET = PRESETS["exact"]  # of a sweep that looks at test images
@@ -74,6 +75,11 @@ class Sweep:
             return self.config(searched)
         except ValidationError:
             return canonical_json(json.loads(self.cells[0].config) | searched)
+
+    def written(self, searched: dict[str, Any]) -> dict[str, Any] | None:
+        """The row of a trial in the results folder; None before its first report."""
+        rows = read(self.place.results, TRIALS, only=[self.trial_id(searched)]).to_pylist()
+        return rows[0] if rows else None
 
     def row(self, searched: dict[str, Any]) -> dict[str, Any]:
         """What a trial's row says before anything is trained."""
@@ -121,7 +127,7 @@ def run_trial(sweep: Sweep, searched: dict[str, Any], report: Report) -> None:
     else is raised goes on to the caller, who may try again.
     """
     results = Results(sweep.place.results)
-    before = results.read_trial(sweep.trial_id(searched))
+    before = sweep.written(searched)
     if before is not None and before["status"] == "ok":
         for epoch, value in zip(before["objective_epochs"], before["objective_history"], strict=True):
             report(epoch, value)
@@ -134,7 +140,7 @@ def run_trial(sweep: Sweep, searched: dict[str, Any], report: Report) -> None:
             _train(sweep, searched, row, before, report)
     except Exception as error:
         row |= {"status": status_of(error), "error": traceback.format_exc(), "ended_at": now()}
-        results.write_trial(row)
+        results.write(TRIALS, [row])
         if not isinstance(error, HOPELESS):
             raise
         report(sweep.epochs, WORST)
@@ -143,14 +149,14 @@ def run_trial(sweep: Sweep, searched: dict[str, Any], report: Report) -> None:
 def end_trial(sweep: Sweep, searched: dict[str, Any], error: str | None) -> None:
     """Make the row of a trial say how it ended, where its own process could not: stopped early, or killed."""
     results = Results(sweep.place.results)
-    row = results.read_trial(sweep.trial_id(searched))
+    row = sweep.written(searched)
     if error is not None:
         if row is None or row["status"] == "running":
             row = row or sweep.row(searched)
-            results.write_trial(row | {"status": "failed", "error": error, "ended_at": now()})
+            results.write(TRIALS, [row | {"status": "failed", "error": error, "ended_at": now()}])
     elif row is not None and row["status"] == "running":
         row |= {"status": "ok", "stopped_early": row["epochs_trained"] < row["epochs"], "ended_at": now()}
-        results.write_trial(row)
+        results.write(TRIALS, [row])
     remove_checkpoint(results.storage, sweep.trial_id(searched))
 
 
@@ -296,11 +302,11 @@ def _train(
         if last:
             if sweep.place.keep_detectors:
                 tensors = {k: t for model in models for k, t in model.detector().items()}
-                results.write_detector(row["trial_id"], save(tensors))
+                results.storage.write(DETECTORS.name(row["trial_id"]), save(tensors))
             row |= {"status": "ok", "ended_at": now()}
         else:
             checkpoints.after_epoch(lambda: {"models": [model.training.state() for model in models]})
-        results.write_trial(row)
+        results.write(TRIALS, [row])
         if last:
             remove_checkpoint(results.storage, row["trial_id"])
         report(epoch, value)
@@ -323,4 +329,4 @@ def now() -> str:
 
 def _machine(place: Place) -> dict[str, Any]:
     machine = provenance.machine_provenance(torch.device(place.device))
-    return {key: machine[key] for key in ("device", "device_name", "driver", "num_threads", "host")}
+    return picked(machine, *MACHINE)

@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kdbench.errors import RequestError
 from kdbench.results.storage import Storage
-from kdbench.results.store import Results, read_trials
+from kdbench.results.store import TRIALS, read
 from kdbench.sweeps._plan import SweepPlan
 from kdbench.sweeps._space import Between, Space
 from kdbench.sweeps._trial import Sweep, end_trial, run_trial
@@ -62,7 +62,7 @@ def run_sweep(planned: SweepPlan, on_row: Callable[[Row], None]) -> SweepEnd:
 
 def read_sweep(sweep: Sweep) -> list[Row]:
     """The rows of a sweep's trials in the order in which they began."""
-    rows = read_trials(sweep.place.results).to_pylist()
+    rows = read(sweep.place.results, TRIALS).to_pylist()
     own = [row for row in rows if row["sweep_id"] == sweep.id]
     return sorted(own, key=lambda row: (row["started_at"], not row["is_default"], row["trial_id"]))
 
@@ -235,15 +235,14 @@ def _unseen(paths: Sequence[str]) -> list[str]:
 def watch(sweep: Sweep, on_row: Callable[[Row], None]) -> Iterator[None]:
     """Hand every row of the sweep to `on_row` when it changes, from a thread, while the block runs."""
     storage, ended = Storage(sweep.place.results), threading.Event()
-    results, seen = Results(storage), dict[str, tuple[str, int]]()
+    seen = dict[str, tuple[str, int]]()
     for row in read_sweep(sweep):
         seen[row["trial_id"]] = (row["status"], row["epochs_trained"])
 
     def look() -> None:
-        names = [name for name in storage.names("trials") if name.startswith(f"trials/{sweep.id}-")]
-        for name in names:
-            row = results.read_trial(Path(name).stem)
-            assert row is not None
+        trials = [TRIALS.owner(name) for name in storage.names(TRIALS.folder)]
+        own = [trial_id for trial_id in trials if trial_id.startswith(f"{sweep.id}-")]
+        for row in read(storage, TRIALS, only=own).to_pylist():
             state = (row["status"], row["epochs_trained"])
             if seen.get(row["trial_id"]) != state:
                 seen[row["trial_id"]] = state

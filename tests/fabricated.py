@@ -8,7 +8,7 @@ import numpy as np
 
 from kdbench.cell import canonical_json
 from kdbench.metrics.exact import MAD_METRICS, METRICS, image_metrics
-from kdbench.results.store import Results
+from kdbench.results.store import CELLS, LATENCY, SCORES, Results
 
 DATASETS = {
     "fabricated_15": tuple(f"category_{i:02}" for i in range(15)),
@@ -114,16 +114,17 @@ def _write(results: Results, cell_id: str, i: int, *, group: tuple[str, ...], **
             "peak_memory_bytes": 2**30,
         }
         rows.append(row(**facts, **names, **metrics))
-    results.write_scores(cell_id, all_scores)
-    results.write_rows(rows)
+    results.write(SCORES, all_scores)
+    results.write(CELLS, rows)
     kept = ("cell_id", "run_id", "method", "config", "dataset", "setting", "seed", "profile", "device_name")
     timing = {name: rows[0][name] for name in kept} | {"device": "cuda", "precision": "fp32", "busy": False}
-    results.write_latency(
+    results.write(
+        LATENCY,
         [
             timing
             | {"batch_size": batch, "p50_ms": 1.0 + i, "p99_ms": 2.0 + i, "images_per_s": 100.0 * batch}
             for batch in (1, 32)
-        ]
+        ],
     )
 
 

@@ -18,9 +18,9 @@ from scipy.ndimage import gaussian_filter
 
 from kdbench.cell import canonical_json
 from kdbench.data.pictures import grey
-from kdbench.metrics.curves import CURVES, thinned
+from kdbench.metrics.curves import CURVE_COLUMNS, thinned
 from kdbench.metrics.exact import IMAGE_METRICS, image_curve, image_metrics_of
-from kdbench.results.store import Results
+from kdbench.results.store import CELLS, CURVES, INPUTS, LATENCY, PICTURES, PROBES, SCORES, Results
 
 METHODS = {"dcam": 2.6, "rd4ad": 2.3, "snl": 2.2, "dskd": 2.0, "stfpm": 1.7}  # how well each tells defects
 SIDE = 96
@@ -46,7 +46,7 @@ def fabricate(folder: Path, grid: Grid) -> Results:
     for dataset, categories in grid.datasets.items():
         if grid.pictures:
             for category in categories:
-                results.write_inputs(_inputs(dataset, category, grid.num_images))
+                results.write(INPUTS, _inputs(dataset, category, grid.num_images))
         for setting in grid.settings:
             groups = [categories] if setting == "multiclass" else [(category,) for category in categories]
             for seed in grid.seeds:
@@ -162,7 +162,7 @@ def _write(results: Results, grid: Grid, cell: dict[str, Any], group: Sequence[s
             | {"image": image, "defect": "hole" if y else "good", "label": bool(y), "image_score": float(s)}
             for image, y, s in zip(images, label, score, strict=True)
         ]
-        thin = dict(zip(CURVES[:2], thinned(curve, curve.hits / curve.num_defective), strict=True))
+        thin = dict(zip(CURVE_COLUMNS[:2], thinned(curve, curve.hits / curve.num_defective), strict=True))
         rate = np.linspace(0, 1, 80)
         thin |= {"pixel_fpr": rate, "pro_fpr": rate}
         thin |= {"pixel_tpr": rate ** (0.25 / max(merit, 0.5)), "pro": rate ** (0.4 / max(merit, 0.5))}
@@ -179,16 +179,16 @@ def _write(results: Results, grid: Grid, cell: dict[str, Any], group: Sequence[s
                 for i, (image, y, s) in enumerate(zip(images, label, score, strict=True))
             ]
     if not failed:
-        results.write_scores(cell["cell_id"], scores)
-        results.write_curves(cell["cell_id"], curves)
+        results.write(SCORES, scores)
+        results.write(CURVES, curves)
         if pictures:
-            results.write_pictures(cell["cell_id"], pictures)
+            results.write(PICTURES, pictures)
     if grid.latency and not failed and cell["seed"] == grid.seeds[0]:
         for device in ("Tesla X", "Other GPU 40 GB <laptop>"):
-            results.write_latency(_latencies(cell, device, generator))
+            results.write(LATENCY, _latencies(cell, device, generator))
     if grid.probes and cell["setting"] == "multiclass":
-        results.write_probe([_probe(cell, category, generator) for category in group])
-    results.write_rows(rows)
+        results.write(PROBES, [_probe(cell, category, generator) for category in group])
+    results.write(CELLS, rows)
 
 
 def _latencies(cell: dict[str, Any], device: str, generator: np.random.Generator) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from kdbench.errors import ResultsError
 from kdbench.grid.attempt import execute_cell
 from kdbench.grid.lease import Holder, acquire, holders
 from kdbench.results.storage import Storage
-from kdbench.results.store import Results
+from kdbench.results.store import CELLS, Results
 
 
 def _attempts(place, cell):
@@ -87,6 +87,6 @@ def writes_a_row(cell, place, run_id, notify, timeout_s):
     row |= {"method": cell.method, "config": cell.config, "device": "cpu", "num_threads": 1}
     row |= {"num_train": 2, "num_heldout": 0, "num_test": 2, "peak_memory_bytes": 1 << 28}
     row |= dict.fromkeys(("prepare_s", "train_s", "evaluate_s"), 0.001)
-    results.write_rows([row])
+    results.write(CELLS, [row])
     lease.release()
     return outcome_of(cell, "ok", 0.0)

@@ -8,7 +8,7 @@ import typer.main
 
 from kdbench.cli.app import app
 from kdbench.registry import method_names, methods_page
-from kdbench.results.store import (
+from kdbench.results.schema import (
     AUDIT_SCHEMA,
     CURVE_SCHEMA,
     INPUT_SCHEMA,

@@ -13,7 +13,7 @@ from kdbench import registry
 from kdbench.dataset import Dataset
 from kdbench.errors import RequestError
 from kdbench.registry import dataset_names, get_dataset, get_method, method_facts, method_names
-from kdbench.results.store import read_rows
+from kdbench.results.store import CELLS, read
 
 ROOT = Path(__file__).parents[1]
 
@@ -160,7 +160,7 @@ def test_a_method_of_another_package_runs_like_ours(
     words = ("--methods", "other", "--dataset", "mvtec_ad", "--root", mvtec, "--categories", "bottle", *TINY)
     code, text = kdbench("run", *words, "--results", tmp_path / "r", "--report", tmp_path / "report")
     assert code == 0, text
-    (row,) = read_rows(tmp_path / "r").to_pylist()
+    (row,) = read(tmp_path / "r", CELLS).to_pylist()
     assert (row["method"], row["status"]) == ("other", "ok")
     assert 0.5 < row["image_auroc"] <= 1
     assert "doi:10.1000/182" in (tmp_path / "report/leaderboard.md").read_text()

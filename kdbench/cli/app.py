@@ -253,12 +253,12 @@ def _run(request: Any, dry_run: bool, report_: Path) -> None:
 
 def _published(folder: str | None, wanted: Set[str]) -> set[str]:
     """Which of these cells ended well among published rows."""
-    from kdbench.results.store import read_rows
+    from kdbench.results.store import CELLS, read
 
     if folder is None:
         return set()
     with _reading(folder):
-        ends = read_rows(folder, ["cell_id", "status"]).to_pylist()
+        ends = read(folder, CELLS, columns=["cell_id", "status"]).to_pylist()
     return {end["cell_id"] for end in ends if end["status"] == "ok"} & wanted
 
 

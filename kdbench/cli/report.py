@@ -62,7 +62,7 @@ def write(results: str, folder: Path, *, page: bool = False) -> list[Path]:
     """Write the leaderboard, or with `page` everything; say where it is; returns the files."""
     from kdbench.reports.leaderboard import write_leaderboard
     from kdbench.reports.sweep import write_sweeps
-    from kdbench.results.store import read_trials
+    from kdbench.results.store import TRIALS, read
 
     with complained(f"cannot write the report in {folder}"):
         try:
@@ -75,7 +75,7 @@ def write(results: str, folder: Path, *, page: bool = False) -> list[Path]:
                 path, headline = write_leaderboard(results, folder)
                 files = [path]
         except FileNotFoundError as error:
-            if not read_trials(results).num_rows:
+            if not read(results, TRIALS).num_rows:
                 raise RequestError([str(error)]) from error
             files = write_sweeps(results, folder)  # a sweep alone has no leaderboard
             say(f"report: {files[0]}")
@@ -129,7 +129,7 @@ def probe(
     """Measure, with normal images only, how far the categories of each multiclass detector interfere."""
     from kdbench.engine.probe import probe as probe_detectors
     from kdbench.grid.request import choose_device
-    from kdbench.results.store import Results, read_rows
+    from kdbench.results.store import CELLS, Results, read
 
     chosen, wrong = choose_device(device)
     if wrong:
@@ -137,7 +137,7 @@ def probe(
     with complained(f"cannot probe the detectors of {results}"):
         count, left_out = probe_detectors(
             Results(results),
-            read_rows(results).to_pylist(),
+            read(results, CELLS).to_pylist(),
             root,
             weights,
             chosen,

@@ -10,7 +10,7 @@ from kdbench.cell import Weights
 from kdbench.engine import train
 from kdbench.method import Method
 from kdbench.registry import get_method
-from kdbench.results.store import Results
+from kdbench.results.store import DETECTORS, Results
 
 
 def load_detector(
@@ -23,7 +23,7 @@ def load_detector(
     kind = get_method(method)
     settings = kind.Config.model_validate(json.loads(config))
     detector: Method = kind(settings, teacher(settings.backbone, settings.levels, weights))
-    detector.load_detector(load(results.read_detector(cell_id)))
+    detector.load_detector(load(results.storage.read(DETECTORS.name(cell_id))))
     train.place_networks(detector, device)
     detector.eval()
     return detector

@@ -9,6 +9,7 @@ import torch
 
 from kdbench.errors import reason
 from kdbench.results.storage import Storage
+from kdbench.results.store import CHECKPOINTS
 
 State = dict[str, Any]
 
@@ -17,7 +18,7 @@ class Checkpoints:
     """The last state of one cell's training; `made_by` is the code and hardware that it is good for."""
 
     def __init__(self, storage: Storage, cell_id: str, *, every_s: float, made_by: dict[str, Any]) -> None:
-        self.storage, self.name = storage, f"checkpoints/{cell_id}.pt"
+        self.storage, self.name = storage, CHECKPOINTS.name(cell_id)
         self.every_s, self.made_by = every_s, made_by
         self.started = self.written = time.monotonic()
         self.earlier_s = 0.0  # spent on training before it was taken up again
@@ -65,4 +66,4 @@ class Checkpoints:
 
 def remove_checkpoint(storage: Storage, cell_id: str) -> None:
     """Forget the training of a cell that has ended."""
-    storage.remove(f"checkpoints/{cell_id}.pt")
+    storage.remove(CHECKPOINTS.name(cell_id))

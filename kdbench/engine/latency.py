@@ -22,8 +22,11 @@ from kdbench.cell import Cell, Place
 from kdbench.engine import provenance, train
 from kdbench.engine.build import load_detector
 from kdbench.method import Method
-from kdbench.results.store import SCHEMA_VERSION, Results
+from kdbench.results.schema import CODE, MACHINE, RECIPE, SCHEMA_VERSION, picked
+from kdbench.results.store import CELLS, LATENCY, Results, read
 
+# What a timing's row takes over from a row of its cell.
+FROM_CELL = ("cell_id", *RECIPE, "seed", "profile", "backbone", "teacher_sha256", "num_parameters", "flops")
 BATCH_SIZES = (1, 32)  # the latency of one image; throughput
 NUM_WARMUP = {"cpu": 5, "cuda": 20}  # a GPU's first calls choose kernels and raise its clock
 BUDGET_S = 3.0  # of one batch size and precision; at least MIN_REPEATS, at most MAX_REPEATS
@@ -46,7 +49,7 @@ def time_detector(cell: Cell, place: Place, run_id: str) -> list[dict[str, Any]]
     device, results = torch.device(place.device), Results(place.results)
     if place.num_threads is not None:
         torch.set_num_threads(place.num_threads)
-    ended = results.rows_of(cell.id)[0]
+    finished = read(results.storage, CELLS, only=[cell.id]).to_pylist()[0]
     method = load_detector(
         results, cell.id, method=cell.method, config=cell.config, weights=place.weights, device=device
     )
@@ -59,11 +62,9 @@ def time_detector(cell: Cell, place: Place, run_id: str) -> list[dict[str, Any]]
             timing = time_calls(method, batch_size, precision, device)
             rows.append(
                 {
-                    **{name: ended[name] for name in ("cell_id", "method", "config", "dataset", "setting")},
-                    **{name: ended[name] for name in ("seed", "profile", "backbone", "teacher_sha256")},
-                    **{name: ended[name] for name in ("num_parameters", "flops")},
-                    **{k: v for k, v in provenance.code_provenance().items() if k != "ray_version"},
-                    **_machine(device),
+                    **picked(finished, *FROM_CELL),
+                    **picked(provenance.code_provenance(), *CODE),
+                    **picked(provenance.machine_provenance(device), *MACHINE),
                     **summary(timing, batch_size),
                     "schema_version": SCHEMA_VERSION,
                     "run_id": run_id,
@@ -74,7 +75,7 @@ def time_detector(cell: Cell, place: Place, run_id: str) -> list[dict[str, Any]]
                     "started_at": begun,
                 }
             )
-    results.write_latency(rows)
+    results.write(LATENCY, rows)
     return rows
 
 
@@ -194,8 +195,3 @@ def _with_parents() -> set[str]:
     """This process and those that wait for it: what trained here keeps its memory on the GPU and is idle."""
     own = psutil.Process()
     return {str(process.pid) for process in (own, *own.parents())}
-
-
-def _machine(device: torch.device) -> dict[str, Any]:
-    found = provenance.machine_provenance(device)
-    return {name: value for name, value in found.items() if name != "device_memory_bytes"}

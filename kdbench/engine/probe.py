@@ -23,25 +23,11 @@ from kdbench.engine.evaluate import score
 from kdbench.errors import DataError, RequestError
 from kdbench.metrics.exact import METRIC_VERSION, image_metrics, label_regions, pixel_metrics
 from kdbench.registry import get_dataset, get_method
-from kdbench.results.store import Results, detector_name, probe_name
+from kdbench.results.schema import CODE, IDENTITY, picked
+from kdbench.results.store import DETECTORS, PROBES, Results
 
 NAMED = 3  # cells in one line
 AREA = (0.02, 0.15)  # of the pasted rectangle, as a share of the image
-# What a probe's row takes over from the cell's row.
-FROM_CELL = (
-    "cell_id",
-    "method",
-    "config",
-    "dataset",
-    "setting",
-    "categories",
-    "dataset_categories",
-    "fingerprint",
-    "seed",
-    "profile",
-    "preset",
-    "teacher_sha256",
-)
 Tick = Callable[[str, str], None]  # told the method and the category that was probed
 
 
@@ -89,7 +75,7 @@ def probe(
     left_out: dict[str, list[dict[str, Any]]] = {}
     todo = []
     for cell_id, row in cells.items():
-        if results.storage.exists(probe_name(cell_id)):
+        if results.storage.exists(PROBES.name(cell_id)):
             continue
         reason = _unable(results, row)
         if reason:
@@ -107,7 +93,7 @@ def probe(
     count = 0
     for row in todo:
         try:
-            results.write_probe(list(probe_cell(results, row, root, weights, device, tick)))
+            results.write(PROBES, list(probe_cell(results, row, root, weights, device, tick)))
             count += 1
         except (DataError, RequestError) as error:
             left_out.setdefault(" ".join(str(error).splitlines()), []).append(row)
@@ -121,7 +107,7 @@ def _unable(results: Results, row: dict[str, Any]) -> str:
     """Why the detector of a cell cannot be probed, so far as its row and the folder tell; empty if it can."""
     if len(row["categories"]) < 2:
         return f"a probe mixes categories, its detector has one: {row['categories'][0]}"
-    if not results.storage.exists(detector_name(row["cell_id"])):
+    if not results.storage.exists(DETECTORS.name(row["cell_id"])):
         return "no detector was kept; run it again without --discard-detectors (--redo all)"
     return ""
 
@@ -189,7 +175,7 @@ def probe_cell(
         label = np.arange(2 * len(plain)) >= len(plain)
         regions = label_regions(_at_size(composites.where, maps.shape[-1]))
         tick(row["method"], category.name)
-        yield {name: row[name] for name in FROM_CELL} | {
+        yield picked(row, "cell_id", *IDENTITY, "preset", "teacher_sha256") | {
             "category": category.name,
             "metric_version": METRIC_VERSION,
             "num_images": len(plain),
@@ -197,7 +183,7 @@ def probe_cell(
             "cutpaste_image_auroc": image_metrics(np.concatenate([plain, pasted]), label)["image_auroc"],
             "cutpaste_pixel_auroc": pixel_metrics(maps, regions)["pixel_auroc"],
             "device": device.type,
-            **{k: v for k, v in provenance.code_provenance().items() if k != "ray_version"},
+            **picked(provenance.code_provenance(), *CODE),
         }
 
 

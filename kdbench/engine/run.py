@@ -24,8 +24,9 @@ from kdbench.method import Method
 from kdbench.metrics.exact import METRIC_VERSION, PRO_LIMIT
 from kdbench.metrics.presets import PRESETS
 from kdbench.registry import get_dataset, get_method
+from kdbench.results.schema import SCHEMA_VERSION
 from kdbench.results.storage import Storage
-from kdbench.results.store import SCHEMA_VERSION, input_name
+from kdbench.results.store import INPUTS
 
 
 @dataclass(kw_only=True)
@@ -283,7 +284,7 @@ def _evaluate(
     if place.keep_pictures:
         kept = pictures.maps_of(category, print_, scored.maps)
         output.pictures += [{"cell_id": cell.id, **picture} for picture in kept]
-        if not Storage(place.results).exists(input_name(print_)):
+        if not Storage(place.results).exists(INPUTS.name(print_)):
             output.inputs.append(pictures.inputs_of(ready.dataset, category, print_))
     return output
 

@@ -20,7 +20,7 @@ from kdbench.engine.train import cap_memory
 from kdbench.errors import CellTimeout, DataError, ResultsError, last_line
 from kdbench.grid.lease import Holder, acquire
 from kdbench.registry import get_dataset
-from kdbench.results.store import Results
+from kdbench.results.store import CELLS, CURVES, DETECTORS, INPUTS, PICTURES, SCORES, Results
 
 
 class _Result(NamedTuple):
@@ -116,15 +116,15 @@ def _write(results: Results, cell: Cell, place: Place, run_id: str, result: _Res
     output, succeeded = result.output, result.status == "ok"
     results.discard(cell.id)
     if succeeded:
-        results.write_scores(cell.id, output.scores)
-        results.write_curves(cell.id, output.curves)
+        results.write(SCORES, output.scores)
+        results.write(CURVES, output.curves)
     for inputs in output.inputs:
-        results.write_inputs(inputs)
+        results.write(INPUTS, inputs)
     if output.pictures:
-        results.write_pictures(cell.id, output.pictures)
+        results.write(PICTURES, output.pictures)
     if succeeded and place.keep_detectors:
-        results.write_detector(cell.id, save(output.detector))
-    results.write_rows([row | {"run_id": run_id} for row in output.rows])
+        results.storage.write(DETECTORS.name(cell.id), save(output.detector))
+    results.write(CELLS, [row | {"run_id": run_id} for row in output.rows])
     if result.status != "timeout":  # a run with more time resumes from the checkpoint
         remove_checkpoint(results.storage, cell.id)
 

@@ -18,7 +18,7 @@ from kdbench.grid.cluster import Cluster, Need
 from kdbench.grid.request import Found, Job, Request
 from kdbench.registry import get_method
 from kdbench.results.storage import Storage
-from kdbench.results.store import Results, detector_name, read_latencies, read_rows
+from kdbench.results.store import CELLS, DETECTORS, LATENCY, Results, read
 
 STEP_IMAGES = 4  # of a measured step; enough to keep two cores busy
 MEMORY_MARGIN = 1.25  # on what cells of the kind were seen to take
@@ -95,7 +95,7 @@ class Costs:
 def known_costs(results: Storage) -> Costs:
     """What the rows in `results` say; nothing if there are none yet."""
     try:
-        return Costs(read_rows(results, COST_COLUMNS).to_pylist())
+        return Costs(read(results, CELLS, columns=COST_COLUMNS).to_pylist())
     except FileNotFoundError:
         return Costs([])
 
@@ -157,8 +157,8 @@ class Timed:
 
 def read_timed(results: Results) -> Timed:
     """Read it, which `to_time` and `without_timing` both need."""
-    rows = read_latencies(results.storage, TIMING_COLUMNS).to_pylist()
-    return Timed(kept=set(results.storage.names("detectors")), rows=rows)
+    rows = read(results.storage, LATENCY, columns=TIMING_COLUMNS).to_pylist()
+    return Timed(kept=set(results.storage.names(DETECTORS.folder)), rows=rows)
 
 
 def to_time(
@@ -177,7 +177,7 @@ def to_time(
     }
     found = []
     for alike in _entries(jobs):
-        able = [job for job in alike if detector_name(job.cell.id) in there.kept]
+        able = [job for job in alike if DETECTORS.name(job.cell.id) in there.kept]
         if able and not any((job.cell.id, _device_type(job)) in done for job in alike):
             found.append(able[0])
     return found
@@ -189,7 +189,7 @@ def without_timing(jobs: Sequence[Job], there: Timed) -> list[Job]:
     return [
         alike[0]
         for alike in _entries(jobs)
-        if not any(detector_name(job.cell.id) in there.kept or job.cell.id in done for job in alike)
+        if not any(DETECTORS.name(job.cell.id) in there.kept or job.cell.id in done for job in alike)
     ]
 
 

@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.results.storage import Storage
+from kdbench.results.store import LEASES
 
 RENEW_S = 5.0
 EXPIRE_S = 180.0  # well above what network file systems cache, and what clocks differ by
-FOLDER = "leases"
+FOLDER = LEASES.folder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from kdbench.grid.lease import Holder, holders, leased, remove_void, revoke
 from kdbench.grid.prepare import prepare
 from kdbench.grid.request import Found, Job
 from kdbench.results.storage import Storage
-from kdbench.results.store import Results, cell_name
+from kdbench.results.store import CELLS, Results
 
 if TYPE_CHECKING:
     import ray
@@ -351,7 +351,7 @@ def _silent(grid: _Grid, running: dict[Any, _Attempt], now: Sequence[Holder]) ->
 
 def _wrote(grid: _Grid, job: Job) -> bool:
     """Whether a cell that had no rows before has them now: it can end between two looks at the leases."""
-    return job.place.replaces is None and grid.storage.exists(cell_name(job.cell.id))
+    return job.place.replaces is None and grid.storage.exists(CELLS.name(job.cell.id))
 
 
 def _kill_overdue(grid: _Grid, running: dict[Any, _Attempt], now: Sequence[Holder]) -> None:
@@ -402,7 +402,7 @@ def _prepare_nodes(grid: _Grid) -> None:
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) < 2:
         return  # this machine, which was prepared before
-    marker = f"cells/.seen.{os.urandom(4).hex()}.tmp"
+    marker = f"{CELLS.folder}/.seen.{os.urandom(4).hex()}.tmp"
     grid.storage.write(marker, b"kdbench")
 
     @ray.remote(num_cpus=0, max_retries=1)

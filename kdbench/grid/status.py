@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from kdbench.grid.lease import Holder, holders
-from kdbench.results.store import Results
+from kdbench.results.store import RUNS, Results
 
 MAX_RUNS = 20  # looked at, the newest first
 
@@ -36,12 +36,12 @@ class State:
 
 def write_run(results: Results, run: RunFile) -> None:
     """Say what a run sets out to do, before its first cell."""
-    results.storage.write(f"runs/{run.run_id}.json", json.dumps(asdict(run)).encode())
+    results.storage.write(RUNS.name(run.run_id), json.dumps(asdict(run)).encode())
 
 
 def states(results: Results, now: float | None = None) -> list[State]:
     """The newest runs, newest first; a run whose process is gone has waiting cells and none running."""
-    names = results.storage.names("runs")[::-1][:MAX_RUNS]
+    names = results.storage.names(RUNS.folder)[::-1][:MAX_RUNS]
     runs = [RunFile(**json.loads(results.storage.read(name))) for name in names]
     running = holders(results.storage)
     return [_state(results, run, running, time.time() if now is None else now) for run in runs]

@@ -17,12 +17,12 @@ SMOOTH = STEP / 4  # a hop shorter than this is part of a slope, a longer one is
 TOLERANCE = (
     STEP + SMOOTH
 ) / 8**0.5  # a + b bounds the box; ab / sqrt(aa + bb) is the farthest from its diagonal
-CURVES = ("image_fpr", "image_tpr", "pixel_fpr", "pixel_tpr", "pro_fpr", "pro")
+CURVE_COLUMNS = ("image_fpr", "image_tpr", "pixel_fpr", "pixel_tpr", "pro_fpr", "pro")
 
 
 def curves_of(image: Curve, pixel: Curve | None) -> dict[str, list[float] | None]:
-    """The CURVES of one category: ROC of its images, ROC and PRO of its pixels; None without masks."""
-    kept: dict[str, list[float] | None] = dict.fromkeys(CURVES)
+    """The CURVE_COLUMNS of one category: ROC of its images, ROC and PRO of its pixels; None without masks."""
+    kept: dict[str, list[float] | None] = dict.fromkeys(CURVE_COLUMNS)
     kept["image_fpr"], kept["image_tpr"] = thinned(image, image.hits / image.num_defective)
     if pixel is not None:
         kept["pixel_fpr"], kept["pixel_tpr"] = thinned(pixel, pixel.hits / pixel.num_defective)

@@ -23,7 +23,7 @@ from kdbench.cli import app as cli
 from kdbench.reports.leaderboard import assemble
 from kdbench.reports.rows import load
 from kdbench.reports.tables import to_markdown
-from kdbench.results.store import End, Results, read_rows
+from kdbench.results.store import CELLS, LATENCY, TRIALS, End, Results, read
 
 Call = Callable[..., tuple[int, str]]
 
@@ -130,7 +130,7 @@ def brittle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Call) -> Itera
 
 
 def rows(folder: str = "results") -> list[dict[str, Any]]:
-    return read_rows(Path(folder)).to_pylist()
+    return read(Path(folder), CELLS).to_pylist()
 
 
 def files(folder: str = "results") -> list[str]:
@@ -222,7 +222,7 @@ def test_detectors_that_are_not_kept_cannot_be_timed_and_that_is_said(run: Call,
         in text
     )
     (row,) = rows("others")
-    Results("others").write_latency([{"cell_id": row["cell_id"], "device": "cuda", "device_name": "a"}])
+    Results("others").write(LATENCY, [{"cell_id": row["cell_id"], "device": "cuda", "device_name": "a"}])
     assert "cannot be timed" not in run(*words, "--results", "others")[1]
     assert "cannot be timed" not in run(*words, "--discard-detectors", "--no-latency", "--seeds", "1")[1]
 
@@ -684,8 +684,8 @@ def test_a_folder_without_a_name_is_not_the_current_one(run: Call, option: str) 
     ],
 )
 def test_nothing_is_read_from_a_folder_without_a_name(kdbench: Call, words: tuple[str, ...]) -> None:
-    Results("results").write_rows([fabricated_row()])
-    Results(".").write_rows([fabricated_row()])
+    Results("results").write(CELLS, [fabricated_row()])
+    Results(".").write(CELLS, [fabricated_row()])
     code, text = kdbench(*words)
     assert code == 2
     assert "names no folder" in text
@@ -853,7 +853,7 @@ def test_a_report_that_cannot_be_written_is_an_error(run: Call, kdbench: Call) -
 
 
 def test_what_a_report_writes_beside_it_and_cannot_is_an_error(kdbench: Call) -> None:
-    Results("results").write_rows([fabricated_row()])
+    Results("results").write(CELLS, [fabricated_row()])
     Path("a-file").touch()
     code, text = kdbench("report", "--rows", "a-file")
     assert code == 2
@@ -869,7 +869,7 @@ def test_what_a_report_writes_beside_it_and_cannot_is_an_error(kdbench: Call) ->
 def test_a_sweep_alone_has_no_rows_to_share_and_no_tables_for_a_page(
     kdbench: Call, words: tuple[str, str]
 ) -> None:
-    Results("results").write_trial(trial(0, 0.5))
+    Results("results").write(TRIALS, [trial(0, 0.5)])
     Path("page.md").write_text("<!-- table: a -->\n<!-- /table -->\n")
     code, text = kdbench("report", *words)
     assert code == 2
@@ -879,7 +879,7 @@ def test_a_sweep_alone_has_no_rows_to_share_and_no_tables_for_a_page(
 
 
 def test_a_report_of_a_sweep_alone_that_cannot_be_written_is_an_error(kdbench: Call) -> None:
-    Results("results").write_trial(trial(0, 0.5))
+    Results("results").write(TRIALS, [trial(0, 0.5)])
     Path("a-file").touch()
     code, text = kdbench("report", "--out", "a-file")
     assert code == 2

@@ -17,7 +17,8 @@ from kdbench.engine.train import choose_precision
 from kdbench.grid.attempt import execute_cell
 from kdbench.grid.costs import read_timed, to_time
 from kdbench.grid.request import Request, plan
-from kdbench.results.store import LATENCY_SCHEMA, Results, read_latencies
+from kdbench.results.schema import LATENCY_SCHEMA
+from kdbench.results.store import DETECTORS, LATENCY, Results, read
 
 
 def jobs(root, results, **changes):
@@ -63,7 +64,7 @@ def test_a_timing_is_rows_of_each_batch_size(mvtec, tmp_path, monkeypatch):
     before = torch.get_num_threads()
     time_detector(job.cell, job.place, "run-2")
     torch.set_num_threads(before)
-    rows = read_latencies(tmp_path / "r").to_pylist()
+    rows = read(tmp_path / "r", LATENCY).to_pylist()
     own = choose_precision("auto", torch.device("cpu"))  # bf16 where the processor computes it
     timed = dict.fromkeys((size, precision) for precision in ("fp32", own) for size in (1, 32))
     assert [(row["batch_size"], row["precision"]) for row in rows] == list(timed)
@@ -111,28 +112,28 @@ def test_one_detector_of_each_kind_is_timed_and_once(mvtec, tmp_path):
     planned = jobs(mvtec, tmp_path / "r", seeds=(0, 1), methods=("stfpm", "rd4ad"))
     assert to_time(planned, read_timed(results)) == []  # no detector yet
     for job in planned:
-        results.write_detector(job.cell.id, b"")
+        results.storage.write(DETECTORS.name(job.cell.id), b"")
     first = to_time(planned, read_timed(results))
     assert [job.cell.method for job in first] == ["stfpm", "rd4ad"]
-    results.write_latency([timed(first[0])])
+    results.write(LATENCY, [timed(first[0])])
     assert [job.cell.method for job in to_time(planned, read_timed(results))] == ["rd4ad"]
     other = jobs(mvtec, tmp_path / "r", set={"all.image_size": 64, "all.batch_size": 4})
     for job in other:
-        results.write_detector(job.cell.id, b"")
+        results.storage.write(DETECTORS.name(job.cell.id), b"")
     assert to_time(other, read_timed(results)) == other[:1]  # another size is another detector
 
 
 def test_what_was_timed_elsewhere_or_beside_others_is_timed_again(mvtec, tmp_path):
     results = Results(tmp_path / "r")
     (job,) = jobs(mvtec, tmp_path / "r", categories=("bottle",))
-    results.write_detector(job.cell.id, b"")
+    results.storage.write(DETECTORS.name(job.cell.id), b"")
     for busy in (True, None):
-        results.write_latency([timed(job, busy=busy)])
+        results.write(LATENCY, [timed(job, busy=busy)])
         assert to_time([job], read_timed(results), "some CPU") == []
         assert to_time([job], read_timed(results), "some CPU", busy_again=True) == [job]
-    results.write_latency([timed(job, device="cuda")])
+    results.write(LATENCY, [timed(job, device="cuda")])
     assert to_time([job], read_timed(results), "some CPU") == [job]
-    results.write_latency([timed(job)])
+    results.write(LATENCY, [timed(job)])
     assert to_time([job], read_timed(results), "some CPU", busy_again=True) == []
     assert to_time([job], read_timed(results), "some CPU") == []
     assert to_time([job], read_timed(results), "another CPU") == [job]
@@ -149,7 +150,7 @@ def test_every_section_and_recipe_has_its_timing(mvtec, tmp_path):
         *jobs(mvtec, tmp_path / "r", preset="ader"),
     ]
     for job in planned:
-        results.write_detector(job.cell.id, b"")
+        results.storage.write(DETECTORS.name(job.cell.id), b"")
     found = [job.cell for job in to_time(planned, read_timed(results))]
     assert [(c.dataset, c.setting, c.profile, c.preset, json.loads(c.config)["epochs"]) for c in found] == [
         ("mvtec_ad", "oneclass", "paper", "exact", 1),
@@ -169,9 +170,9 @@ def test_a_run_times_its_detectors_in_another_process(mvtec, tmp_path, kdbench):
     code, printed = kdbench(*words)
     assert code == 0, printed
     assert "timing 1 detectors" in printed
-    rows = read_latencies(tmp_path / "r").to_pylist()
+    rows = read(tmp_path / "r", LATENCY).to_pylist()
     assert len(rows) == 2
-    Results(tmp_path / "r").write_latency([row | {"busy": False} for row in rows])  # whatever ran beside it
+    Results(tmp_path / "r").write(LATENCY, [row | {"busy": False} for row in rows])  # whatever ran beside it
     code, printed = kdbench(*words)
     assert code == 0
     assert "timing" not in printed

@@ -8,7 +8,7 @@ from fabricated import row
 
 from kdbench.engine.probe import AREA, _at_size, compose, probe
 from kdbench.errors import RequestError
-from kdbench.results.store import Results
+from kdbench.results.store import CELLS, DETECTORS, Results
 
 
 def test_mixup_is_the_rounded_mean_and_cutpaste_changes_its_rectangle_only():
@@ -70,8 +70,8 @@ def test_every_category_of_a_multiclass_detector_is_probed_once(trained, kdbench
 def other(results, cell_id, **changes):
     """A row of a multiclass cell whose detector was kept."""
     one = row(**{"cell_id": cell_id, "dataset": "mvtec_ad"} | changes)
-    Results(results).write_rows([one])
-    Results(results).write_detector(cell_id, b"")
+    Results(results).write(CELLS, [one])
+    Results(results).storage.write(DETECTORS.name(cell_id), b"")
     return one
 
 

@@ -18,8 +18,9 @@ from kdbench.errors import ResultsError
 from kdbench.grid.attempt import execute_cell
 from kdbench.metrics.exact import METRICS, image_metrics
 from kdbench.metrics.legacy import LEGACY_METRICS
+from kdbench.results.schema import ROW_SCHEMA
 from kdbench.results.storage import Storage
-from kdbench.results.store import ROW_SCHEMA, Results
+from kdbench.results.store import LATENCY, PROBES, Results
 
 
 def test_a_row_says_everything(mvtec, tmp_path):
@@ -64,9 +65,9 @@ def ended_and_measured(root, results):
     (job,) = jobs(root, results, categories=("bottle",))
     assert execute_cell(job.cell, job.place, "run-1", lambda progress: None).status == "ok"
     measured = {"cell_id": job.cell.id, "device_name": "a processor"}
-    Results(results).write_latency([measured])
-    Results(results).write_latency([measured | {"cell_id": job.cell.id + "0"}])  # another cell's
-    Results(results).write_probe([{"cell_id": job.cell.id}])
+    Results(results).write(LATENCY, [measured])
+    Results(results).write(LATENCY, [measured | {"cell_id": job.cell.id + "0"}])  # another cell's
+    Results(results).write(PROBES, [{"cell_id": job.cell.id}])
     return replace(job, place=replace(job.place, replaces="run-1"))
 
 

@@ -20,7 +20,7 @@ from kdbench.grid.lease import Holder, acquire, holders
 from kdbench.grid.request import Request, plan
 from kdbench.grid.status import RunFile, part_done, seconds_left, states, write_run
 from kdbench.results.storage import Storage
-from kdbench.results.store import Results, read_rows
+from kdbench.results.store import CELLS, Results, read
 
 slow = pytest.mark.slow
 
@@ -85,7 +85,7 @@ def test_a_worker_that_is_always_lost_is_a_failed_row(ray_here, mvtec, tmp_path)
     assert outcome.status == "failed"
     assert outcome.error.startswith("lost 3 workers or nodes: ")
     assert len(list((tmp_path / "r/attempts").iterdir())) == 3
-    (row,) = read_rows(tmp_path / "r").to_pylist()
+    (row,) = read(tmp_path / "r", CELLS).to_pylist()
     assert (row["status"], row["error"], row["category"]) == ("failed", outcome.error, "bottle")
     assert holders(Storage(tmp_path / "r")) == []
 
@@ -94,7 +94,7 @@ def test_a_worker_that_is_always_lost_is_a_failed_row(ray_here, mvtec, tmp_path)
 def test_a_worker_lost_after_it_wrote_its_rows_is_not_run_again(ray_here, mvtec, tmp_path):
     (outcome,) = execute(planned(mvtec, tmp_path / "r", categories=("bottle",)), ray_work.dies_after_its_rows)
     assert outcome.status == "ok"
-    (row,) = read_rows(tmp_path / "r").to_pylist()
+    (row,) = read(tmp_path / "r", CELLS).to_pylist()
     assert row["status"] == "ok"
 
 
@@ -104,7 +104,7 @@ def test_an_end_that_ray_does_not_report_is_read_from_the_files(ray_here, mvtec,
     found = planned(mvtec, tmp_path / "r", categories=("bottle",))
     (outcome,) = execute(found, ray_work.never_answers)
     assert outcome.status == "ok"
-    assert len(read_rows(tmp_path / "r")) == 1
+    assert len(read(tmp_path / "r", CELLS)) == 1
 
 
 @slow
@@ -129,7 +129,7 @@ def test_a_cell_that_does_not_stop_is_killed_and_the_others_run(ray_here, mvtec,
     )
     assert outcome.status == "timeout"
     assert outcome.error.startswith("killed 0.5 s after its 0.5 s (--timeout)")
-    (row,) = read_rows(tmp_path / "r").to_pylist()
+    (row,) = read(tmp_path / "r", CELLS).to_pylist()
     assert row["status"] == "timeout"
     assert holders(Storage(tmp_path / "r")) == []
 
@@ -180,12 +180,12 @@ def test_what_another_run_ended_is_not_lost_with_our_workers(mvtec, tmp_path):
     (job,) = found.jobs
     execute_cell(job.cell, job.place, "theirs", lambda progress: None)
     assert lost_for_the_last_time(found).status == "ok"
-    (row,) = read_rows(tmp_path / "r").to_pylist()
+    (row,) = read(tmp_path / "r", CELLS).to_pylist()
     assert (row["run_id"], row["status"]) == ("theirs", "ok")
     assert len(Storage(tmp_path / "r").names("detectors")) == 1
     found.jobs = [replace(job, place=replace(job.place, replaces="theirs"))]  # --redo all
     assert lost_for_the_last_time(found).status == "failed"
-    (row,) = read_rows(tmp_path / "r").to_pylist()
+    (row,) = read(tmp_path / "r", CELLS).to_pylist()
     assert (row["run_id"], row["status"]) == ("ours", "failed")
     assert Storage(tmp_path / "r").names("leases") == []
 
@@ -234,7 +234,7 @@ def test_a_cell_of_another_run_is_left_to_it(mvtec, tmp_path):
     assert execute_cell(job.cell, job.place, "ours", lambda progress: None).status == "ok"
     again = execute_cell(job.cell, job.place, "third", lambda progress: None)
     assert (again.status, again.seconds) == ("ok", 0.0)  # it ended meanwhile: not run again
-    assert read_rows(tmp_path / "r")["run_id"].to_pylist() == ["ours"]
+    assert read(tmp_path / "r", CELLS)["run_id"].to_pylist() == ["ours"]
 
 
 def test_whoever_lost_its_lease_writes_nothing(mvtec, tmp_path):
@@ -312,8 +312,8 @@ def test_the_status_is_told_by_the_files_alone(mvtec, tmp_path):
     results = Results(tmp_path / "r")
     ids = ["aaa", "bbb", "ccc", "ddd"]
     write_run(results, RunFile(run_id="run-1", started=100.0, cells=dict.fromkeys(ids, 5.0)))
-    results.write_rows([{"cell_id": "aaa", "category": "x", "status": "ok", "run_id": "run-1"}])
-    results.write_rows([{"cell_id": "bbb", "category": "x", "status": "failed", "run_id": "run-1"}])
+    results.write(CELLS, [{"cell_id": "aaa", "category": "x", "status": "ok", "run_id": "run-1"}])
+    results.write(CELLS, [{"cell_id": "bbb", "category": "x", "status": "failed", "run_id": "run-1"}])
     acquire(results.storage, Holder(cell_id="ccc", run_id="run-1", label="stfpm x"))
     (state,) = states(results, now=110.0)
     assert dict(state.counts) == {"ok": 1, "failed": 1, "running": 1, "waiting": 1}
@@ -331,7 +331,7 @@ def test_an_end_that_is_to_be_replaced_does_not_count_as_done(tmp_path):
     )
     write_run(results, run)
     for cell_id, run_id in (("aaa", "run-1"), ("bbb", "run-2"), ("ccc", "run-1")):
-        results.write_rows([{"cell_id": cell_id, "category": "x", "status": "ok", "run_id": run_id}])
+        results.write(CELLS, [{"cell_id": cell_id, "category": "x", "status": "ok", "run_id": run_id}])
     (state,) = states(results, now=110.0)
     assert (state.counts["ok"], state.counts["waiting"]) == (2, 1)
 
@@ -346,7 +346,7 @@ def test_status_says_it_in_words(mvtec, tmp_path, kdbench):
     code, printed = kdbench("status", "--results", tmp_path / "r")
     assert code == 0
     assert ": 2 cells, 2 ok\n" in printed
-    first, _ = read_rows(tmp_path / "r")["cell_id"].to_pylist()
+    first, _ = read(tmp_path / "r", CELLS)["cell_id"].to_pylist()
     (tmp_path / f"r/cells/{first}.parquet").unlink()
     assert (
         "2 cells, 1 ok, 1 waiting\n  nobody is running it"

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdbench.metrics.curves import CURVES, TOLERANCE, curves_of, thinned
+from kdbench.metrics.curves import CURVE_COLUMNS, TOLERANCE, curves_of, thinned
 from kdbench.metrics.exact import PRO_LIMIT, Curve, image_curve, label_regions, pixel_curve
 
 
@@ -68,7 +68,7 @@ def test_many_pixels_become_a_few_hundred_points_with_the_same_area():
     pixel = pixel_curve(maps, label_regions(masks))
     image = image_curve(maps.max((1, 2)), masks.any((1, 2)))
     curves = curves_of(image, pixel)
-    assert tuple(curves) == CURVES
+    assert tuple(curves) == CURVE_COLUMNS
     assert len(pixel.hits) > 5000
     assert 100 < len(curves["pixel_fpr"]) < 600
     assert np.trapezoid(curves["pixel_tpr"], curves["pixel_fpr"]) == pytest.approx(pixel.auroc(), abs=1e-4)
@@ -81,4 +81,4 @@ def test_many_pixels_become_a_few_hundred_points_with_the_same_area():
 def test_without_masks_there_are_curves_of_images_only():
     curves = curves_of(image_curve(np.array([0.1, 0.9]), np.array([False, True])), None)
     assert (curves["image_fpr"], curves["image_tpr"]) == ([0, 0, 1], [0, 1, 1])
-    assert {name for name, values in curves.items() if values is None} == set(CURVES[2:])
+    assert {name for name, values in curves.items() if values is None} == set(CURVE_COLUMNS[2:])

@@ -11,7 +11,7 @@ from fabricated import all_metrics, row, scores
 from kdbench.cell import canonical_json
 from kdbench.errors import RequestError
 from kdbench.reports.compare import HEAD, compare
-from kdbench.results.store import Results
+from kdbench.results.store import CELLS, SCORES, Results
 
 Call = Callable[..., tuple[int, str]]
 
@@ -24,7 +24,7 @@ def write(folder: Path, values: dict[str, float | None], **changes: Any) -> None
     for category, value in values.items():
         status = "ok" if value is not None else "failed"
         rows.append(row(**{"category": category, "status": status} | all_metrics(value) | facts))
-    Results(folder).write_rows(rows)
+    Results(folder).write(CELLS, rows)
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def test_with_several_seeds_significance_is_over_them_too(folders: tuple[Path, P
         for seed, merit in enumerate(by_seed):
             write(folder, {"a": 0.5 + merit / 10}, seed=seed)
             own = scores(f"m-{seed}", "a", merit=merit, seed=1, num_images=600)
-            Results(folder).write_scores(f"m-{seed}", own)
+            Results(folder).write(SCORES, own)
     lines = {cell(line, "metric"): line for line in compare(*folders, 0.01).categories.body}
     assert cell(lines["I-AUROC"], "significant") == "no (images and seeds)"
 
@@ -179,8 +179,8 @@ def test_with_several_seeds_significance_is_over_them_too(folders: tuple[Path, P
 def test_significance_is_over_the_same_images(folders: tuple[Path, Path]) -> None:
     for folder, merit in zip(folders, (3.0, 0.5), strict=True):
         write(folder, {"a": 0.9, "b": 0.8})
-        Results(folder).write_scores(
-            "m-0", scores("m-0", "a", merit=merit, seed=1) + scores("m-0", "b", merit=1.0, seed=2)
+        Results(folder).write(
+            SCORES, scores("m-0", "a", merit=merit, seed=1) + scores("m-0", "b", merit=1.0, seed=2)
         )
     lines = compare(*folders, 0.01).categories.body
     said = {(cell(line, "category"), cell(line, "metric")): cell(line, "significant") for line in lines}

@@ -14,7 +14,7 @@ from kdbench.reports.entries import entries
 from kdbench.reports.figures import COLOURS, Sketch, log_axis, marks, new_figure, render
 from kdbench.reports.figures_speed import Point, Timing
 from kdbench.reports.rows import load, sections
-from kdbench.results.store import read_curves
+from kdbench.results.store import CURVES, read
 
 CATEGORIES = ("bottle", "cable", "grid", "nut", "tile", "wood")
 
@@ -167,7 +167,7 @@ def test_every_figure_of_a_whole_run_is_drawn_or_says_why_not(rows):
     assert chosen.groupby("entry").size().to_dict() == {m: 6 - (m == "stfpm") for m in look}
     assert set(chosen["seed"]) == {0}
     ended = accuracy.ended_cells(found)
-    kept = read_curves(folder, ended["cell_id"]).to_pandas().merge(ended, on=["cell_id", "category"])
+    kept = read(folder, CURVES, only=ended["cell_id"]).to_pandas().merge(ended, on=["cell_id", "category"])
     sketches = [
         *speed.accuracy_latency(group, found, speed.timings(found, loaded.latencies), look),
         accuracy.heat_map(group, found),

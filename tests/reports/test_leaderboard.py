@@ -10,7 +10,7 @@ from kdbench.metrics.exact import METRICS
 from kdbench.reports.entries import entries
 from kdbench.reports.leaderboard import write_leaderboard
 from kdbench.reports.rows import load_rows
-from kdbench.results.store import Results
+from kdbench.results.store import CELLS, Results
 
 CATEGORIES = ["a", "b"]
 
@@ -41,7 +41,7 @@ def write(folder: Path, method: str, values: dict[str, float | None], **changes:
         metrics = dict.fromkeys((*METRICS, "mad"), value)
         status = "ok" if value is not None else "failed"
         rows.append(row | metrics | {"category": category, "status": status})
-    Results(folder).write_rows(rows)
+    Results(folder).write(CELLS, rows)
 
 
 def table(text: str, title: str) -> list[list[str]]:
@@ -176,7 +176,7 @@ def test_pixel_metrics_that_do_not_exist_are_holes_not_zeros(tmp_path):
     rows = pq.read_table(file).to_pylist()
     for row in rows:
         row |= {"aupro": None, "mad": None}
-    Results(tmp_path).write_rows(rows)
+    Results(tmp_path).write(CELLS, rows)
     (entry,) = entries(load_rows(tmp_path))
     assert entry.means["aupro"] is None
     assert entry.means["image_auroc"] == pytest.approx((0.85, float("nan")), nan_ok=True)

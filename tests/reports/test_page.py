@@ -11,7 +11,7 @@ import pytest
 from fabricated_run import Grid, fabricate
 
 from kdbench.reports.page import write_report
-from kdbench.results.store import Results, read_rows
+from kdbench.results.store import CELLS, LATENCY, Results, read
 
 EVIL = "<script>alert('x')</script>\"&</table>"
 
@@ -96,7 +96,7 @@ def test_every_link_leads_somewhere_and_every_id_is_unique(page):
 
 
 def test_a_number_leads_to_exactly_the_cells_behind_it(page):
-    rows = read_rows(page[1] / "results").to_pandas()
+    rows = read(page[1] / "results", CELLS).to_pandas()
     cells = re.findall(r'<tr id="(cell-\d+)"><th scope="row"><code>([^<]+)</code>', page[0].text)
     assert [name for _, name in cells] == list(dict.fromkeys(rows["cell_id"]))
     groups = page[0].data["groups"]
@@ -138,7 +138,7 @@ def test_the_points_of_the_plot_are_those_of_the_rows(page):
     assert {point["precision"] for point in data["points"]} == {"fp32"}
     first = data["points"][0]
     assert data["sections"][first["section"]].startswith("toy, oneclass")
-    rows = read_rows(page[1] / "results").to_pandas()
+    rows = read(page[1] / "results", CELLS).to_pandas()
     own = rows[(rows["method"] == first["entry"]) & (rows["setting"] == "oneclass")]
     assert first["accuracy"][0][0] == pytest.approx(100 * own.groupby("seed")["mad"].mean().mean(), abs=1e-3)
 
@@ -169,8 +169,8 @@ def test_what_comes_from_rows_cannot_become_markup_or_script(tmp_path):
     names = {"method": EVIL, "dataset": EVIL, "category": EVIL, "host": EVIL, "device_name": EVIL}
     names |= {"categories": [EVIL], "dataset_categories": [EVIL], "config": json.dumps({"key": EVIL})}
     results = Results(tmp_path / "r")
-    results.write_rows([row(**names, started_at="2026-01-01T00:00:00+00:00", train_s=3.0)])
-    results.write_rows([row(**names, cell_id="d", seed=1, status="failed", error=f"Traceback\n{EVIL}")])
+    results.write(CELLS, [row(**names, started_at="2026-01-01T00:00:00+00:00", train_s=3.0)])
+    results.write(CELLS, [row(**names, cell_id="d", seed=1, status="failed", error=f"Traceback\n{EVIL}")])
     times = {
         "batch_size": 1,
         "times_ms": [1.0, 2.0],
@@ -180,7 +180,7 @@ def test_what_comes_from_rows_cannot_become_markup_or_script(tmp_path):
         "busy": False,
     }
     timing = {"cell_id": "c", "method": EVIL, "device_name": EVIL, "device": "cuda", "images_per_s": 1.0}
-    results.write_latency([timing | times])
+    results.write(LATENCY, [timing | times])
     path = write_report(tmp_path / "r", tmp_path / "out").page
     page = Page(path.read_text(encoding="utf-8"))
     assert "<script>alert" not in page.text
@@ -193,7 +193,7 @@ def test_what_comes_from_rows_cannot_become_markup_or_script(tmp_path):
 
 
 def test_a_result_with_nothing_but_one_row_has_a_page_that_says_what_is_missing(tmp_path):
-    Results(tmp_path / "r").write_rows([row()])
+    Results(tmp_path / "r").write(CELLS, [row()])
     path = write_report(tmp_path / "r", tmp_path / "out").page
     text = path.read_text(encoding="utf-8")
     assert 'id="chart"' not in text
@@ -203,7 +203,7 @@ def test_a_result_with_nothing_but_one_row_has_a_page_that_says_what_is_missing(
 
 
 def test_only_failures_have_a_page_too(tmp_path):
-    Results(tmp_path / "r").write_rows([row(status="oom", error="MemoryError", image_auroc=None)])
+    Results(tmp_path / "r").write(CELLS, [row(status="oom", error="MemoryError", image_auroc=None)])
     path = write_report(tmp_path / "r", tmp_path / "out").page
     assert "error 1: MemoryError" in path.read_text(encoding="utf-8")
 

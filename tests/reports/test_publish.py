@@ -19,7 +19,8 @@ from fabricated import all_metrics, row, scores
 from kdbench.errors import RequestError
 from kdbench.reports.leaderboard import write_leaderboard
 from kdbench.reports.publish import summaries, write_rows
-from kdbench.results.store import ROW_SCHEMA, Results, read_rows, read_scores
+from kdbench.results.schema import ROW_SCHEMA
+from kdbench.results.store import CELLS, LATENCY, PROBES, SCORES, Results, read
 
 Call = Callable[..., tuple[int, str]]
 
@@ -85,8 +86,8 @@ def results(tmp_path: Path) -> Path:
     folder = tmp_path / "results"
     for name, setting, categories in (("c0", "multiclass", ["a", "b"]), ("c1", "oneclass", ["a"])):
         facts = {"cell_id": name, "setting": setting, "categories": categories} | all_metrics(0.75)
-        Results(folder).write_scores(name, scores(name, "a", merit=1, seed=0, num_images=6))
-        Results(folder).write_rows([row(category=category, **facts) for category in categories])
+        Results(folder).write(SCORES, scores(name, "a", merit=1, seed=0, num_images=6))
+        Results(folder).write(CELLS, [row(category=category, **facts) for category in categories])
     return folder
 
 
@@ -94,15 +95,15 @@ def test_rows_in_a_folder_of_their_own_give_the_same_report(results: Path, tmp_p
     write_rows(results, tmp_path / "rows")
     written = [path.relative_to(tmp_path / "rows").as_posix() for path in (tmp_path / "rows").rglob("*.*")]
     assert sorted(written) == ["cells/rows.parquet", "scores/rows.parquet"]
-    assert read_rows(tmp_path / "rows").equals(read_rows(results))
+    assert read(tmp_path / "rows", CELLS).equals(read(results, CELLS))
     before, after = (write_leaderboard(f, tmp_path / f"of-{f.name}")[0] for f in (results, tmp_path / "rows"))
     assert before.read_bytes() == after.read_bytes()
 
     (results / "scores/c0.parquet").unlink()
     (results / "scores/c1.parquet").unlink()
     write_rows(results, tmp_path / "rows")  # again: what is gone is gone there too
-    assert read_scores(tmp_path / "rows").num_rows == 0
-    assert read_rows(tmp_path / "rows").num_rows == 3
+    assert read(tmp_path / "rows", SCORES).num_rows == 0
+    assert read(tmp_path / "rows", CELLS).num_rows == 3
 
 
 def test_of_published_rows_only_those_of_the_cells_asked_for_are_taken_over(
@@ -110,9 +111,9 @@ def test_of_published_rows_only_those_of_the_cells_asked_for_are_taken_over(
 ) -> None:
     timed = {"cell_id": "c0", "run_id": "r", "device": "cuda"}
     for name in ("A100", "T4"):
-        Results(results).write_latency([timed | {"device_name": name, "batch_size": b} for b in (1, 32)])
+        Results(results).write(LATENCY, [timed | {"device_name": name, "batch_size": b} for b in (1, 32)])
     for name in ("c0", "c1"):
-        Results(results).write_probe([{"cell_id": name, "category": category} for category in "ab"])
+        Results(results).write(PROBES, [{"cell_id": name, "category": category} for category in "ab"])
     write_rows(results, tmp_path / "rows")
 
     Results(tmp_path / "one").take_over(tmp_path / "rows", {"c0"})
@@ -126,7 +127,7 @@ def test_of_published_rows_only_those_of_the_cells_asked_for_are_taken_over(
 def test_rows_are_not_written_beside_others(results: Path) -> None:
     with pytest.raises(RequestError, match=r"results has other rows already, cells/c0\.parquet"):
         write_rows(results, results)
-    assert read_rows(results).num_rows == 3
+    assert read(results, CELLS).num_rows == 3
 
 
 def check_pushed(hub: Hub, results: Path, out: Path) -> None:
@@ -151,7 +152,7 @@ def check_pushed(hub: Hub, results: Path, out: Path) -> None:
     }
     cells = pq.read_table(io.BytesIO(hub.files["data/cells.parquet"]))
     assert cells.schema.equals(ROW_SCHEMA)
-    assert cells.equals(read_rows(results))
+    assert cells.equals(read(results, CELLS))
     assert {"report/report.html", "report/leaderboard.csv"} < set(hub.files)
     assert any(name.startswith("report/figures/") for name in hub.files)
     assert hub.files["report/leaderboard.md"] == (out / "leaderboard.md").read_bytes()

@@ -23,15 +23,15 @@ from kdbench.reports.significance import (
     partial_intervals,
     rank_groups,
 )
-from kdbench.results.store import Results
+from kdbench.results.store import CELLS, LATENCY, SCORES, Results
 
 
 def write(folder: Path, values: dict[str, float], **changes: Any) -> None:
     """One multiclass cell: category -> the value of all metrics."""
     facts = {"dataset_categories": [*values], "categories": [*values]} | changes
     facts = {"cell_id": f"{facts.get('method', 'm')}-{facts.get('seed', 0)}"} | facts
-    Results(folder).write_rows(
-        [row(**{"category": name} | all_metrics(value) | facts) for name, value in values.items()]
+    Results(folder).write(
+        CELLS, [row(**{"category": name} | all_metrics(value) | facts) for name, value in values.items()]
     )
 
 
@@ -92,7 +92,7 @@ def with_scores(folder: Path, merits: dict[str, float]) -> None:
         both = [
             one for j, name in enumerate("ab") for one in scores(f"{method}-0", name, merit=merit, seed=j)
         ]
-        Results(folder).write_scores(f"{method}-0", both)
+        Results(folder).write(SCORES, both)
 
 
 def test_with_few_seeds_the_images_decide_for_image_metrics_only(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_scores_that_are_alike_make_nothing_bold(tmp_path: Path) -> None:
 def test_scores_of_other_images_are_not_paired(tmp_path: Path) -> None:
     with_scores(tmp_path, {"good": 3.0, "next": 0.5})
     both = [one for j, name in enumerate("ab") for one in scores("next-0", name, merit=0.5, seed=j)]
-    Results(tmp_path).write_scores("next-0", [one | {"image": f"other/{one['image']}"} for one in both])
+    Results(tmp_path).write(SCORES, [one | {"image": f"other/{one['image']}"} for one in both])
     _, found, evidence = section(tmp_path)
     assert evidence.best(found, "image_auroc") == ""
 
@@ -133,7 +133,7 @@ def test_the_interval_over_images_is_that_of_the_mean_over_categories_and_seeds(
         write(tmp_path, {"a": 0.9, "b": 0.8}, seed=seed)
         both = {name: scores(f"m-{seed}", name, merit=1, seed=10 * seed + j) for j, name in enumerate("ab")}
         # In any order on disk: the images are what pairs, not their place.
-        Results(tmp_path).write_scores(f"m-{seed}", [*reversed(both["b"]), *both["a"]])
+        Results(tmp_path).write(SCORES, [*reversed(both["b"]), *both["a"]])
         for name, own in both.items():
             expected[name] += weights[:, seed] * image_draws(own, name)["image_ap"]
     group, (entry,), evidence = section(tmp_path)
@@ -153,7 +153,7 @@ def test_seeds_that_disagree_make_intervals_of_differences_wide(tmp_path: Path) 
         for seed, merit in enumerate(by_seed):
             write(tmp_path, {"a": merit / 5}, method=method, seed=seed, dataset_categories=["a", "b"])
             own = scores(f"{method}-{seed}", "a", merit=merit, seed=0, num_images=200)
-            Results(tmp_path).write_scores(f"{method}-{seed}", own)
+            Results(tmp_path).write(SCORES, own)
     group, found, evidence = section(tmp_path)
     (table,) = differences_over_images(evidence, found, ["a"], group.title)
     clear = {frozenset((line[0].text, line[1].text)): line[-1].mean < 0.05 for line in table.body}
@@ -175,7 +175,7 @@ def test_detectors_of_oneclass_are_drawn_each_for_its_own_category(tmp_path: Pat
             facts = {"cell_id": name, "seed": seed, "setting": "oneclass"}
             write(tmp_path, {category: 0.5}, dataset_categories=["a", "b"], **facts)
             renamed = [one | {"cell_id": name, "category": category} for one in own[merit]]
-            Results(tmp_path).write_scores(name, renamed)
+            Results(tmp_path).write(SCORES, renamed)
     _, (entry,), evidence = section(tmp_path)
     one, two = (evidence.within(entry, [category]).metrics["image_auroc"] for category in "ab")
     assert abs(np.corrcoef(one, two)[0, 1]) < 0.2
@@ -187,7 +187,7 @@ def test_some_categories_have_intervals_and_differences_over_their_images(tmp_pa
     for method, merit in (("good", 3.0), ("next", 0.5)):
         write(tmp_path, {"a": merit / 4, "b": merit / 5}, method=method, dataset_categories=["a", "b", "c"])
         own = {name: scores(f"{method}-0", name, merit=merit, seed=j) for j, name in enumerate("ab")}
-        Results(tmp_path).write_scores(f"{method}-0", [*own["a"], *own["b"]])
+        Results(tmp_path).write(SCORES, [*own["a"], *own["b"]])
         drawn[method] = np.mean([image_draws(own[name], name)["image_auroc"] for name in "ab"], axis=0)
     group, found, evidence = section(tmp_path)
     assert [entry.holes for entry in found] == [("2 of 3 categories",)] * 2
@@ -211,9 +211,9 @@ def test_recipes_of_one_method_are_paired_where_one_key_differs(tmp_path: Path) 
     recipes = [{"a": 1, "b": 1}, {"a": 2, "b": 1}, {"a": 2, "b": 2}]
     for i, recipe in enumerate(recipes):
         write(tmp_path, {"x": 0.5 + i / 10}, cell_id=f"c{i}", config=canonical_json(recipe))
-        Results(tmp_path).write_scores(f"c{i}", scores(f"c{i}", "x", merit=i, seed=i))
+        Results(tmp_path).write(SCORES, scores(f"c{i}", "x", merit=i, seed=i))
     write(tmp_path, {"x": 0.5}, method="other")
-    Results(tmp_path).write_scores("other-0", scores("other-0", "x", merit=1, seed=9))
+    Results(tmp_path).write(SCORES, scores("other-0", "x", merit=1, seed=9))
     group, found, evidence = section(tmp_path)
     (table,) = differences_over_images(evidence, found, ["x"], group.title)
     pairs = [{line[0].text, line[1].text} for line in table.body]
@@ -224,7 +224,7 @@ def test_recipes_of_one_method_are_paired_where_one_key_differs(tmp_path: Path) 
 
 def test_a_missing_score_leaves_no_interval(tmp_path: Path) -> None:
     write(tmp_path, {"a": 0.9, "b": 0.8})
-    Results(tmp_path).write_scores("m-0", scores("m-0", "a", merit=1, seed=0))
+    Results(tmp_path).write(SCORES, scores("m-0", "a", merit=1, seed=0))
     _, (entry,), evidence = section(tmp_path)
     assert evidence.over_images(entry, "image_auroc") is None
 
@@ -297,7 +297,7 @@ def test_with_masks_in_some_categories_the_rank_is_by_image_auroc(tmp_path: Path
     for method, value in (("low", 0.7), ("top", 0.8)):
         facts = {"cell_id": method, "method": method, "categories": ["x", "y"]}
         facts |= {"dataset_categories": ["x", "y"]} | all_metrics(value)
-        Results(tmp_path).write_rows([row(category="x", **facts), row(category="y", **(facts | none))])
+        Results(tmp_path).write(CELLS, [row(category="x", **facts), row(category="y", **(facts | none))])
     tables = assemble(load(tmp_path))[0].tables
     assert [(line[0].text, line[1].text) for line in tables[0].body] == [("1", "top"), ("2", "low")]
     assert tables[0].notes == ("Ranked by I-AUROC: not all categories have masks.",)
@@ -425,13 +425,14 @@ def test_timings_are_ranked_within_precision_and_batch_and_only_if_nothing_else_
     facts |= {"device": "cuda", "device_name": "gpu", "images_per_s": 10.0, "peak_memory_bytes": 2**21}
     for method, p50, busy in (("slow", 2.0, False), ("fast", 1.0, False), ("loud", 0.5, True)):
         write(tmp_path, {"a": 0.8, "b": 0.8}, method=method)
-        Results(tmp_path).write_latency(
+        Results(tmp_path).write(
+            LATENCY,
             [
                 facts
                 | {"cell_id": f"{method}-0", "method": method, "batch_size": batch, "precision": precision}
                 | {"p50_ms": p50 * batch, "p99_ms": 3 * p50 * batch, "busy": busy, "neighbours": "others"}
                 for batch, precision in ((1, "fp16"), (1, "fp32"), (8, "fp32"))
-            ]
+            ],
         )
     group, found, _ = section(tmp_path)
     (table,) = latencies(group, found, load(tmp_path).latencies)
@@ -453,7 +454,7 @@ def timed(folder: Path, method: str, batches: int, seed: int = 0, **changes: Any
     times = np.linspace(1, 10, batches)
     facts |= {"times_ms": times.tolist(), "p50_ms": 5.5 + seed, "p99_ms": 9.91, "images_per_s": 100.0}
     cell = {"cell_id": f"{method}-{seed}", "method": method, "batch_size": 1}
-    Results(folder).write_latency([facts | cell | changes])
+    Results(folder).write(LATENCY, [facts | cell | changes])
 
 
 def test_a_p99_of_fewer_than_100_batches_is_a_hole(tmp_path: Path) -> None:
@@ -553,7 +554,7 @@ def test_textures_and_objects_have_means_of_their_own(tmp_path: Path) -> None:
         row(category=name, dataset_categories=["a", "b", "c"], texture=name == "a", **all_metrics(value))
         for name, value in (("a", 0.5), ("b", 0.7), ("c", 0.8))
     ]
-    Results(tmp_path).write_rows([one | {"categories": ["a", "b", "c"]} for one in rows])
+    Results(tmp_path).write(CELLS, [one | {"categories": ["a", "b", "c"]} for one in rows])
     table = next(t for t in assemble(load(tmp_path))[0].tables if t.title.startswith("AUPRO per category"))
     assert [[value.text for value in line] for line in table.body[3:]] == [
         ["mean of textures", "50.00"],
@@ -598,7 +599,7 @@ def test_with_few_categories_the_drop_has_its_interval_over_images(tmp_path: Pat
     for setting, merit, value in (("oneclass", 3.0, 0.9), ("multiclass", 0.5, 0.6)):
         write(tmp_path, {"a": value}, setting=setting, cell_id=setting, dataset_categories=["a", "b"])
         own = scores(setting, "a", merit=merit, seed=0)
-        Results(tmp_path).write_scores(setting, own)
+        Results(tmp_path).write(SCORES, own)
         drawn[setting] = image_draws(own, "a")["image_auroc"]
     section_ = next(s for s in assemble(load(tmp_path)) if s.title == "Oneclass against multiclass")
     lines = {line[1].text: line for line in section_.tables[0].body}
@@ -634,7 +635,7 @@ def test_the_drop_says_when_the_settings_have_other_images(tmp_path: Path) -> No
             own = scores(cell_id, "a", merit=1, seed=0)
             if renamed and setting == "oneclass":
                 own = [one | {"image": f"new/{one['image']}"} for one in own]
-            Results(tmp_path).write_scores(cell_id, own)
+            Results(tmp_path).write(SCORES, own)
     found = drop_lines(tmp_path)
     assert {method: found[method, "I-AUROC"][-1].text for method in ("same", "moved")} == {
         "same": "",

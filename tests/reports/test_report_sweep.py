@@ -25,7 +25,7 @@ from kdbench.reports.sweep import (
     top_table,
     write_sweeps,
 )
-from kdbench.results.store import Results
+from kdbench.results.store import AUDITS, CELLS, TRIALS, Results
 
 
 def stopped(number: int, value: float) -> dict:
@@ -48,9 +48,9 @@ def audit(number: int, value: float, category: str = "bottle") -> dict:
 def written(folder: Path, rows: list[dict], audits: tuple[dict, ...] = ()) -> Path:
     results = Results(folder)
     for one in rows:
-        results.write_trial(one)
+        results.write(TRIALS, [one])
     for trial_id in {one["trial_id"] for one in audits}:
-        results.write_audit([one for one in audits if one["trial_id"] == trial_id])
+        results.write(AUDITS, [one for one in audits if one["trial_id"] == trial_id])
     return folder
 
 
@@ -189,7 +189,7 @@ def test_the_report_has_tables_and_figures(tmp_path):
 def test_a_report_with_a_sweep_names_the_files_of_its_figures(tmp_path):
     """What is not named is not uploaded, and the leaderboard links to it."""
     results = written(tmp_path / "r", [row(0, 0.5), row(1, 0.6)])
-    Results(results).write_rows([cell(**all_metrics(0.5)), cell(category="b", **all_metrics(0.5))])
+    Results(results).write(CELLS, [cell(**all_metrics(0.5)), cell(category="b", **all_metrics(0.5))])
     files, _ = write_tables(results, assemble(load(results)), tmp_path / "out")
     text = (tmp_path / "out/leaderboard.md").read_text(encoding="utf-8")
     linked = re.findall(r"\((figures/sweep-[^)]+)\)", text)

@@ -10,7 +10,7 @@ from fabricated import all_metrics, row, scores
 from kdbench.reports.leaderboard import assemble, rendered, write_leaderboard
 from kdbench.reports.rows import load
 from kdbench.reports.tables import Table, Value, hole, percent, text, to_csv, to_html, to_latex, to_markdown
-from kdbench.results.store import Results
+from kdbench.results.store import CELLS, LATENCY, SCORES, Results
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NASTY = "a|b <i>&amp; _x_ 5% $x$ #{~^\\} `ü` ☃"
@@ -36,7 +36,7 @@ def write_golden_rows(folder: Path) -> None:
             )
             of_row = {"category": category, "texture": category != "third"}
             rows.append(row(**facts | of_row | all_metrics(value) | ended | changes))
-        results.write_rows(rows)
+        results.write(CELLS, rows)
 
     whole = dict(zip(CATEGORIES, (0.875, 0.8125, 0.75), strict=True))
     write(1, whole, method="tie_b")
@@ -57,7 +57,7 @@ def write_golden_rows(folder: Path) -> None:
         (3, "tie_a", 1.0, True),
     ):
         times = {"p50_ms": p50, "p99_ms": 2 * p50, "busy": busy, "neighbours": "python 4711" if busy else ""}
-        results.write_latency([timing | times | {"cell_id": f"cell{number}", "method": method, "seed": 0}])
+        results.write(LATENCY, [timing | times | {"cell_id": f"cell{number}", "method": method, "seed": 0}])
 
 
 def golden(folder: Path) -> dict[str, str]:
@@ -152,7 +152,7 @@ def test_every_number_of_the_report_names_cells_that_exist(tmp_path: Path) -> No
 
 
 def test_a_report_needs_neither_scores_nor_timings_nor_probes(tmp_path: Path) -> None:
-    Results(tmp_path).write_rows([row(category=name, **all_metrics(0.5)) for name in ("a", "b")])
+    Results(tmp_path).write(CELLS, [row(category=name, **all_metrics(0.5)) for name in ("a", "b")])
     text_ = write_leaderboard(tmp_path, tmp_path / "out")[0].read_text()
     assert "| 1 | fabricated\\_a |".replace("\\", "") in text_
     assert "Latency" not in text_
@@ -161,9 +161,9 @@ def test_a_report_needs_neither_scores_nor_timings_nor_probes(tmp_path: Path) ->
 
 def test_scores_of_a_cell_that_still_runs_are_left_out(tmp_path: Path) -> None:
     results = Results(tmp_path)
-    results.write_rows([row(category=name, **all_metrics(0.5)) for name in ("a", "b")])
-    results.write_scores("c0", [s for name in ("a", "b") for s in scores("c0", name, merit=1, seed=0)])
-    results.write_scores("running", scores("running", "a", merit=1, seed=0))
+    results.write(CELLS, [row(category=name, **all_metrics(0.5)) for name in ("a", "b")])
+    results.write(SCORES, [s for name in ("a", "b") for s in scores("c0", name, merit=1, seed=0)])
+    results.write(SCORES, scores("running", "a", merit=1, seed=0))
     assert set(load(tmp_path).scores["cell_id"]) == {"c0"}
     (tmp_path / "cells/.c9.parquet.0123.tmp").write_bytes(b"half a file")
     text_ = write_leaderboard(tmp_path, tmp_path / "out")[0].read_text()

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kdbench.results.store import (
+from kdbench.results.schema import (
     AUDIT_SCHEMA,
     CURVE_SCHEMA,
     INPUT_SCHEMA,
@@ -23,10 +23,8 @@ from kdbench.results.store import (
     STATUSES,
     TRIAL_SCHEMA,
     TRIAL_STATUSES,
-    Results,
-    cell_name,
-    read_rows,
 )
+from kdbench.results.store import CELLS, SCORES, Results, read
 
 # A change here is a new SCHEMA_VERSION, and other people's notebooks break.
 FROZEN_ROWS = [
@@ -270,11 +268,12 @@ def test_the_schema_is_frozen() -> None:
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     results = Results(tmp_path)
-    results.write_rows(
-        [row(epoch_loss=[1.0, 0.5], categories=["bottle", "ü"]), row(category="screw", image_auroc=None)]
+    results.write(
+        CELLS,
+        [row(epoch_loss=[1.0, 0.5], categories=["bottle", "ü"]), row(category="screw", image_auroc=None)],
     )
-    results.write_rows([row("def", status="failed", error="Traceback\n  ü\n")])
-    table = read_rows(tmp_path)
+    results.write(CELLS, [row("def", status="failed", error="Traceback\n  ü\n")])
+    table = read(tmp_path, CELLS)
     assert table.schema.equals(ROW_SCHEMA)
     first, second, third = table.to_pylist()
     assert (first["epoch_loss"], first["categories"]) == ([1.0, 0.5], ["bottle", "ü"])
@@ -283,46 +282,46 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 
 def test_scores_are_a_dataset_of_their_own(tmp_path: Path) -> None:
-    Results(tmp_path).write_scores("abc", [SCORE])
+    Results(tmp_path).write(SCORES, [SCORE])
     assert files(tmp_path) == ["scores/abc.parquet"]
     assert pq.read_table(tmp_path / "scores/abc.parquet").to_pylist() == [SCORE]
 
 
 def test_pandas_reads_the_folder_and_passes_over_temporary_files(tmp_path: Path) -> None:
     results = Results(tmp_path)
-    results.write_rows([row("abc")])
-    results.write_rows([row("def", status="failed")])
+    results.write(CELLS, [row("abc")])
+    results.write(CELLS, [row("def", status="failed")])
     (tmp_path / "cells/.ghi.parquet.12345678.tmp").write_bytes(b"half")
     (tmp_path / "cells/.jkl.parquet").write_bytes(b"half")
     frame = pd.read_parquet(tmp_path / "cells")
     assert sorted(frame["cell_id"]) == ["abc", "def"]
     assert list(frame.columns) == [name for name, _ in FROZEN_ROWS]
-    assert read_rows(tmp_path).num_rows == 2
+    assert read(tmp_path, CELLS).num_rows == 2
 
 
 def test_writing_a_cell_again_replaces_it(tmp_path: Path) -> None:
     results = Results(tmp_path)
-    results.write_rows([row(status="failed"), row(status="failed", category="screw")])
-    results.write_rows([row()])
-    assert [r["status"] for r in read_rows(tmp_path).to_pylist()] == ["ok"]
+    results.write(CELLS, [row(status="failed"), row(status="failed", category="screw")])
+    results.write(CELLS, [row()])
+    assert [r["status"] for r in read(tmp_path, CELLS).to_pylist()] == ["ok"]
     assert files(tmp_path) == ["cells/abc.parquet"]
 
 
 def test_rows_of_two_cells_do_not_go_into_one_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="too many values"):
-        Results(tmp_path).write_rows([row("abc"), row("def")])
+        Results(tmp_path).write(CELLS, [row("abc"), row("def")])
     assert files(tmp_path) == []
 
 
 def test_a_row_with_an_unknown_column_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="i_auroc"):
-        Results(tmp_path).write_rows([row(i_auroc=0.5)])
+        Results(tmp_path).write(CELLS, [row(i_auroc=0.5)])
     assert files(tmp_path) == []
 
 
 def test_a_value_of_another_type_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises((pa.ArrowInvalid, pa.ArrowTypeError)):
-        Results(tmp_path).write_rows([row(num_train="many")])
+        Results(tmp_path).write(CELLS, [row(num_train="many")])
     assert files(tmp_path) == []
 
 
@@ -339,17 +338,17 @@ def full_disk() -> Iterator[None]:
 
 def test_a_write_without_space_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
     with full_disk(), pytest.raises(OSError, match="File too large"):
-        Results(tmp_path).write_rows([row()])
+        Results(tmp_path).write(CELLS, [row()])
     assert files(tmp_path) == []
 
 
 def test_a_failed_rewrite_keeps_what_was_there(tmp_path: Path) -> None:
     results = Results(tmp_path)
-    results.write_rows([row()])
+    results.write(CELLS, [row()])
     with full_disk(), pytest.raises(OSError, match="File too large"):
-        results.write_rows([row(status="failed")])
+        results.write(CELLS, [row(status="failed")])
     assert files(tmp_path) == ["cells/abc.parquet"]
-    assert read_rows(tmp_path).to_pylist()[0]["status"] == "ok"
+    assert read(tmp_path, CELLS).to_pylist()[0]["status"] == "ok"
 
 
 def test_a_full_disk_is_found_before_anything_runs(tmp_path: Path) -> None:
@@ -402,14 +401,14 @@ def test_a_folder_that_may_not_be_written_is_found_before_anything_runs(tmp_path
 
 def test_a_folder_without_results_says_how_to_get_some(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no results in .*: `kdbench run --results .*` writes them"):
-        read_rows(tmp_path)
+        read(tmp_path, CELLS)
 
 
 def test_ends_are_those_of_the_cells_that_ended(tmp_path: Path) -> None:
     results = Results(tmp_path)
-    results.write_rows([row("abc"), row("abc", category="screw")])
-    results.write_rows([row("def", status="timeout")])
-    results.write_rows([row("ghi", status="oom")])
+    results.write(CELLS, [row("abc"), row("abc", category="screw")])
+    results.write(CELLS, [row("def", status="timeout")])
+    results.write(CELLS, [row("ghi", status="oom")])
     ends = results.ends(["abc", "def", "nothing"])
     assert {cell_id: end.status for cell_id, end in ends.items()} == {"abc": "ok", "def": "timeout"}
 
@@ -437,31 +436,31 @@ def _zeros(path: Path) -> None:
 def test_what_cannot_be_read_is_not_called_damaged(tmp_path: Path) -> None:
     """Nobody should delete a good file because the disk or the store did not answer."""
     results = Results(tmp_path)
-    (tmp_path / cell_name("abc")).mkdir(parents=True)  # a folder cannot be read, not even by root
-    for read in (
+    (tmp_path / CELLS.name("abc")).mkdir(parents=True)  # a folder cannot be read, not even by root
+    for reading in (
         lambda: results.ends(["abc"]),
         lambda: results.end_of("abc"),
-        lambda: read_rows(tmp_path),
+        lambda: read(tmp_path, CELLS),
     ):
         with pytest.raises(IsADirectoryError):
-            read()
+            reading()
 
 
 def test_rows_that_go_while_they_are_read_belong_to_a_cell_that_has_not_ended(tmp_path: Path) -> None:
     """A cell that is run again loses its earlier rows at the end; a name without a file is the same."""
     results = Results(tmp_path)
-    results.write_rows([row("abc")])
-    (tmp_path / cell_name("def")).symlink_to("nowhere")
+    results.write(CELLS, [row("abc")])
+    (tmp_path / CELLS.name("def")).symlink_to("nowhere")
     assert results.ends(["abc", "def"]).keys() == {"abc"}
-    assert read_rows(tmp_path, ["cell_id"])["cell_id"].to_pylist() == ["abc"]
+    assert read(tmp_path, CELLS, columns=["cell_id"])["cell_id"].to_pylist() == ["abc"]
 
 
 @pytest.mark.parametrize("reader", ["ends", "read_rows"])
 @pytest.mark.parametrize("damage", [_no_rows, _other_columns, _cut, _beginning, _zeros])
 def test_a_damaged_file_is_named(tmp_path: Path, damage: Any, reader: str) -> None:
     results = Results(tmp_path)
-    results.write_rows([row("abc")])
-    results.write_rows([row("def")])
-    damage(tmp_path / cell_name("abc"))
+    results.write(CELLS, [row("abc")])
+    results.write(CELLS, [row("def")])
+    damage(tmp_path / CELLS.name("abc"))
     with pytest.raises(ValueError, match=r"abc\.parquet is damaged"):
-        results.ends(["abc", "def"]) if reader == "ends" else read_rows(tmp_path)
+        results.ends(["abc", "def"]) if reader == "ends" else read(tmp_path, CELLS)

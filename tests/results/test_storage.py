@@ -9,7 +9,7 @@ import pytest
 
 from kdbench.errors import RequestError
 from kdbench.results.storage import Storage
-from kdbench.results.store import PARTS, End, Results, read_rows
+from kdbench.results.store import CELLS, KINDS, End, Results, read
 
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
 
@@ -61,13 +61,13 @@ def test_rows_are_read_from_where_they_were_written(storage):
     results = Results(storage)
     row = {"category": "bottle", "status": "ok", "image_auroc": 0.5}
     results.check_writable()
-    results.write_rows([{"cell_id": "abc", "run_id": "r1", **row}])
-    results.write_rows([{"cell_id": "def", "run_id": "r2", **row, "status": "failed"}])
+    results.write(CELLS, [{"cell_id": "abc", "run_id": "r1", **row}])
+    results.write(CELLS, [{"cell_id": "def", "run_id": "r2", **row, "status": "failed"}])
     ends = results.ends(["abc", "def", "ghi"])
     assert ends == {"abc": End(status="ok", run_id="r1"), "def": End(status="failed", run_id="r2")}
     assert results.end_of("abc").run_id == "r1"
     assert results.end_of("ghi") is None
-    assert sorted(read_rows(storage)["cell_id"].to_pylist()) == ["abc", "def"]
+    assert sorted(read(storage, CELLS)["cell_id"].to_pylist()) == ["abc", "def"]
     assert storage.names("cells") == ["cells/abc.parquet", "cells/def.parquet"]
 
 
@@ -79,7 +79,7 @@ def test_a_file_that_is_being_written_is_nobodys(storage):
     assert storage.unfinished("cells") == ["cells/.def.parquet.1234.tmp"]
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", [kind.folder for kind in KINDS])
 def test_what_nobody_finished_goes_after_a_day(tmp_path, part):
     """A sweep's trials have no leases: only the time tells that nobody writes on their files any more."""
     storage = Storage(tmp_path)

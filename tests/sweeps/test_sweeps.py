@@ -20,7 +20,7 @@ from kdbench.errors import RequestError
 from kdbench.grid.request import plan, read_request
 from kdbench.metrics.exact import METRICS
 from kdbench.registry import get_method, method_names
-from kdbench.results.store import Results, read_audits, read_trials
+from kdbench.results.store import AUDITS, DETECTORS, TRIALS, Results, read
 from kdbench.sweeps._audit import audit_trials
 from kdbench.sweeps._plan import SweepPlan, SweepRequest, best_toml, plan_sweep
 from kdbench.sweeps._space import FIXED, Between, OneOf, check_space, read_space, space_of
@@ -65,7 +65,7 @@ def trial(sweep_plan: SweepPlan, **searched: Any) -> tuple[dict[str, Any], list[
     reports: list[tuple[int, float]] = []
     values = sweep_plan.first | searched
     run_trial(sweep_plan.sweep, values, lambda *report: reports.append(report))
-    row = Results(sweep_plan.sweep.place.results).read_trial(sweep_plan.sweep.trial_id(values))
+    row = sweep_plan.sweep.written(values)
     assert row is not None
     return row, reports
 
@@ -263,7 +263,7 @@ def test_no_test_image_has_a_say(planned, tmp_path):
     for name in ("one", "other"):
         made = planned(root=tmp_path / name, results=tmp_path / "r" / name)
         row, reports = trial(made)
-        found[name] = reports, Results(tmp_path / "r" / name).read_detector(row["trial_id"])
+        found[name] = reports, Results(tmp_path / "r" / name).storage.read(DETECTORS.name(row["trial_id"]))
     assert found["one"] == found["other"]
 
 
@@ -276,7 +276,7 @@ def test_a_trial_trains_what_the_run_of_its_configuration_trains(planned):
     ended = run_cell(cell, job.place, lambda progress: None)
     expected = ended.detector
     assert ended.rows[0]["best_epoch"] < 6  # and not merely the last
-    kept = load(Results(made.sweep.place.results).read_detector(row["trial_id"]))
+    kept = load(Results(made.sweep.place.results).storage.read(DETECTORS.name(row["trial_id"])))
     assert {f"0/bottle/{name}" for name in expected} == set(kept)
     assert all(torch.equal(tensor, kept[f"0/bottle/{name}"]) for name, tensor in expected.items())
 
@@ -321,12 +321,12 @@ def test_a_trial_that_was_killed_goes_on_where_it_was(planned, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_trial(sweep, made.first, killed)
     results = Results(tmp_path / "r")
-    row = results.read_trial(sweep.trial_id(made.first))
+    row = sweep.written(made.first)
     assert row is not None
     assert (row["status"], row["epochs_trained"]) == ("running", 4)
     run_trial(sweep, made.first, lambda *report: seen.append(report))
     assert seen == reports
-    row = results.read_trial(sweep.trial_id(made.first))
+    row = sweep.written(made.first)
     assert row is not None
     assert row["objective_history"] == undisturbed["objective_history"]
     assert results.storage.names("checkpoints") == []
@@ -367,13 +367,12 @@ def test_other_errors_are_a_row_and_go_on_to_who_may_try_again(planned, mvtec):
     write_image(mvtec / "bottle/train/good/000.png", 7777)
     with pytest.raises(ValueError, match="changed since the run was planned"):
         trial(made)
-    (row,) = read_trials(made.sweep.place.results).to_pylist()
+    (row,) = read(made.sweep.place.results, TRIALS).to_pylist()
     assert row["status"] == "failed"
 
 
 def test_the_driver_completes_rows_of_trials_that_were_stopped_or_killed(planned):
     made = planned(categories=("bottle",))
-    results = Results(made.sweep.place.results)
 
     def stop(epoch: int, value: float) -> None:
         raise SystemExit
@@ -381,12 +380,12 @@ def test_the_driver_completes_rows_of_trials_that_were_stopped_or_killed(planned
     with pytest.raises(SystemExit):
         run_trial(made.sweep, made.first, stop)
     end_trial(made.sweep, made.first, None)
-    row = results.read_trial(made.sweep.trial_id(made.first))
+    row = made.sweep.written(made.first)
     assert row is not None
     assert (row["status"], row["stopped_early"], row["epochs_trained"]) == ("ok", True, 2)
     killed = made.first | {"lr": 0.1}
     end_trial(made.sweep, killed, "The actor died")  # before its first report: there is no row yet
-    row = results.read_trial(made.sweep.trial_id(killed))
+    row = made.sweep.written(killed)
     assert row is not None
     assert (row["status"], row["error"], row["objective_value"]) == ("failed", "The actor died", None)
 
@@ -435,7 +434,7 @@ def test_an_audit_gives_the_test_metrics_of_the_trials_detectors(planned):
     row, _ = trial(made)
     told: list[float] = []
     audit_trials(made, lambda row, value: told.append(value))
-    audits = read_audits(made.sweep.place.results).to_pylist()
+    audits = read(made.sweep.place.results, AUDITS).to_pylist()
     assert [(a["seed"], a["category"]) for a in audits] == [
         (0, "bottle"),
         (0, "screw"),

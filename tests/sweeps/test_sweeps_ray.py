@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kdbench.results.store import read_trials
+from kdbench.results.store import TRIALS, read
 from kdbench.sweeps.tune import check_shared
 
 pytestmark = pytest.mark.slow
@@ -102,7 +102,7 @@ def test_a_killed_sweep_is_finished_by_the_same_command(sweep, tmp_path):
     assert f", {len(left)} ended before" in text
     assert "4 trials, 4 different configurations: 0 stopped early, 0 failed" in text
     assert {path: path.stat().st_mtime_ns for path in left} == left  # none was trained again
-    rows = read_trials(tmp_path / "r").to_pylist()
+    rows = read(tmp_path / "r", TRIALS).to_pylist()
     assert [row["status"] for row in rows] == ["ok"] * 4
     assert sum(row["is_default"] for row in rows) == 1
     code, text = finish(sweep(*words))
@@ -123,7 +123,7 @@ def test_failed_trials_are_tried_twice_shown_and_end_in_code_1(sweep, tmp_path):
     space.write_text("act = {values = ['well', 'badly', 'dies']}\nlr = {low = 0.1, high = 0.5}\n")
     code, text = finish(sweep("moody", "--trials", 5, "--space", space, "--scheduler", "none"))
     assert code == 1, text
-    rows = read_trials(tmp_path / "r").to_pylist()
+    rows = read(tmp_path / "r", TRIALS).to_pylist()
     by_act = {"well": 0, "badly": 0, "dies": 0}
     for row in rows:
         act = json.loads(row["searched"])["act"]
@@ -144,7 +144,7 @@ def test_optuna_searches(sweep, tmp_path):
     pytest.importorskip("optuna")
     code, text = finish(sweep("stfpm", "--trials", 4, "--search", "optuna", "--epochs", 3))
     assert code == 0, text
-    rows = read_trials(tmp_path / "r").to_pylist()
+    rows = read(tmp_path / "r", TRIALS).to_pylist()
     assert {row["status"] for row in rows} == {"ok"}
     assert len(rows) == 4
     assert sum(row["is_default"] for row in rows) == 1  # asked for first; which of two begins first is chance

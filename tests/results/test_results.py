@@ -26,7 +26,7 @@ from kdbench.results.schema import (
 )
 from kdbench.results.store import CELLS, SCORES, Results, read
 
-# A change here is a new SCHEMA_VERSION, and other people's notebooks break.
+# Other people's notebooks read these. `kdbench.results.schema` says which changes raise SCHEMA_VERSION.
 FROZEN_ROWS = [
     ("schema_version", "int64"),
     ("cell_id", "string"),

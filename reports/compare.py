@@ -10,7 +10,6 @@ import pandas as pd
 
 from kdbench.errors import RequestError
 from kdbench.files import written_aside
-from kdbench.metrics.exact import IMAGE_METRICS
 from kdbench.reports import statistics
 from kdbench.reports.entries import COLUMNS, MAIN, TITLES
 from kdbench.reports.evidence import Evidence, ImageDraws, drawn_difference
@@ -177,7 +176,7 @@ def _significant(metric: str, differences: np.ndarray, drawn: tuple[ImageDraws |
         other = f", {OTHER_WAY}" if sure and statistics.contradicts(differences) else ""
         return _said(sure, f"seeds{other}")
     before, after = drawn
-    if metric in IMAGE_METRICS and before and after and before.images == after.images:
+    if metric in statistics.DRAWN_METRICS and before and after and before.images == after.images:
         over = drawn_difference(after.metrics[metric], before.metrics[metric])
         return _said(over.p < statistics.ALPHA, "images" if len(differences) == 1 else "images and seeds")
     return "not tested"

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from kdbench.metrics.exact import METRICS
+from kdbench.metrics.exact import DEFINITIONS, METRICS
 from kdbench.metrics.legacy import LEGACY_METRICS
 from kdbench.reports.rows import holes
 from kdbench.reports.tables import Value, hole, percent
@@ -17,13 +17,7 @@ from kdbench.reports.tables import Value, hole, percent
 COLUMNS = (*METRICS, "mad")
 # The legacy ones stand beside published numbers only: they are of their codes' presets.
 KNOWN = (*COLUMNS, *LEGACY_METRICS)
-TITLES = dict(
-    zip(
-        COLUMNS,
-        ("I-AUROC", "I-AP", "I-F1", "P-AUROC", "P-AP", "P-F1", "AUPRO", "AUPRO 5 %", "mAD"),
-        strict=True,
-    )
-)
+TITLES = {metric.name: metric.title for metric in DEFINITIONS} | {"mad": "mAD"}
 MAIN = ("image_auroc", "pixel_auroc", "aupro", "mad")  # what is shown where there is no room for all
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from kdbench.metrics.exact import IMAGE_METRICS
 from kdbench.reports import statistics
 from kdbench.reports.entries import Entry
 from kdbench.reports.statistics import Interval
@@ -81,7 +80,7 @@ class Evidence:
 
         None for a metric that is not computed from image scores, and where scores are missing.
         """
-        if metric not in IMAGE_METRICS:
+        if metric not in statistics.DRAWN_METRICS:
             return None
         ours, theirs = self.within(a, categories), self.within(b, categories)
         if not (ours and theirs and ours.images == theirs.images):
@@ -203,6 +202,6 @@ def _mean(
     shares = np.full((1, len(drawn)), 1 / len(drawn)) if weights is None else weights
     metrics = {
         name: (shares * np.stack([one.metrics[name] for one in drawn], axis=1)).sum(1)
-        for name in IMAGE_METRICS
+        for name in statistics.DRAWN_METRICS
     }
     return ImageDraws(metrics=metrics, images=images[0] if same_images else zlib.crc32(repr(images).encode()))

@@ -7,7 +7,6 @@ from itertools import combinations
 
 import pandas as pd
 
-from kdbench.metrics.exact import IMAGE_METRICS
 from kdbench.reports import statistics
 from kdbench.reports.entries import MAIN, TITLES, Entry
 from kdbench.reports.evidence import Drawn, Evidence
@@ -41,7 +40,9 @@ class Paired:
 
 def intervals(evidence: Evidence, found: Sequence[Entry], title: str) -> Iterator[Table]:
     """95 % intervals of the means of complete entries."""
-    columns = [(metric, "categories") for metric in MAIN] + [(metric, "images") for metric in IMAGE_METRICS]
+    columns = [(metric, "categories") for metric in MAIN] + [
+        (metric, "images") for metric in statistics.DRAWN_METRICS
+    ]
     body = []
     for entry in (entry for entry in found if not entry.holes):
         line = [text(entry.name)]
@@ -68,12 +69,14 @@ def partial_intervals(
     """95 % intervals over images of means over some categories of the dataset."""
     body = []
     for entry in found:
-        ranges = (_range(evidence.over_images(entry, metric, categories)) for metric in IMAGE_METRICS)
+        ranges = (
+            _range(evidence.over_images(entry, metric, categories)) for metric in statistics.DRAWN_METRICS
+        )
         body.append((text(entry.name), *(replace(value, cell_ids=entry.cell_ids) for value in ranges)))
     if any(value.low is not None for line in body for value in line):
         yield Table(
             title=f"95 % intervals over images, {_over(categories)}: {title}",
-            head=("method", *(TITLES[metric] for metric in IMAGE_METRICS)),
+            head=("method", *(TITLES[metric] for metric in statistics.DRAWN_METRICS)),
             body=tuple(body),
             notes=(
                 f"Percentile bootstrap, {statistics.NUM_DRAWS} draws of test images, within each category "

@@ -24,6 +24,8 @@ MIN_PAIRS = 6
 # Friedman's statistic is no good approximation.
 MIN_CATEGORIES, MIN_METHODS = 5, 3
 
+DRAWN_METRICS = ("image_auroc", "image_ap", "image_f1_max")  # what `image_metric_draws` can draw
+
 Array = NDArray[np.float64]
 
 

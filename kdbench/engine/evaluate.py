@@ -18,7 +18,7 @@ from kdbench.metrics.exact import (
     pixel_curve,
     pixel_metrics_of,
 )
-from kdbench.metrics.legacy import LEGACY_METRICS, pro_rd4ad, pro_stfpm
+from kdbench.metrics.legacy import LEGACY_METRICS
 from kdbench.metrics.presets import Preset
 
 
@@ -79,8 +79,7 @@ def measure(scored: Scored, truth: Truth, preset: Preset) -> Measured:
     legacy = {}
     if preset.pro:
         shape = (len(counted), *truth.shapes[0])
-        compute = pro_stfpm if preset.pro == "pro_stfpm_legacy" else pro_rd4ad
-        legacy[preset.pro] = compute(pixels.reshape(shape), regions.reshape(shape))
+        legacy[preset.pro] = LEGACY_METRICS[preset.pro](pixels.reshape(shape), regions.reshape(shape))
     metrics = nothing | values | {"mad": mad(values)} | legacy
     return Measured(metrics=metrics, curves=curves_of(by_image, by_pixel))
 

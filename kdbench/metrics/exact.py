@@ -2,27 +2,27 @@
 
 AUROC counts a tie as one half; AP is the step-wise sum, as in scikit-learn, and not the trapezoid; AUPRO is
 that of Bergmann et al., "The MVTec Anomaly Detection Dataset" (IJCV 2021, doi 10.1007/s11263-020-01400-4).
-All are fractions. Whatever changes a number here also changes METRIC_VERSION, which is part of a cell's id.
+All are fractions. A metric is one entry of DEFINITIONS; everything else follows from it.
 
-Only the scores of defects need to be looked at: between two neighbouring ones neither the recall nor the PRO
-moves. So the normal pixels, nearly all there are, are sorted by value only and then searched, which costs a
-tenth of sorting all pixels together with what each belongs to. Counts of parts add up, so threads share that
-work, and their number changes no result.
+Only the scores of defects need a look: between two neighbouring ones neither the recall nor the PRO moves. So
+the normal pixels, nearly all there are, are sorted by value only and then searched. That costs a tenth of
+sorting all pixels together with their regions. Counts of parts add up: threads share the work, and their
+number changes no result.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+# Part of every cell's id: a new version makes all cells run again, and a report shows old rows in a section
+# of their own. Raise it only when a number moves, so that old and new rows cannot be compared: another rule
+# for ties or masks, another limit, a metric that joins or leaves mAD. A new metric moves no number and leaves
+# the version as it is: old rows have no value of it, and a report shows a hole beside the metrics they have.
 METRIC_VERSION = 1
-IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1_max")
-PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro", "aupro_05")
-METRICS = IMAGE_METRICS + PIXEL_METRICS
-MAD_METRICS = METRICS[:7]
 PRO_LIMIT, PRO_LIMIT_05 = 0.3, 0.05  # false positive rates up to which `aupro` and `aupro_05` integrate
 MAX_STEPS = 4  # over normals that tie with a defect, before they are searched for
 
@@ -73,6 +73,37 @@ class Curve:
         return float(area / limit)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One metric: a column of every row, a title in every table."""
+
+    name: str
+    title: str
+    of: Literal["image", "pixel"]  # whether `compute` takes an `image_curve` or a `pixel_curve`
+    compute: Callable[[Curve], float]
+    in_mad: bool  # whether it counts in mAD; which do: github.com/zhangzjn/ADer#49
+
+
+def _aupro(limit: float) -> Callable[[Curve], float]:
+    return lambda curve: curve.area_under_pro(limit)
+
+
+DEFINITIONS = (
+    Metric(name="image_auroc", title="I-AUROC", of="image", compute=Curve.auroc, in_mad=True),
+    Metric(name="image_ap", title="I-AP", of="image", compute=Curve.ap, in_mad=True),
+    Metric(name="image_f1_max", title="I-F1", of="image", compute=Curve.f1_max, in_mad=True),
+    Metric(name="pixel_auroc", title="P-AUROC", of="pixel", compute=Curve.auroc, in_mad=True),
+    Metric(name="pixel_ap", title="P-AP", of="pixel", compute=Curve.ap, in_mad=True),
+    Metric(name="pixel_f1_max", title="P-F1", of="pixel", compute=Curve.f1_max, in_mad=True),
+    Metric(name="aupro", title="AUPRO", of="pixel", compute=_aupro(PRO_LIMIT), in_mad=True),
+    Metric(name="aupro_05", title="AUPRO 5 %", of="pixel", compute=_aupro(PRO_LIMIT_05), in_mad=False),
+)
+METRICS = tuple(metric.name for metric in DEFINITIONS)
+IMAGE_METRICS = tuple(metric.name for metric in DEFINITIONS if metric.of == "image")
+PIXEL_METRICS = tuple(metric.name for metric in DEFINITIONS if metric.of == "pixel")
+MAD_METRICS = tuple(metric.name for metric in DEFINITIONS if metric.in_mad)
+
+
 def label_regions(masks: NDArray[np.bool_]) -> NDArray[np.int32]:
     """Region number of each pixel [N,H,W], 0 outside: 8-neighbour components of all masks, counted from 1."""
     # Imported where used: whoever only needs the names of the metrics does not wait for scipy.
@@ -95,7 +126,7 @@ def image_metrics(score: Floats, label: NDArray[np.bool_]) -> dict[str, float]:
 
 def image_metrics_of(curve: Curve) -> dict[str, float]:
     """The IMAGE_METRICS of an `image_curve`."""
-    return dict(zip(IMAGE_METRICS, (curve.auroc(), curve.ap(), curve.f1_max()), strict=True))
+    return {metric.name: metric.compute(curve) for metric in DEFINITIONS if metric.of == "image"}
 
 
 def pixel_metrics(maps: Floats, regions: NDArray[np.int32]) -> dict[str, float]:
@@ -105,12 +136,11 @@ def pixel_metrics(maps: Floats, regions: NDArray[np.int32]) -> dict[str, float]:
 
 def pixel_metrics_of(curve: Curve) -> dict[str, float]:
     """The PIXEL_METRICS of a `pixel_curve`."""
-    areas = (curve.area_under_pro(PRO_LIMIT), curve.area_under_pro(PRO_LIMIT_05))
-    return dict(zip(PIXEL_METRICS, (curve.auroc(), curve.ap(), curve.f1_max(), *areas), strict=True))
+    return {metric.name: metric.compute(curve) for metric in DEFINITIONS if metric.of == "pixel"}
 
 
 def mad(values: Mapping[str, float]) -> float:
-    """Plain mean of the seven MAD_METRICS, all but `aupro_05` (github.com/zhangzjn/ADer#49)."""
+    """Plain mean of the seven MAD_METRICS; ValueError if one has no value."""
     missing = [name for name in MAD_METRICS if name not in values]
     if missing:
         raise ValueError(f"mad needs {', '.join(MAD_METRICS)}; missing: {', '.join(missing)}")

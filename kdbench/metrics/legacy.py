@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-LEGACY_METRICS = ("pro_stfpm_legacy", "pro_rd4ad_legacy")
 LIMIT = 0.3
 STFPM_THRESHOLDS, RD4AD_THRESHOLDS = 4000, 200
 
@@ -64,3 +63,6 @@ def _stretched(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _area(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     return float(np.trapezoid(y[::-1], x[::-1]))  # thresholds rise, so the FPR falls
+
+
+LEGACY_METRICS = {"pro_stfpm_legacy": pro_stfpm, "pro_rd4ad_legacy": pro_rd4ad}

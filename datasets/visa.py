@@ -2,12 +2,14 @@
 
 import csv
 import hashlib
+import io
 from pathlib import Path
 from typing import ClassVar
 
 from kdbench.dataset import Category, Dataset, Sample, image_files
 from kdbench.datasets._layout import AGAIN, Archive, checked, existing
 from kdbench.errors import DataError
+from kdbench.files import read_text
 
 COLUMNS = ("object", "split", "label", "image", "mask")
 PARTS = (("Images/Normal", (".jpg",)), ("Images/Anomaly", (".jpg",)), ("Masks/Anomaly", (".png",)))
@@ -97,18 +99,17 @@ def _sample(root: Path, row: Row) -> Sample:
 def _rows(file: Path, category: str) -> list[Row]:
     """The category's lines of the split file; DataError for what cannot be a one-class split."""
     try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            reader = csv.DictReader(lines)
-            absent = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
-            if absent:
-                raise DataError(f"{file} has no column {', '.join(absent)}. {AGAIN}")
-            rows = [row for row in reader if row["object"] == category]
+        reader = csv.DictReader(io.StringIO(read_text(file), newline=""))
+        absent = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
+        rows = [row for row in reader if row.get("object") == category]
     except OSError as error:
         raise DataError(
             f"{file}: {error.strerror}. It says which images are for training. {AGAIN}"
         ) from error
-    except (csv.Error, UnicodeDecodeError) as error:
+    except (csv.Error, ValueError) as error:
         raise DataError(f"{file} cannot be read: {error}. {AGAIN}") from error
+    if absent:
+        raise DataError(f"{file} has no column {', '.join(absent)}. {AGAIN}")
     if not rows:
         raise DataError(f"{file} has no line for {category!r}. {AGAIN}")
     seen: set[str] = set()

@@ -5,7 +5,6 @@ timm is imported only when a network is built: it costs two seconds that a resum
 
 import hashlib
 import importlib.metadata
-import os
 import re
 import warnings
 from itertools import pairwise
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from kdbench.cell import Weights
 from kdbench.errors import RequestError, first_line, reason
+from kdbench.files import folder_of
 from kdbench.known_backbones import BACKBONES, EMBEDDED, EMBEDDED_PACKAGE, FILE_HASHES, TINY
 
 WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors")
@@ -141,8 +141,8 @@ def find_weights(backbone: str, given: Path | None = None, *, download: bool = T
         if found is None:
             raise RequestError([f"no weights for {backbone} in the folder {given}"])
         return _weights(found, f"file {found.name}")
-    folder = os.environ.get("KDBENCH_WEIGHTS")
-    if folder and (found := _in_folder(backbone, Path(folder))):
+    folder = folder_of("KDBENCH_WEIGHTS")
+    if folder and (found := _in_folder(backbone, folder)):
         return _weights(found, f"file {found.name}")
     if backbone == EMBEDDED:
         found = _embedded_file()

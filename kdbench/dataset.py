@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any, ClassVar
 
 from kdbench.cell import canonical_json
 from kdbench.errors import DataError, reason
-from kdbench.files import cache_folder, written_aside
+from kdbench.files import cache_folder, folder_of, written_aside
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 LITTER = ("Thumbs.db", "desktop.ini", "__MACOSX")  # left by file managers; so are names that begin with a dot
@@ -67,13 +66,13 @@ class Dataset:
         """The folder that holds the categories: `given`, or KDBENCH_DATA/NAME. Raises DataError."""
         folder = given
         if folder is None:
-            data = os.environ.get("KDBENCH_DATA")
-            if not data:
+            data = folder_of("KDBENCH_DATA")
+            if data is None:
                 raise DataError(
                     f"{self.name} needs images: --root FOLDER, or a folder {self.name} in KDBENCH_DATA. "
                     f"Get it from {self.source} ({self.licence})"
                 )
-            folder = Path(data) / self.name
+            folder = data / self.name
         if not folder.is_dir():
             raise DataError(
                 f"{self.name}: no folder {str(folder)!r}. Get it from {self.source} ({self.licence})"

@@ -1,4 +1,4 @@
-"""Where the cache lies, and two ways to write so that no process ever sees half of a file or folder."""
+"""How a path and a text of a user are read, and two ways to write so that nobody ever sees half a file."""
 
 import os
 import shutil
@@ -10,11 +10,56 @@ from uuid import uuid4
 import platformdirs
 from filelock import FileLock
 
+from kdbench.errors import RequestError
+
+# Byte-order marks of texts that are not UTF-8; the longer ones first, since they begin with a shorter one.
+MARKS = {
+    b"\xff\xfe\x00\x00": "UTF-32",
+    b"\x00\x00\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
+
+
+def expanded(path: str) -> str:
+    """The path, with `~` or `~NAME` at its start replaced by that user's home folder.
+
+    Raises RequestError if there is no such home: a folder that is named `~` is never meant.
+    """
+    full = os.path.expanduser(path)  # noqa: PTH111, a Path would drop the slashes of a URI
+    if full.startswith("~"):
+        raise RequestError([f"{path!r}: there is no home folder {path.partition('/')[0]!r}"])
+    return full
+
+
+def folder_of(variable: str) -> Path | None:
+    """The folder that an environment variable names; None if it is not set or empty."""
+    given = os.environ.get(variable)
+    return Path(expanded(given)) if given else None
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, which may begin with a byte-order mark.
+
+    Raises OSError if the file cannot be read, ValueError if it has another encoding.
+    """
+    content = path.read_bytes()
+    for mark, name in MARKS.items():
+        if content.startswith(mark):
+            raise ValueError(f"the text is {name}. Save it as UTF-8")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        where = f"byte {content[error.start]:#04x} at position {error.start}"
+        raise ValueError(f"{where} is not UTF-8. Save it as UTF-8") from error
+    if "\0" in text:
+        raise ValueError("it has NUL characters, as UTF-16 without a mark has. Save it as UTF-8")
+    return text
+
 
 def cache_folder() -> Path:
     """The folder of decoded images, drawn images and digests: KDBENCH_CACHE, or the user's cache folder."""
-    given = os.environ.get("KDBENCH_CACHE")
-    return Path(given) if given else platformdirs.user_cache_path("kdbench")
+    return folder_of("KDBENCH_CACHE") or platformdirs.user_cache_path("kdbench")
 
 
 @contextmanager

@@ -13,8 +13,8 @@ STAGES = ("metrics", "results", "data", "engine", "grid", "cli")
 
 # Who may import whom, lowest first: a module imports only from its own line or from lines above it.
 LAYERS = (
-    ("errors", "files", "known_backbones", "grid.cluster"),
-    ("metrics.presets", "metrics.exact", "metrics.legacy", "results.storage", "defects"),
+    ("errors", "known_backbones", "grid.cluster"),
+    ("metrics.presets", "metrics.exact", "metrics.legacy", "results.storage", "defects", "files"),
     ("cell", "metrics.curves"),
     ("results.schema",),
     ("results.store",),

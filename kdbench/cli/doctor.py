@@ -1,13 +1,11 @@
 """What `kdbench doctor` finds: versions, devices, folders, and how to get what is missing."""
 
 import importlib.metadata
-import os
 import shutil
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
-from kdbench.files import cache_folder, written_aside
+from kdbench.files import cache_folder, folder_of, written_aside
 from kdbench.known_backbones import BACKBONES, TINY
 from kdbench.registry import dataset_names, get_dataset
 
@@ -116,16 +114,15 @@ def _weights() -> list[Finding]:
 
 def _datasets() -> list[Finding]:
     found = []
-    data = os.environ.get("KDBENCH_DATA")
-    found.append(
-        Finding(what="KDBENCH_DATA", found=data or "not set", advice="" if data else "or use --root FOLDER")
-    )
+    data = folder_of("KDBENCH_DATA")
+    advice = "" if data else "or use --root FOLDER"
+    found.append(Finding(what="KDBENCH_DATA", found=str(data or "not set"), advice=advice))
     for name in dataset_names():
         dataset = get_dataset(name)
         if name == "synthetic":
             found.append(Finding(what=f"dataset {name}", found="embedded"))
             continue
-        folder = Path(data) / name if data else None
+        folder = data / name if data else None
         present = dataset.present(folder) if folder and folder.is_dir() else ()
         total = len(dataset.categories)
         advice = "" if len(present) == total else f"from {dataset.source} ({dataset.licence})"

@@ -28,7 +28,7 @@ from kdbench import __version__
 from kdbench.dataset import Dataset
 from kdbench.datasets._layout import Archive
 from kdbench.errors import DataError, RequestError
-from kdbench.files import cache_folder
+from kdbench.files import cache_folder, folder_of
 
 # Told what is being done (download, verify, unpack), how many bytes are done, and of how many if known.
 Progress = Callable[[str, int, int | None], None]
@@ -83,10 +83,12 @@ def licence_of(dataset: Dataset) -> str:
 
 def download_folder(dataset: Dataset, given: Path | None) -> Path:
     """Where a download goes: `given`, or KDBENCH_DATA/NAME; RequestError without either."""
-    data = os.environ.get("KDBENCH_DATA")
-    if given is None and not data:
+    data = folder_of("KDBENCH_DATA")
+    if given is not None:
+        return given
+    if data is None:
         raise RequestError([f"where shall {dataset.name} go? Give --root FOLDER, or set KDBENCH_DATA"])
-    return given if given is not None else Path(str(data)) / dataset.name
+    return data / dataset.name
 
 
 def download(

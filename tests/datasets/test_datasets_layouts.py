@@ -137,6 +137,12 @@ def _bytes_in_list(root: Path) -> str:
     return str(file)
 
 
+def _utf16_list(root: Path) -> str:
+    file = root / "split_csv/1cls.csv"
+    file.write_text(file.read_text(), encoding="utf-16")
+    return str(file)
+
+
 def _lower_case(root: Path) -> str:
     path = root / "capsules/Data/Images/Normal/000.JPG"
     path.rename(path.with_suffix(".jpg"))
@@ -170,6 +176,7 @@ NORMAL, ANOMALY = "capsules/Data/Images/Normal", "capsules/Data/Images/Anomaly"
         (_listed("object,split", "object,part", "split"), "has no column"),
         (_listed("test,normal", "train,normal", "capsules"), "has no normal images"),
         (_bytes_in_list, "cannot be read"),
+        (_utf16_list, "1cls.csv cannot be read: the text is UTF-16. Save it as UTF-8"),
     ],
 )
 def test_what_is_wrong_in_visa_is_an_error_with_its_path(

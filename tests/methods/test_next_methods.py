@@ -1,12 +1,16 @@
-"""What RD++ and ReContrast promise beyond the contract: their identities, counts and ramps."""
+"""What RD++, ReContrast and DeSTSeg promise beyond the contract: their identities, counts and ramps."""
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from kdbench.backbone import find_weights, teacher
+from kdbench.errors import DataError
 from kdbench.method import cosine_distance, scale_gradient, top_mean
+from kdbench.methods._corrupt import Textures, corrupt
+from kdbench.methods.destseg import DeSTSeg, focal_loss
 from kdbench.methods.rd4ad import RD4AD
 from kdbench.methods.rdpp import RDPP, projection, rectangles_of_noise
 from kdbench.methods.recontrast import ReContrast, hard_places
@@ -171,3 +175,69 @@ def test_the_multiclass_recipe_has_gelu_and_an_output_per_encoder(images):
     assert not any(isinstance(m, nn.ReLU) for m in (*method.bottleneck.modules(), *method.decoder.modules()))
     assert len(method.to_frozen) == len(method.to_adapting) == 3
     assert method.loss(images, method.teacher(images)).isfinite()
+
+
+# --- DeSTSeg ---
+
+
+def test_the_focal_loss_is_cross_entropy_without_gamma_and_spares_the_easy_places_with_it():
+    logits, target = torch.tensor([2.0, -1.0, 0.0]), torch.tensor([1.0, 0.0, 1.0])
+    plain = nn.functional.binary_cross_entropy_with_logits(logits, target)
+    torch.testing.assert_close(focal_loss(logits, target, 0.0), plain)
+    p = torch.tensor([0.880797, 0.731059, 0.5])  # of the true class
+    torch.testing.assert_close(focal_loss(logits, target, 4.0), (-((1 - p) ** 4) * p.log()).mean())
+
+
+def test_a_corrupted_image_differs_inside_its_mask_only_and_is_drawn_by_torchs_seed(images):
+    textures = Textures(None, (0.5,) * 3, (0.5,) * 3)
+    torch.manual_seed(2)
+    changed, mask = corrupt(images, textures)
+    torch.manual_seed(2)
+    assert torch.equal(changed, corrupt(images, textures)[0])
+    outside = ~mask[:, None].expand_as(images)
+    assert torch.equal(changed[outside], images[outside])
+    assert (changed != images)[~outside].float().mean() > 0.9
+    assert mask.flatten(1).any(1).all()
+    assert mask.float().mean() < 0.5
+
+
+def test_textures_are_read_from_a_folder_or_it_is_an_error(images, tmp_path, monkeypatch):
+    Image.new("RGB", (9, 9), (255, 0, 0)).save(tmp_path / "red.png")
+    with pytest.raises(DataError, match="textures=dtd: no"):
+        Textures(tmp_path, (0.5,) * 3, (0.5,) * 3)
+    (tmp_path / "dtd/images").mkdir(parents=True)
+    Image.new("RGB", (9, 9), (254, 0, 0)).save(tmp_path / "dtd/images/red.jpg", quality=100)
+    monkeypatch.setenv("KDBENCH_DATA", str(tmp_path))
+    texture = build(DeSTSeg, textures="dtd").textures.draw(images, np.random.default_rng(0))
+    assert texture.shape == images.shape
+    torch.testing.assert_close(texture[1].mean((1, 2)), torch.tensor([1.0, -1.0, -1.0]), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize(("step", "learns"), [(0, "student"), (199, "student"), (200, "segmentation")])
+def test_each_phase_trains_its_part_and_leaves_the_other_as_it_was(images, step, learns):
+    method = build(DeSTSeg).train()
+    method.step, method.num_steps = step, 1000
+    before = {name: t.clone() for name, t in method.state_dict().items()}
+    optimizer = method.optimizer()
+    for _ in range(2):
+        optimizer.zero_grad(set_to_none=True)
+        method.loss(images, method.teacher(images)).backward()
+        optimizer.step()
+    changed = {
+        name.split(".")[0] for name, t in method.state_dict().items() if not torch.equal(t, before[name])
+    }
+    assert changed == ({"encoder", "decoder"} if learns == "student" else {"segmentation"})
+
+
+def test_the_map_is_a_probability_and_the_score_the_mean_of_its_largest_values(images):
+    method = build(DeSTSeg).eval()
+    maps = method.anomaly_map(images, method.teacher(images))
+    assert maps.min() >= 0
+    assert maps.max() <= 1
+    largest = maps.flatten(1).sort(1, descending=True).values[:, : int(100 / 4096 * 64 * 64)]
+    torch.testing.assert_close(method.image_score(maps), largest.mean(1))
+
+
+def test_levels_need_a_next_one_for_the_decoder():
+    with pytest.raises(ValueError, match="the decoder starts from the next one"):
+        build(DeSTSeg, levels=(2, 4))

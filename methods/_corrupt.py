@@ -1,0 +1,64 @@
+"""Images with synthetic defects for a loss: textures where Perlin noise is high (DRAEM, arXiv:2108.07610)."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy.ndimage import rotate
+from torch import Tensor
+
+from kdbench.defects import perlin
+from kdbench.errors import DataError
+
+LARGEST_OCTAVE = 5  # noise has 2^0 to 2^5 cells per axis, drawn for each
+THRESHOLD = 0.5 / math.sqrt(2)  # the code's 0.5 is for noise that is scaled by sqrt 2
+TURN = 90.0  # degrees to either side, of the noise
+TRANSPARENCY = (0.0, 0.8)  # how much of the image shows through
+
+
+class Textures:
+    """What is pasted: images of a folder, or where there is none other images of the batch."""
+
+    def __init__(self, folder: Path | None, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        self.paths = sorted(folder.rglob("*.jpg")) if folder else []
+        if folder and not self.paths:
+            raise DataError(f"textures=dtd: no .jpg below {str(folder)!r}; the folder is KDBENCH_DATA/dtd")
+        self.mean, self.std = (torch.tensor(x)[:, None, None] for x in (mean, std))
+
+    def draw(self, images: Tensor, draws: np.random.Generator) -> Tensor:
+        """A normalised texture [B,3,S,S] for every image."""
+        if not self.paths:
+            others = images.roll(int(draws.integers(1, max(2, len(images)))), 0)
+            turned = [torch.rot90(x, int(draws.integers(1, 4)), (1, 2)) for x in others]
+            return torch.stack([x.flip(2) if draws.random() < 0.5 else x for x in turned])
+        chosen = [self.paths[i] for i in draws.integers(len(self.paths), size=len(images))]
+        return torch.stack([self._read(path, images.shape[-1]) for path in chosen]).to(images.device)
+
+    def _read(self, path: Path, size: int) -> Tensor:
+        with Image.open(path) as opened:
+            pixels = np.array(opened.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
+        return (torch.from_numpy(pixels).permute(2, 0, 1) / 255 - self.mean) / self.std
+
+
+def corrupt(images: Tensor, textures: Textures) -> tuple[Tensor, Tensor]:
+    """Normalised images [B,3,S,S] with a defect each, and the bool masks [B,S,S] of the defects.
+
+    All is drawn from torch's generator, so that a checkpoint has its state.
+    """
+    draws = np.random.default_rng(int(torch.randint(2**62, ())))
+    masks = np.stack([noise_mask(images.shape[-1], draws) for _ in images])
+    mask = torch.from_numpy(masks).to(images.device)
+    shown = torch.from_numpy(draws.uniform(*TRANSPARENCY, len(images)).astype(np.float32)).to(images.device)
+    shown = shown[:, None, None, None]
+    pasted = shown * images + (1 - shown) * textures.draw(images, draws)
+    return torch.where(mask[:, None], pasted, images), mask
+
+
+def noise_mask(size: int, draws: np.random.Generator) -> np.ndarray:
+    """Bool [S,S]: where turned Perlin noise is above the threshold; one place at the least."""
+    cells = 2 ** draws.integers(0, LARGEST_OCTAVE + 1, 2)
+    field = perlin(size, (int(cells[0]), int(cells[1])), 1, draws)[0]
+    field = rotate(field, draws.uniform(-TURN, TURN), reshape=False, order=1, mode="reflect")
+    return (field > THRESHOLD) | (field == field.max())

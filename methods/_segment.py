@@ -1,0 +1,73 @@
+"""The two networks that DeSTSeg trains beside an encoder: a decoder of levels, and a segmentation net."""
+
+from torch import Tensor, cat, nn
+from torch.nn.functional import interpolate
+
+from kdbench.methods._reverse import Block
+
+RATES = (6, 12, 18)  # of the dilated convolutions
+WIDTH = 128  # channels of the segmentation net
+
+
+class DenoisingDecoder(nn.Module):
+    """One map [B,C,h,w] behind a pyramid -> maps with the pyramid's channels and sizes, in its order."""
+
+    def __init__(self, inputs: int, channels: list[int]) -> None:
+        super().__init__()
+        self.first = nn.Sequential(Block(inputs, inputs), Block(inputs, inputs))
+        self.stages = nn.ModuleList()
+        for outputs in reversed(channels):
+            narrow = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+            )
+            self.stages.append(nn.Sequential(narrow, Block(outputs, outputs), Block(outputs, outputs)))
+            inputs = outputs
+
+    def forward(self, deepest: Tensor) -> list[Tensor]:
+        x, maps = self.first(deepest), []
+        for stage in self.stages:
+            x = stage(interpolate(x, scale_factor=2, mode="bilinear", align_corners=False))
+            maps.append(x)
+        return maps[::-1]
+
+
+class SegmentationNet(nn.Module):
+    """Channels [B,C,h,w] -> logits [B,1,h,w]: residual blocks, then parallel dilated convolutions."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, WIDTH, 1, bias=False),
+            nn.BatchNorm2d(WIDTH),
+            nn.ReLU(),
+            Block(WIDTH, WIDTH),
+            Block(WIDTH, WIDTH),
+        )
+        self.head = ASPP(WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+
+class ASPP(nn.Module):
+    """Atrous spatial pyramid pooling (arXiv:1706.05587) and a classifier of every place."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(
+            [branch(channels, 1, 1), *(branch(channels, 3, rate) for rate in RATES)]
+        )
+        self.image = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.ReLU())  # of the whole image's mean
+        self.join = branch((len(RATES) + 2) * channels, 1, 1, channels)
+        self.classify = nn.Conv2d(channels, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        whole = self.image(x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[2:])
+        return self.classify(self.join(cat([*(f(x) for f in self.branches), whole], 1)))
+
+
+def branch(inputs: int, kernel: int, rate: int, outputs: int = 0) -> nn.Sequential:
+    """A dilated convolution that keeps the size, with BatchNorm and ReLU."""
+    padding = rate if kernel == 3 else 0
+    convolution = nn.Conv2d(inputs, outputs or inputs, kernel, padding=padding, dilation=rate, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs or inputs), nn.ReLU())

@@ -1,0 +1,123 @@
+"""DeSTSeg: a student gives the clean levels of a corrupted image; a segmentation net sees the difference.
+
+Zhang et al.: DeSTSeg: Segmentation Guided Denoising Student-Teacher for Anomaly Detection, CVPR 2023,
+arXiv:2211.11317. Numbers are those of the official code (github.com/apple/ml-destseg), this file is not.
+"""
+
+import os
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+from torch.optim import SGD, Optimizer
+
+from kdbench.backbone import FeaturePyramid, normalisation, pyramid
+from kdbench.method import Fidelity, Method, cosine_distance, top_mean, unit_vectors, upsample
+from kdbench.methods._corrupt import Textures, corrupt
+from kdbench.methods._segment import DenoisingDecoder, SegmentationNet
+
+
+class DeSTSeg(Method):
+    """First the student learns to give the clean levels of a corrupted image, then the net to segment."""
+
+    name = "destseg"
+    paper = "arXiv:2211.11317"
+    fidelity: ClassVar[Fidelity] = "author's code, partly"
+    departures = (
+        "the code counts steps, 1,000 and 4,000 of 32 images: here a fifth of the epochs and the rest",
+        "textures come from other training images, turned and mirrored; `textures=dtd` takes the code's set",
+        "the code turns images by angles that it lists per category; here no image is turned",
+        "the widths of the segmentation net and the blocks of the decoder are ours",
+        "the score is the mean of as large a share of the whole map as 100 of its 64x64 places are",
+        "the last, smaller batch is kept; `--precision auto` trains in bf16 where the hardware has it",
+    )
+    multiclass: ClassVar = {"epochs": 44}  # as many steps with all of MVTec AD
+
+    class Config(Method.Config):
+        epochs: int = Field(600, ge=1)
+        batch_size: int = Field(32, ge=1)
+        lr_student: float = Field(0.4, gt=0)  # SGD, momentum 0.9, weight decay 1e-4, for all three
+        lr: float = Field(0.1, gt=0)  # of the segmentation net
+        lr_head: float = Field(0.01, gt=0)  # of its last part
+        student_share: float = Field(0.2, gt=0, lt=1)  # of the training, before the segmentation net's part
+        gamma: float = Field(4.0, ge=0)  # of the focal loss
+        l1_weight: float = Field(1.0, ge=0)
+        textures: Literal["train", "dtd"] = "train"  # dtd: the images below the folder KDBENCH_DATA/dtd
+        score_share: float = Field(100 / 64**2, gt=0, le=1)
+
+        @field_validator("levels")
+        @classmethod
+        def _a_level_is_left(cls, levels: tuple[int, ...]) -> tuple[int, ...]:
+            if any(b != a + 1 for a, b in pairwise(levels)) or levels[-1] > 3:
+                raise ValueError("levels are neighbours up to 3: the decoder starts from the next one")
+            return levels
+
+    config: Config
+
+    def __init__(self, config: Config, teacher: FeaturePyramid) -> None:
+        super().__init__(config, teacher)
+        self.encoder = pyramid(config.backbone, (config.levels[-1] + 1,))
+        self.decoder = DenoisingDecoder(self.encoder.channels[0], teacher.channels)
+        self.segmentation = SegmentationNet(sum(teacher.channels))
+        mean, std = normalisation(config.backbone)
+        folder = Path(os.environ.get("KDBENCH_DATA", "")) / "dtd" if config.textures == "dtd" else None
+        self.textures = Textures(folder, mean, std)
+
+    def denoised(self, images: Tensor) -> list[Tensor]:
+        """The student's levels [B,C,h,w] of images that may be corrupted."""
+        return self.decoder(self.encoder(images)[0])
+
+    def segmented(self, taught: list[Tensor], denoised: list[Tensor]) -> Tensor:
+        """Where teacher and student differ: logits [B,h,w] at the size of the finest level."""
+        size = taught[0].shape[-1]
+        products = [-unit_vectors(t) * unit_vectors(s) for t, s in zip(taught, denoised, strict=True)]
+        joined = [interpolate(p, (size, size), mode="bilinear", align_corners=False) for p in products]
+        return self.segmentation(torch.cat(joined, 1))[:, 0].float()
+
+    def loss(self, images: Tensor, taught: list[Tensor]) -> Tensor:
+        c, first = self.config, self.progress < self.config.student_share
+        for part in (self.encoder, self.decoder):
+            part.train(first)  # BatchNorm counts only where a part learns
+        self.segmentation.train(not first)
+        corrupted, mask = corrupt(images, self.textures)  # [B,3,S,S], [B,S,S]
+        if first:
+            pairs = zip(taught, self.denoised(corrupted), strict=True)
+            return torch.stack([cosine_distance(t, s).mean((1, 2)).sum() for t, s in pairs]).sum()
+        with torch.no_grad():
+            levels, denoised = self.teach(corrupted), self.denoised(corrupted)
+        logits = self.segmented(levels, denoised)
+        target = (adaptive_mean(mask, logits.shape[-1]) > 0.5).float()
+        return focal_loss(logits, target, c.gamma) + c.l1_weight * (logits.sigmoid() - target).abs().mean()
+
+    def anomaly_map(self, images: Tensor, taught: list[Tensor]) -> Tensor:
+        return upsample(self.segmented(taught, self.denoised(images)).sigmoid(), images.shape[-1])
+
+    def image_score(self, anomaly_map: Tensor) -> Tensor:
+        return top_mean(anomaly_map, self.config.score_share)
+
+    def optimizer(self) -> Optimizer:
+        c, net = self.config, self.segmentation
+        groups: list[dict[str, Any]] = [
+            {"params": [*self.encoder.parameters(), *self.decoder.parameters()], "lr": c.lr_student},
+            {"params": [*net.body.parameters()], "lr": c.lr},
+            {"params": [*net.head.parameters()], "lr": c.lr_head},
+        ]
+        return SGD(groups, lr=c.lr, momentum=0.9, weight_decay=1e-4)
+
+
+def adaptive_mean(mask: Tensor, size: int) -> Tensor:
+    """[B,S,S] -> [B,size,size], bilinear as the code resizes masks."""
+    return interpolate(mask[:, None].float(), (size, size), mode="bilinear", align_corners=False)[:, 0]
+
+
+def focal_loss(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
+    """Mean of -(1 - p)^gamma log p, with p the probability of the true class (arXiv:1708.02002, no alpha)."""
+    log_p = -nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return -((1 - log_p.exp()) ** gamma * log_p).mean()
+
+
+METHOD = DeSTSeg

@@ -1,9 +1,11 @@
-"""What is not there: cells that failed, ran out of time or memory, or were not run, with their counts."""
+"""What is not there: cells that failed, ran out of time or memory, or did not run; rows that do not count."""
 
 from collections.abc import Iterator, Sequence
 
+import pandas as pd
+
 from kdbench.reports.entries import Entry
-from kdbench.reports.rows import Group
+from kdbench.reports.rows import Group, Rows, sections
 from kdbench.reports.tables import EMPTY, Table, Value, number, text
 from kdbench.results.schema import STATUSES
 
@@ -51,6 +53,62 @@ def failures(found: Sequence[tuple[Group, list[Entry]]]) -> Iterator[Table]:
             body=tuple(body),
             keys=("method", "section", "categories", "seed"),
         )
+
+
+def earlier(rows: pd.DataFrame) -> Iterator[Table]:
+    """A line per entry and section whose rows are left out: their images, or a label, changed since."""
+    body = []
+    for group, of_section in sections(rows):
+        for (entry, since), own in of_section.groupby(["entry", "since"]):
+            started = sorted(own["started_at"].dropna())
+            body.append(
+                (
+                    text(entry),
+                    text(group.title),
+                    text(", ".join(own["category"].unique())),
+                    text(", ".join(str(seed) for seed in sorted(own["seed"].unique()))),
+                    text(", ".join(own["cell_id"].unique())),
+                    text(" to ".join(dict.fromkeys((started[0], started[-1]))) if started else "unknown"),
+                    text(since),
+                )
+            )
+    if body:
+        yield Table(
+            title="Rows of earlier images, left out",
+            head=("method", "section", "categories", "seeds", "cells", "started", "others count since"),
+            body=tuple(body),
+            keys=("method", "section", "categories", "others count since"),
+            notes=(
+                "The images of these categories, or their labels, changed between two runs. Of rows with "
+                "the same dataset, split and categories those with the images of the cell that started last "
+                "count; all others are in no table but this one. `kdbench results prune` moves them away.",
+            ),
+        )
+
+
+def copies(names: Sequence[str]) -> Iterator[Table]:
+    """A line per file that is a copy of another one: its rows do not count twice."""
+    if names:
+        yield Table(
+            title="Copies of files, left out",
+            head=("file",),
+            body=tuple((text(name),) for name in names),
+            keys=("file",),
+            notes=("Their rows have a file of their own. `kdbench results prune` moves them away.",),
+        )
+
+
+def left_out(rows: Rows) -> str:
+    """What of the rows does not count, in lines for the terminal; "" if all of it does."""
+    lines = []
+    if len(rows.earlier):
+        of = rows.earlier[["dataset", "category"]].drop_duplicates().itertuples(index=False)
+        lines.append(
+            f"{len(rows.earlier)} rows of earlier images of {', '.join(f'{one[0]}/{one[1]}' for one in of)} "
+            "do not count: the report names them, `kdbench results prune` moves them away"
+        )
+    lines += [f"{name} is a copy, and does not count" for name in rows.copies]
+    return "\n".join(lines)
 
 
 def _last_line(error: object) -> Value:

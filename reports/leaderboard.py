@@ -84,10 +84,19 @@ def assemble(rows: Rows) -> list[Section]:
     report += [_section(group, lines, rows, evidence) for group, lines in found]
     others = {
         "Oneclass against multiclass": accuracy.settings(found, evidence),
-        "Holes": (*gaps.counts(found), *gaps.failures(found)),
+        "Holes": (
+            *gaps.earlier(rows.earlier),
+            *gaps.copies(rows.copies),
+            *gaps.counts(found),
+            *gaps.failures(found),
+        ),
         "Methods": accuracy.papers([entry.method for _, lines in found for entry in lines]),
     }
-    whole = [Section(title=title, tables=tuple(tables)) for title, tables in others.items()]
+    says = {"Holes": gaps.left_out(rows)}
+    whole = [
+        Section(title=title, tables=tuple(tables), headline=says.get(title, ""))
+        for title, tables in others.items()
+    ]
     return report + [section for section in whole if section.tables]
 
 

@@ -106,7 +106,7 @@ def write_report(results: str | Path, folder: Path) -> Written:
 def write_page(results: Storage, rows: Rows, found: Sequence[Section], folder: Path) -> list[Path]:
     """Write `report.html` and the files of its figures; returns the page, then those."""
     look = figures.marks(rows.cells["entry"])
-    kept = Counter(Path(name).stem for kind in (CURVES, PICTURES) for name in results.names(kind.folder))
+    kept = Counter(Path(name).stem for kind in (CURVES, PICTURES) for name in kind.names(results))
     parts = [_part(results, rows, group, cells, look, kept) for group, cells in sections(rows.cells)]
     shared = figures_speed.workers(rows.cells, look)
     links = Links(dict.fromkeys(rows.cells["cell_id"]))

@@ -66,7 +66,7 @@ def write_rows(results: str | Path, folder: Path) -> None:
     """
     target = Storage(folder)
     whole = {kind.whole: read(results, kind) for kind in PUBLISHED}
-    others = [name for kind in PUBLISHED for name in target.names(kind.folder) if name not in whole]
+    others = [name for kind in PUBLISHED for name in kind.names(target) if name not in whole]
     if others:
         raise RequestError([f"{folder} has other rows already, {others[0]} for one: name another folder"])
     for name, rows in whole.items():

@@ -12,7 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from kdbench.results.store import CELLS, LATENCY, PROBES, SCORES, read
+from kdbench.results.store import CELLS, LATENCY, PROBES, SCORES, Kind, read_and_copies
+from kdbench.results.superseded import COLUMNS, superseded
 
 APART = ["dataset", "setting", "profile", "preset", "metric_version", "oracle"]
 
@@ -25,6 +26,8 @@ class Rows:
     scores: pd.DataFrame  # a row per test image, of cells that have rows
     latencies: pd.DataFrame  # with `entry` and `place`, of cells that have rows
     probes: pd.DataFrame  # with `entry`, of cells that have rows
+    earlier: pd.DataFrame  # as `cells`, of images that changed since: in no table but their own
+    copies: tuple[str, ...]  # files whose rows are in another file, too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,31 +60,48 @@ class Group:
 def load(results: str | Path) -> Rows:
     """Everything in a results folder, also while cells are running; FileNotFoundError if it has no rows.
 
-    Scores, timings and probes of cells without rows (they are running, or were deleted) are left out.
+    Scores, timings and probes are those of `cells`: what is of cells without rows (they are running, or were
+    deleted) or of earlier images is left out.
     """
-    cells = load_rows(results)
+    cells, earlier, copies = _load_cells(results)
     entry = cells.drop_duplicates("cell_id").set_index("cell_id")["entry"]
 
-    def known(table: Any) -> pd.DataFrame:
+    def known(kind: Kind) -> pd.DataFrame:
+        table, copied = read_and_copies(results, kind)
+        copies.extend(copied)
         frame = table.to_pandas()
         return frame[frame["cell_id"].isin(entry.index)].reset_index(drop=True)
 
-    latencies, probes = with_place(known(read(results, LATENCY))), known(read(results, PROBES))
+    latencies, probes = with_place(known(LATENCY)), known(PROBES)
     latencies["precision"] = latencies["precision"].astype(object).fillna("unknown precision")
     return Rows(
         cells=cells,
-        scores=known(read(results, SCORES)),
+        scores=known(SCORES),
         latencies=latencies.assign(entry=latencies["cell_id"].map(entry)),
         probes=probes.assign(entry=probes["cell_id"].map(entry)),
+        earlier=earlier,
+        copies=tuple(copies),
     )
 
 
 def load_rows(results: str | Path) -> pd.DataFrame:
-    """All rows, with `entry` (the method and the keys in which its recipes differ), `oracle` and `place`."""
-    rows = read(results, CELLS).to_pandas()
+    """The rows that count, with `entry` (the method and where its recipes differ), `oracle` and `place`."""
+    return _load_cells(results)[0]
+
+
+def _load_cells(results: str | Path) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """The rows that count, those of earlier images (with `since`, when the others began), and copies."""
+    table, copies = read_and_copies(results, CELLS)
+    rows = table.to_pandas()
     # Plain Python strings: a report takes many small parts, for which Arrow's cost ten times as much.
     texts = [name for name in rows if pd.api.types.is_string_dtype(rows[name].dtype)]
-    return named(with_place(rows.astype(dict.fromkeys(texts, object))))
+    rows = with_place(rows.astype(dict.fromkeys(texts, object)))
+    instead = superseded(rows.drop_duplicates("cell_id")[[*COLUMNS]].to_dict("records"))
+    old = rows["cell_id"].isin(instead)
+    cells = named(rows[~old].reset_index(drop=True))
+    earlier = named(rows)[old] if old.any() else cells.iloc[:0]
+    since = [instead[cell_id].since for cell_id in earlier["cell_id"]]
+    return cells, earlier.assign(since=pd.Series(since, earlier.index, dtype=object)), copies
 
 
 def with_place(rows: pd.DataFrame) -> pd.DataFrame:
@@ -172,7 +192,9 @@ def holes(rows: pd.DataFrame) -> tuple[str, ...]:
     if len(pairs) < num_seeds * tried:
         found.append(f"{num_seeds * tried - len(pairs)} not run")
     if len(rows) > len(pairs):
-        found.append(f"{len(rows) - len(pairs)} twice, with other images")
+        contents = rows.groupby(["category", "seed"])["fingerprint"].nunique(dropna=False)
+        images = "other" if (contents > 1).any() else "the same"
+        found.append(f"{len(rows) - len(pairs)} twice, with {images} images")
     elif (rows.groupby(["trained_on", "category"])["fingerprint"].nunique() > 1).any():
         found.append("other images for some seeds")
     return tuple(found)

@@ -240,7 +240,7 @@ def watch(sweep: Sweep, on_row: Callable[[Row], None]) -> Iterator[None]:
         seen[row["trial_id"]] = (row["status"], row["epochs_trained"])
 
     def look() -> None:
-        trials = [TRIALS.owner(name) for name in storage.names(TRIALS.folder)]
+        trials = [TRIALS.owner(name) for name in TRIALS.names(storage)]
         own = [trial_id for trial_id in trials if trial_id.startswith(f"{sweep.id}-")]
         for row in read(storage, TRIALS, only=own).to_pylist():
             state = (row["status"], row["epochs_trained"])

@@ -16,7 +16,7 @@ LAYERS = (
     ("errors", "known_backbones", "grid.cluster"),
     ("metrics.presets", "metrics.exact", "metrics.legacy", "results.storage", "defects", "files"),
     ("cell", "metrics.curves"),
-    ("results.schema",),
+    ("results.schema", "results.superseded"),
     ("results.store",),
     ("dataset", "grid.lease", "engine.checkpoint"),
     ("backbone",),

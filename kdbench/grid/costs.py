@@ -158,7 +158,7 @@ class Timed:
 def read_timed(results: Results) -> Timed:
     """Read it, which `to_time` and `without_timing` both need."""
     rows = read(results.storage, LATENCY, columns=TIMING_COLUMNS).to_pylist()
-    return Timed(kept=set(results.storage.names(DETECTORS.folder)), rows=rows)
+    return Timed(kept=set(DETECTORS.names(results.storage)), rows=rows)
 
 
 def to_time(

@@ -10,6 +10,7 @@ sees another claim after writing its own withdraws. Of a lease that is damaged o
 import json
 import os
 import random
+import re
 import socket
 import threading
 import time
@@ -25,6 +26,7 @@ from kdbench.results.store import LEASES
 RENEW_S = 5.0
 EXPIRE_S = 180.0  # well above what network file systems cache, and what clocks differ by
 FOLDER = LEASES.folder
+NAME = re.compile(rf"{FOLDER}/.+\.\d+(-[0-9a-f]{{8}})?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,13 +117,13 @@ def acquire(storage: Storage, holder: Holder) -> Lease | None:
 
 def holders(storage: Storage) -> list[Holder]:
     """Everybody who runs a cell now."""
-    found = [_read(storage, name) for name in storage.names(FOLDER)]
+    found = [_read(storage, name) for name in _all_names(storage)]
     return [holder for holder in found if holder is not None and holder.alive]
 
 
 def leased(storage: Storage) -> set[str]:
     """Cells of which somebody has a lease, be it a void one."""
-    return {_cell_of(name) for name in storage.names(FOLDER)}
+    return {_cell_of(name) for name in _all_names(storage)}
 
 
 def revoke(storage: Storage, cell_id: str, run_id: str) -> None:
@@ -133,7 +135,7 @@ def revoke(storage: Storage, cell_id: str, run_id: str) -> None:
 
 def remove_void(storage: Storage) -> None:
     """Remove the leases of processes that are dead, and files that they did not finish."""
-    for name in storage.names(FOLDER):
+    for name in _all_names(storage):
         holder = _read(storage, name)
         if holder is not None and not holder.alive:
             storage.remove(name)
@@ -159,7 +161,12 @@ def _holders(storage: Storage, cell_id: str) -> list[tuple[str, Holder | None]]:
 
 
 def _names(storage: Storage, cell_id: str) -> list[str]:
-    return [name for name in storage.names(FOLDER) if name.startswith(f"{FOLDER}/{cell_id}.")]
+    return [name for name in _all_names(storage) if name.startswith(f"{FOLDER}/{cell_id}.")]
+
+
+def _all_names(storage: Storage) -> list[str]:
+    """Names of all leases; copies of them and files of other programs are none."""
+    return [name for name in storage.names(FOLDER) if NAME.fullmatch(name)]
 
 
 def _cell_of(name: str) -> str:

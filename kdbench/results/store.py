@@ -53,6 +53,14 @@ class Kind:
         """The file of all rows of this kind, as `kdbench report --rows` writes it."""
         return f"{self.folder}/rows.parquet"
 
+    def is_named(self, name: str, key: Sequence[str | None]) -> bool:
+        """Whether this is the name of the file of a key."""
+        return all(key) and name == self.name(*(value for value in key if value))
+
+    def names(self, storage: Storage) -> list[str]:
+        """Names of all finished files of this kind, sorted; files of other programs have other suffixes."""
+        return [name for name in storage.names(self.folder) if name.endswith(self.suffix)]
+
     def owner(self, name: str) -> str:
         """The first value of the key in a file's name: the cell, the trial, the category's fingerprint."""
         stem = name.removeprefix(f"{self.folder}/").removesuffix(self.suffix)
@@ -111,7 +119,7 @@ class Results:
 
     def ends(self, cell_ids: Iterable[str]) -> dict[str, End]:
         """Cell id -> how and in which run it finished, of those that did. DataError names a damaged file."""
-        there = set(self.storage.names(CELLS.folder))
+        there = set(CELLS.names(self.storage))
         wanted = [cell_id for cell_id in cell_ids if CELLS.name(cell_id) in there]
         with ThreadPoolExecutor(8) as pool:  # an object store answers each question late, but many at once
             ends = zip(wanted, pool.map(self.end_of, wanted), strict=True)
@@ -144,7 +152,7 @@ class Results:
         """Names of the files of a cell or trial, there or not; of several per cell those that are there."""
         if len(kind.key) == 1:
             return [kind.name(key)]
-        return [name for name in self.storage.names(kind.folder) if kind.owner(name) == key]
+        return [name for name in kind.names(self.storage) if kind.owner(name) == key]
 
     def remove_unfinished(self, cell_ids: Set[str]) -> None:
         """Remove temporary files of these cells (no process runs them), and any others older than a day."""
@@ -184,28 +192,82 @@ def read(
     with all columns take most of a gigabyte. Raises FileNotFoundError if there are no CELLS at all, DataError
     for a damaged file.
     """
+    return read_and_copies(where, kind, only=only, columns=columns)[0]
+
+
+def read_and_copies(
+    where: str | Path | Storage,
+    kind: Kind,
+    *,
+    only: Iterable[str] | None = None,
+    columns: Sequence[str] | None = None,
+) -> tuple[pa.Table, list[str]]:
+    """As `read`; and the names of files that are copies, of which rows were left out.
+
+    Programs that synchronise folders leave copies beside a file (`ID (conflicted copy).parquet`). What is in
+    them has a file of its own, and must not count twice.
+    """
     storage = where if isinstance(where, Storage) else Storage(where)
     schema = kind.schema
     assert schema is not None
 
-    def of(name: str) -> pa.Table:
+    def of(name: str) -> _File:
         try:
             whole = _conform(_read(storage, name), kind, storage.path(name))
         except FileNotFoundError:  # removed after the folder was listed: its cell runs again
             whole = schema.empty_table()
-        return whole.select(list(columns)) if columns else whole
+        rows = whole.select(list(columns)) if columns else whole
+        return _File(name=name, keys=_keys(whole, kind), rows=rows)
 
-    names = [name for name in storage.names(kind.folder) if name.endswith(kind.suffix)]
+    names = kind.names(storage)
     if only is not None:
         wanted = set(only)
         names = [name for name in names if kind.owner(name) in wanted]
     # An object store answers late, but many at once; on a disk threads only wait for each other.
     with ThreadPoolExecutor(1 if storage.local else 8) as pool:
-        tables = list(pool.map(of, names))
+        tables, copies = _without_copies(kind, list(pool.map(of, names)))
     rows = pa.concat_tables(tables) if tables else schema.empty_table()
     if kind is CELLS and only is None and not rows.num_rows:
         raise FileNotFoundError(f"no results in {where}: `kdbench run --results {where}` writes them")
-    return rows
+    return rows, copies
+
+
+@dataclass(frozen=True, kw_only=True)
+class _File:
+    """A file that was read: the key of each row, and the columns that were asked for."""
+
+    name: str
+    keys: list[tuple[str | None, ...]]
+    rows: pa.Table
+
+
+def _keys(table: pa.Table, kind: Kind) -> list[tuple[str | None, ...]]:
+    """The key of each row."""
+    columns = [table[name] for name in kind.key]
+    if table.num_rows and all(
+        pc.all(pc.equal(column, column[0]), skip_nulls=False).as_py() for column in columns
+    ):
+        return [tuple(column[0].as_py() for column in columns)] * table.num_rows  # nearly always, and quicker
+    return list(zip(*(column.to_pylist() for column in columns), strict=True))
+
+
+def _without_copies(kind: Kind, files: Sequence[_File]) -> tuple[list[pa.Table], list[str]]:
+    """The rows of each key once: those of the file with its name, else of the first file that has them."""
+    tables, others, seen = [], [], set[tuple[str | None, ...]]()
+    for file in files:
+        if len(set(file.keys)) == 1 and kind.is_named(file.name, file.keys[0]):
+            seen.add(file.keys[0])
+            tables.append(file.rows)
+        else:
+            others.append(file)
+    copies = []
+    for file in others:
+        fresh = [key not in seen for key in file.keys]
+        seen |= set(file.keys)
+        tables.append(file.rows if all(fresh) else file.rows.filter(pa.array(fresh)))
+        if not all(fresh):
+            copies.append(file.name)
+    return tables, copies
 
 
 def _by_file(table: pa.Table, kind: Kind) -> Iterator[list[dict[str, Any]]]:

@@ -1,0 +1,163 @@
+"""Rows of images that changed since are named, and count in no mean (promise 5)."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import tiny_jobs as jobs
+from fabricated import all_metrics, row
+from PIL import Image
+
+from kdbench.grid.attempt import execute_cell
+from kdbench.reports.entries import entries
+from kdbench.reports.leaderboard import Section, assemble, write_leaderboard
+from kdbench.reports.rows import load, sections
+from kdbench.results.store import CELLS, SCORES, Results, read
+from kdbench.results.superseded import Superseded, superseded
+
+
+def cell(cell_id: str, content: str, started: str | None, **changes: Any) -> dict[str, Any]:
+    facts = {"dataset": "folder", "categories": ["part"], "split_sha256": None}
+    return {"cell_id": cell_id, "fingerprint": content, "started_at": started} | facts | changes
+
+
+def test_the_content_that_started_last_counts():
+    cells = [cell("a0", "old", "2026-01-01T00:00:00+00:00"), cell("a1", "old", "2026-01-02T00:00:00+00:00")]
+    cells += [cell("b1", "new", "2026-01-04T00:00:00+00:00"), cell("b0", "new", "2026-01-03T00:00:00+00:00")]
+    instead = Superseded(fingerprint="new", since="2026-01-03T00:00:00+00:00")
+    assert superseded(cells) == {"a0": instead, "a1": instead}
+    assert superseded(reversed(cells)) == {"a0": instead, "a1": instead}
+
+
+def test_of_three_contents_the_last_counts_and_one_that_came_back_counts_again():
+    cells = [cell("a", "old", "1"), cell("b", "between", "2"), cell("c", "new", "3")]
+    assert superseded(cells).keys() == {"a", "b"}
+    assert superseded([*cells, cell("d", "old", "4")]).keys() == {"b", "c"}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"dataset": "visa"}, {"split_sha256": "another split"}, {"categories": ["part", "screw"]}],
+    ids=["dataset", "split", "categories"],
+)
+def test_what_is_of_other_images_on_purpose_is_not_superseded(other):
+    assert superseded([cell("a", "old", "1"), cell("b", "new", "2", **other)]) == {}
+
+
+@pytest.mark.parametrize("times", [(None, None), ("1", "1")], ids=["unknown", "the same second"])
+def test_where_nobody_knows_what_came_last_nothing_is_superseded(times):
+    assert superseded([cell("a", "one", times[0]), cell("b", "two", times[1])]) == {}
+
+
+def test_rows_without_a_content_supersede_nothing():
+    assert superseded([cell("a", "old", "1"), cell("b", None, "2"), cell("c", "new", None)]) == {
+        "c": Superseded(fingerprint="old", since="1")
+    }
+
+
+def write(folder: Path, method: str, day: int, content: dict[str, str], value: float, **changes: Any) -> None:
+    """Oneclass cells of one day: category -> its content."""
+    for name, print_ in content.items():
+        facts = {
+            "cell_id": f"{method}-{name}-{print_}",
+            "method": method,
+            "setting": "oneclass",
+            "category": name,
+            "categories": [name],
+            "dataset_categories": ["a", "b"],
+            "fingerprint": print_,
+            "started_at": f"2026-01-0{day}T00:00:00+00:00",
+        }
+        Results(folder).write(CELLS, [row(**all_metrics(value) | facts | changes)])
+
+
+@pytest.fixture
+def corrected(tmp_path: Path) -> Path:
+    """Two methods ran; then a label of `b` was corrected, and the first ran again."""
+    write(tmp_path, "first", 1, {"a": "a1", "b": "b1"}, 0.5)
+    write(tmp_path, "second", 1, {"a": "a1", "b": "b1"}, 0.75)
+    write(tmp_path, "first", 3, {"b": "b2"}, 0.25)
+    return tmp_path
+
+
+def test_the_mean_is_of_the_rows_that_count(corrected):
+    ((_, rows),) = sections(load(corrected).cells)
+    first, second = entries(rows)
+    assert (first.name, first.holes, first.unlike) == ("first", (), ())
+    assert first.means["mad"].mean == pytest.approx((0.5 + 0.25) / 2)
+    # Its `b` is of images that are no longer there: a hole, and no mean of two kinds of images.
+    assert (second.name, second.holes) == ("second", ("1 of 2 categories",))
+    assert second.means["mad"] is None
+
+
+def holes_of(folder: Path) -> Section:
+    return next(section for section in assemble(load(folder)) if section.title == "Holes")
+
+
+def test_the_report_names_the_rows_that_do_not_count(corrected):
+    table = holes_of(corrected).tables[0]
+    assert table.title == "Rows of earlier images, left out"
+    title = "fabricated, oneclass, profile paper, preset exact (metrics v1)"
+    day = "2026-01-0{}T00:00:00+00:00".format
+    assert [[value.text for value in line] for line in table.body] == [
+        [name, title, "b", "0", f"{name}-b-b1", day(1), day(3)] for name in ("first", "second")
+    ]
+    assert "those with the images of the cell that started last count" in table.notes[0]
+    markdown = write_leaderboard(corrected, corrected / "report")[0].read_text()
+    assert "first-b-b1" in markdown
+    assert markdown.count("second-b-b1") == 1
+
+
+def test_the_terminal_says_what_does_not_count(corrected):
+    assert holes_of(corrected).headline == (
+        "2 rows of earlier images of fabricated/b do not count: the report names them, "
+        "`kdbench results prune` moves them away"
+    )
+    assert holes_of(corrected).headline in write_leaderboard(corrected, corrected / "report")[1]
+
+
+def test_nothing_is_said_where_all_rows_count(tmp_path):
+    write(tmp_path, "first", 1, {"a": "a1", "b": "b1"}, 0.5)
+    assert all(section.title != "Holes" for section in assemble(load(tmp_path)))
+
+
+def test_scores_of_rows_that_do_not_count_are_left_out(corrected):
+    for cell_id in ("first-b-b1", "first-b-b2"):
+        score = {"category": "b", "image": "x", "defect": "d", "label": True, "image_score": 1.0}
+        Results(corrected).write(SCORES, [{"cell_id": cell_id} | score])
+    assert load(corrected).scores["cell_id"].tolist() == ["first-b-b2"]
+
+
+def test_a_recipe_that_does_not_count_gives_no_name_to_the_one_that_does(tmp_path):
+    write(tmp_path, "m", 1, {"a": "a1", "b": "b1"}, 0.5, config='{"lr": 0.1}')
+    write(tmp_path, "m", 2, {"a": "a2", "b": "b2"}, 0.75, config='{"lr": 0.2}')
+    rows = load(tmp_path)
+    assert set(rows.cells["entry"]) == {"m"}
+    assert set(rows.earlier["entry"]) == {"m (lr=0.1)"}
+
+
+def test_a_category_that_ran_twice_with_the_same_images_is_said_so(tmp_path):
+    """The same recipe in two words: `auto`, which was bf16, and bf16."""
+    for precision in ("auto", "bf16"):
+        config = f'{{"precision": "{precision}"}}'
+        write(tmp_path, "m", 1, {"a": "a1"}, 0.5, cell_id=precision, config=config, precision="bf16")
+    ((_, rows),) = sections(load(tmp_path).cells)
+    (entry,) = entries(rows)
+    assert entry.holes == ("1 of 2 categories", "1 twice, with the same images")
+
+
+def test_a_label_that_was_corrected_makes_new_rows_and_the_old_ones_are_named(mvtec, tmp_path):
+    """The same command before and after a mask was mended, with real cells."""
+    results = tmp_path / "r"
+    for run, day in (("run-1", 1), ("run-2", 2)):
+        (job,) = jobs(mvtec, results, categories=("bottle",))
+        assert execute_cell(job.cell, job.place, run, lambda progress: None).status == "ok"
+        rows = read(results, CELLS, only=[job.cell.id]).to_pylist()
+        started = f"2026-01-0{day}T00:00:00+00:00"  # the two runs are no second apart
+        Results(results).write(CELLS, [one | {"started_at": started} for one in rows])
+        mask = next((mvtec / "bottle/ground_truth").rglob("*.png"))
+        Image.fromarray(np.asarray(Image.open(mask)).T).save(mask)
+    found = load(results)
+    assert found.cells["run_id"].tolist() == ["run-2"]
+    assert found.earlier["run_id"].tolist() == ["run-1"]

@@ -15,7 +15,8 @@ from safetensors.torch import load
 
 from kdbench.cell import Cell
 from kdbench.engine import evaluate, provenance
-from kdbench.engine.run import Ready, prepare, threads
+from kdbench.engine.device import threads
+from kdbench.engine.run import Ready, prepare
 from kdbench.errors import RequestError
 from kdbench.results.schema import CODE, IDENTITY, MEASURED, picked
 from kdbench.results.store import AUDITS, DETECTORS, Results

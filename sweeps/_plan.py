@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from kdbench.cell import canonical_json
 from kdbench.dataset import check_apart, contents
 from kdbench.defects import DEFECTS_VERSION
-from kdbench.engine.train import split_heldout
+from kdbench.engine.batches import split_heldout
 from kdbench.errors import RequestError, unknown
 from kdbench.grid.request import FolderName, Plan, Request, plan
 from kdbench.metrics.exact import METRICS, PIXEL_METRICS

@@ -25,8 +25,10 @@ from kdbench.data.store import Images, Truth, open_truth
 from kdbench.dataset import Category
 from kdbench.defects import make_defects
 from kdbench.engine import evaluate, provenance, train
+from kdbench.engine.batches import Batches, split_heldout
 from kdbench.engine.checkpoint import Checkpoints, remove_checkpoint
-from kdbench.engine.run import Ready, made_by, on_cpu, prepare, status_of, threads
+from kdbench.engine.device import cap_memory, peak_memory_bytes, threads
+from kdbench.engine.run import Ready, made_by, on_cpu, prepare, status_of
 from kdbench.metrics.exact import METRIC_VERSION, label_regions
 from kdbench.metrics.presets import PRESETS
 from kdbench.registry import get_dataset, get_method
@@ -133,7 +135,7 @@ def run_trial(sweep: Sweep, searched: dict[str, Any], report: Report) -> None:
             report(epoch, value)
         return
     row = sweep.row(searched) | ({"started_at": before["started_at"]} if before else {})
-    train.cap_memory(torch.device(sweep.place.device), sweep.place.gpu_share)
+    cap_memory(torch.device(sweep.place.device), sweep.place.gpu_share)
     try:
         with threads(sweep.place.num_threads):
             row["num_threads"] = torch.get_num_threads()
@@ -164,7 +166,7 @@ def end_trial(sweep: Sweep, searched: dict[str, Any], error: str | None) -> None
 class _Judged:
     """Images of one category that the objective is computed on."""
 
-    batches: train.Batches
+    batches: Batches
     truth: Truth
 
 
@@ -176,7 +178,7 @@ class _Model:
         self.ready = prepare(cell, sweep.place)
         config, stores = self.ready.config, self.ready.stores
         counts = [len(store.train) for store in stores]
-        kept, aside = train.split_heldout(counts, config.heldout_share, cell.seed)
+        kept, aside = split_heldout(counts, config.heldout_share, cell.seed)
         normal = np.concatenate([store.train for store in stores])
         self.fitted = self.ready.batches(normal[kept], cached=True)
         self.num_heldout = len(aside)
@@ -297,7 +299,7 @@ def _train(
             "objective_value": value,
             "epochs_trained": epoch,
             "trial_s": checkpoints.train_s,
-            "peak_memory_bytes": provenance.peak_memory_bytes(models[0].ready.device),
+            "peak_memory_bytes": peak_memory_bytes(models[0].ready.device),
         }
         if last:
             if sweep.place.keep_detectors:

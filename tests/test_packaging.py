@@ -13,7 +13,7 @@ STAGES = ("metrics", "results", "data", "engine", "grid", "cli")
 
 # Who may import whom, lowest first: a module imports only from its own line or from lines above it.
 LAYERS = (
-    ("errors", "known_backbones", "grid.cluster"),
+    ("errors", "engine.device", "known_backbones", "grid.cluster"),
     ("metrics.presets", "metrics.exact", "metrics.legacy", "results.storage", "defects", "files"),
     ("cell", "metrics.curves"),
     ("results.schema", "results.superseded"),
@@ -22,6 +22,7 @@ LAYERS = (
     ("backbone",),
     ("method", "data.store", "datasets"),
     ("engine.features",),
+    ("engine.batches",),
     ("methods", "registry", "engine.train"),
     ("engine.evaluate", "data.pictures", "engine.provenance", "engine.build"),
     ("engine.run", "engine.probe", "grid.status"),

@@ -51,8 +51,8 @@ def _versions() -> list[Finding]:
 def _devices() -> list[Finding]:
     import torch
 
+    from kdbench.engine.device import choose_precision, free_memory
     from kdbench.engine.provenance import device_name
-    from kdbench.engine.train import choose_precision, free_memory
 
     cpu = torch.device("cpu")
     found = [

@@ -7,7 +7,7 @@ from safetensors.torch import load
 
 from kdbench.backbone import teacher
 from kdbench.cell import Weights
-from kdbench.engine import train
+from kdbench.engine.device import place_networks
 from kdbench.method import Method
 from kdbench.registry import get_method
 from kdbench.results.store import DETECTORS, Results
@@ -24,6 +24,6 @@ def load_detector(
     settings = kind.Config.model_validate(json.loads(config))
     detector: Method = kind(settings, teacher(settings.backbone, settings.levels, weights))
     detector.load_detector(load(results.storage.read(DETECTORS.name(cell_id))))
-    train.place_networks(detector, device)
+    place_networks(detector, device)
     detector.eval()
     return detector

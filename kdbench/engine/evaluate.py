@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from kdbench.data.store import Truth
-from kdbench.engine.train import Batches
+from kdbench.engine.batches import Batches
 from kdbench.method import Method
 from kdbench.metrics.curves import curves_of
 from kdbench.metrics.exact import (

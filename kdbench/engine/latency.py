@@ -19,8 +19,15 @@ import psutil
 import torch
 
 from kdbench.cell import Cell, Place
-from kdbench.engine import provenance, train
+from kdbench.engine import provenance
 from kdbench.engine.build import load_detector
+from kdbench.engine.device import (
+    autocast_for,
+    choose_precision,
+    peak_memory_bytes,
+    start_peak_memory,
+    synchronise,
+)
 from kdbench.method import Method
 from kdbench.results.schema import CODE, MACHINE, RECIPE, SCHEMA_VERSION, picked
 from kdbench.results.store import CELLS, LATENCY, Results, read
@@ -53,12 +60,12 @@ def time_detector(cell: Cell, place: Place, run_id: str) -> list[dict[str, Any]]
     method = load_detector(
         results, cell.id, method=cell.method, config=cell.config, weights=place.weights, device=device
     )
-    chosen = train.choose_precision(method.config.precision, device)
+    chosen = choose_precision(method.config.precision, device)
     begun = datetime.now(UTC).isoformat(timespec="seconds")
     rows = []
     for precision in dict.fromkeys(("fp32", chosen)):
         for batch_size in BATCH_SIZES:
-            provenance.start_peak_memory(device)
+            start_peak_memory(device)
             timing = time_calls(method, batch_size, precision, device)
             rows.append(
                 {
@@ -71,7 +78,7 @@ def time_detector(cell: Cell, place: Place, run_id: str) -> list[dict[str, Any]]
                     "batch_size": batch_size,
                     "precision": precision,
                     "num_warmup": NUM_WARMUP[device.type],
-                    "peak_memory_bytes": provenance.peak_memory_bytes(device),
+                    "peak_memory_bytes": peak_memory_bytes(device),
                     "started_at": begun,
                 }
             )
@@ -89,7 +96,7 @@ def time_calls(method: Method, batch_size: int, precision: str, device: torch.de
     images = host.to(device)
 
     def call() -> None:
-        with train.autocast_for(precision, device):
+        with autocast_for(precision, device):
             found = method.anomaly_map(images, method.teacher(images))
         method.image_score(found)
 
@@ -134,12 +141,6 @@ def _repeat(call: Callable[[], Any], device: torch.device, count: int | None = N
         synchronise(device)
         times.append(1000 * (time.perf_counter() - before))
     return times
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait until the device has done all that it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 class _Neighbours:

@@ -17,8 +17,10 @@ import torch
 from kdbench.backbone import find_weights
 from kdbench.data.store import open_images
 from kdbench.dataset import fingerprint, fingerprint_of
-from kdbench.engine import provenance, train
+from kdbench.engine import provenance
+from kdbench.engine.batches import Batches
 from kdbench.engine.build import load_detector
+from kdbench.engine.device import choose_precision
 from kdbench.engine.evaluate import score
 from kdbench.errors import DataError, RequestError
 from kdbench.metrics.exact import METRIC_VERSION, image_metrics, label_regions, pixel_metrics
@@ -153,12 +155,12 @@ def probe_cell(
         normal.append(images.test[[not sample.label for sample in category.test]])
 
     def scored(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        batches = train.Batches(
+        batches = Batches(
             pixels,
             method.teacher,
             config.backbone,
             device=device,
-            precision=train.choose_precision(config.precision, device),
+            precision=choose_precision(config.precision, device),
             batch_size=config.batch_size,
             cached=False,
         )

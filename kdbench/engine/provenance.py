@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 import kdbench
+from kdbench.engine.device import memory_bytes
 
 
 @lru_cache
@@ -39,7 +40,7 @@ def machine_provenance(device: torch.device) -> dict[str, Any]:
         "device": device.type,
         "device_name": device_name(device),
         "driver": _driver() if device.type == "cuda" else None,
-        "device_memory_bytes": device_memory_bytes(device),
+        "device_memory_bytes": memory_bytes(device),
         "num_threads": torch.get_num_threads(),
         "host": socket.gethostname(),
     }
@@ -48,31 +49,6 @@ def machine_provenance(device: torch.device) -> dict[str, Any]:
 def device_name(device: torch.device) -> str:
     """The GPU's or the processor's name."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-
-
-def device_memory_bytes(device: torch.device) -> int:
-    """All memory of the GPU, or of the machine."""
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def start_peak_memory(device: torch.device) -> None:
-    """Begin to watch the peak memory of what follows."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    elif Path("/proc/self/clear_refs").exists():
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: resets the high-water mark of this process
-
-
-def peak_memory_bytes(device: torch.device) -> int | None:
-    """Peak since `start_peak_memory`: of the GPU's allocator, or of the whole process; None where unknown."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return None
-    return 1024 * next(int(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line)
 
 
 def _git(root: Path, *words: str) -> str | None:

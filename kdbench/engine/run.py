@@ -2,8 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,15 @@ from kdbench.data import pictures
 from kdbench.data.store import Images, open_images, open_truth, store_name
 from kdbench.dataset import Category, Dataset, fingerprint, fingerprint_of
 from kdbench.engine import evaluate, provenance, train
+from kdbench.engine.batches import Batches, split_heldout
 from kdbench.engine.checkpoint import Checkpoints
+from kdbench.engine.device import (
+    choose_precision,
+    peak_memory_bytes,
+    place_networks,
+    start_peak_memory,
+    threads,
+)
 from kdbench.engine.features import Shared
 from kdbench.errors import CellTimeout, DataError
 from kdbench.method import Method
@@ -102,21 +109,10 @@ def _train_and_evaluate(cell: Cell, place: Place, notify: Notify) -> CellOutput:
         output.curves += part.curves
         output.pictures += part.pictures
         output.inputs += part.inputs
-    peak = provenance.peak_memory_bytes(ready.device)
+    peak = peak_memory_bytes(ready.device)
     for row in output.rows:
         row["peak_memory_bytes"] = peak
     return output
-
-
-@contextmanager
-def threads(number: int | None) -> Iterator[None]:
-    """Let torch use so many threads; another number adds up in another order and changes last digits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class _Teller:
@@ -159,10 +155,8 @@ class Ready:
     def config(self) -> Any:
         return self.method.config
 
-    def batches(
-        self, pixels: np.ndarray, *, cached: bool = False, shared: Shared | None = None
-    ) -> train.Batches:
-        return train.Batches(
+    def batches(self, pixels: np.ndarray, *, cached: bool = False, shared: Shared | None = None) -> Batches:
+        return Batches(
             pixels,
             self.method.teacher,
             self.config.backbone,
@@ -177,14 +171,14 @@ class Ready:
 def prepare(cell: Cell, place: Place) -> Ready:
     """Images, teacher and untrained method of a cell, on its device; DataError if the images changed."""
     device = torch.device(place.device)
-    provenance.start_peak_memory(device)
+    start_peak_memory(device)
     torch.manual_seed(cell.seed)
     dataset = get_dataset(cell.dataset)
     categories, prints = _scan(cell, place, dataset)
     kind = get_method(cell.method)
     config = kind.Config.model_validate(json.loads(cell.config))
     method = kind(config, teacher(config.backbone, config.levels, place.weights))
-    train.place_networks(method, device)
+    place_networks(method, device)
     return Ready(
         dataset=dataset,
         categories=categories,
@@ -192,11 +186,11 @@ def prepare(cell: Cell, place: Place) -> Ready:
         stores=[open_images(dataset, c, prints[c.name], config.image_size) for c in categories],
         method=method,
         device=device,
-        precision=train.choose_precision(config.precision, device),
+        precision=choose_precision(config.precision, device),
     )
 
 
-def _training_images(cell: Cell, ready: Ready) -> tuple[train.Batches, train.Batches | None]:
+def _training_images(cell: Cell, ready: Ready) -> tuple[Batches, Batches | None]:
     """Batches to train on, and held-out ones if the checkpoint is chosen on them."""
     stored = [store.train for store in ready.stores]
     normal = np.concatenate(stored)
@@ -207,13 +201,13 @@ def _training_images(cell: Cell, ready: Ready) -> tuple[train.Batches, train.Bat
     network = [cell.teacher_sha256, ready.config.backbone, ready.config.levels, ready.precision]
     made_by = canonical_json([network, torch.__version__, hardware])
 
-    def batches(rows: np.ndarray) -> train.Batches:
+    def batches(rows: np.ndarray) -> Batches:
         shared = Shared(names=names, pixels=stored, rows=rows, made_by=made_by)
         return ready.batches(normal[rows], cached=True, shared=shared)
 
     if ready.config.checkpoint != "heldout" and not ready.method.calibrates:
         return batches(np.arange(len(normal))), None
-    kept, aside = train.split_heldout([len(s) for s in stored], ready.config.heldout_share, cell.seed)
+    kept, aside = split_heldout([len(s) for s in stored], ready.config.heldout_share, cell.seed)
     return batches(kept), batches(aside)
 
 
@@ -227,8 +221,8 @@ def made_by(ready: Ready) -> dict[str, Any]:
 def _trained_how(
     ready: Ready,
     place: Place,
-    fitted: train.Batches,
-    heldout: train.Batches | None,
+    fitted: Batches,
+    heldout: Batches | None,
     history: train.History,
 ) -> dict[str, Any]:
     pooling = "maximum" if type(ready.method).image_score is Method.image_score else "method"

@@ -15,8 +15,8 @@ from safetensors.torch import save
 from kdbench.cell import ELSEWHERE, Cell, Notify, Outcome, Place, Progress, outcome_of
 from kdbench.engine import provenance
 from kdbench.engine.checkpoint import remove_checkpoint
+from kdbench.engine.device import cap_memory
 from kdbench.engine.run import CellOutput, identity, run_cell, status_of
-from kdbench.engine.train import cap_memory
 from kdbench.errors import CellTimeout, DataError, ResultsError, last_line
 from kdbench.grid.lease import Holder, acquire
 from kdbench.registry import get_dataset

@@ -11,9 +11,7 @@ import torch
 
 from kdbench.backbone import teacher
 from kdbench.cell import Cell
-from kdbench.engine import train
-from kdbench.engine.latency import synchronise
-from kdbench.engine.run import threads
+from kdbench.engine.device import autocast_for, choose_precision, place_networks, synchronise, threads
 from kdbench.grid.cluster import Cluster, Need
 from kdbench.grid.request import Found, Job, Request
 from kdbench.registry import get_method
@@ -316,18 +314,18 @@ def _measured(job: Job, config: dict[str, Any]) -> float:
     kind, device = get_method(job.cell.method), torch.device(job.place.device)
     validated = kind.Config.model_validate(config)
     method = kind(validated, teacher(validated.backbone, validated.levels, job.place.weights))
-    train.place_networks(method, device)
+    place_networks(method, device)
     method.train()
     optimizer = method.optimizer()
     images = torch.randn(STEP_IMAGES, 3, validated.image_size, validated.image_size, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
-    precision = train.choose_precision(validated.precision, device)
+    precision = choose_precision(validated.precision, device)
     with threads(job.place.num_threads):
-        with torch.no_grad(), train.autocast_for(precision, device):
+        with torch.no_grad(), autocast_for(precision, device):
             taught = method.teacher(images)
         for _ in range(3):  # the first two warm up
             started = _now(device)
-            with train.autocast_for(precision, device):
+            with autocast_for(precision, device):
                 loss = method.loss(images, taught)
             optimizer.zero_grad()
             loss.backward()

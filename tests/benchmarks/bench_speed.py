@@ -18,6 +18,8 @@ from scipy.ndimage import gaussian_filter
 from kdbench.backbone import EMBEDDED, find_weights, teacher
 from kdbench.data.store import Truth, _decode_all
 from kdbench.engine import train
+from kdbench.engine.batches import Batches
+from kdbench.engine.device import autocast_for, choose_precision, place_networks
 from kdbench.engine.evaluate import Scored, measure
 from kdbench.metrics.exact import label_regions
 from kdbench.metrics.presets import PRESETS
@@ -26,7 +28,7 @@ from kdbench.registry import get_method, method_names
 SIZE, DEVICE = 256, torch.device("cuda" if torch.cuda.is_available() else "cpu")
 BACKBONE = "resnet18.tv_in1k" if os.environ.get("KDBENCH_WEIGHTS") else EMBEDDED
 NUM_TRAIN, NUM_TEST = 32, 83  # one batch of most methods; the test images of bottle
-PRECISION = train.choose_precision("auto", DEVICE)
+PRECISION = choose_precision("auto", DEVICE)
 
 
 def noise(count: int) -> np.ndarray:
@@ -38,14 +40,14 @@ def built(name: str):
     config = kind.Config(backbone=BACKBONE, image_size=SIZE, epochs=1)
     torch.manual_seed(0)
     method = kind(config, teacher(BACKBONE, config.levels, find_weights(BACKBONE)))
-    train.place_networks(method, DEVICE)
+    place_networks(method, DEVICE)
     return method
 
 
-def batches(method, count: int, *, cached: bool) -> train.Batches:
+def batches(method, count: int, *, cached: bool) -> Batches:
     size = method.config.batch_size if cached else count
     found = {"device": DEVICE, "precision": PRECISION, "batch_size": size, "cached": cached}
-    return train.Batches(noise(count), method.teacher, BACKBONE, **found)
+    return Batches(noise(count), method.teacher, BACKBONE, **found)
 
 
 @pytest.mark.parametrize("name", method_names())
@@ -69,7 +71,7 @@ def test_inference(benchmark, name, batch_size):
     @torch.inference_mode()
     def infer() -> torch.Tensor:
         images = data.images(index)
-        with train.autocast_for(PRECISION, DEVICE):
+        with autocast_for(PRECISION, DEVICE):
             found = method.anomaly_map(images, method.teacher(images))
         return method.image_score(found).cpu()
 

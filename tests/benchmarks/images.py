@@ -22,6 +22,8 @@ import torch
 from kdbench.backbone import find_weights, teacher
 from kdbench.data.store import _decode_all
 from kdbench.engine import train
+from kdbench.engine.batches import Batches
+from kdbench.engine.device import choose_precision, place_networks
 from kdbench.registry import get_method
 
 NUM_IMAGES, SIZE = 1000, 256
@@ -46,17 +48,17 @@ def warm(weights: Path | None) -> None:
     kind, device = get_method("stfpm"), torch.device("cpu")
     config = kind.Config(backbone=backbone, image_size=SIZE, epochs=1)
     method = kind(config, teacher(backbone, config.levels, find_weights(backbone, weights)))
-    train.place_networks(method, device)
+    place_networks(method, device)
     with tempfile.NamedTemporaryFile(suffix=".npy") as file:  # memory-mapped, as the store hands them out
         np.save(file, np.random.default_rng(0).integers(0, 256, (NUM_TRAIN, SIZE, SIZE, 3), np.uint8))
         file.flush()
         pixels = np.load(file.name, mmap_mode="r")
-        batches = train.Batches(
+        batches = Batches(
             pixels,
             method.teacher,
             backbone,
             device=device,
-            precision=train.choose_precision("auto", device),
+            precision=choose_precision("auto", device),
             batch_size=config.batch_size,
         )
         spent = {"images": 0.0, "taught": 0.0}
@@ -76,7 +78,7 @@ def warm(weights: Path | None) -> None:
     print(f"warm: {NUM_TRAIN} images in {seconds:.1f} s ({batches.cache} features), {share:.1f} % on data")
 
 
-def clocked(batches: train.Batches, name: str, spent: dict[str, float]) -> None:
+def clocked(batches: Batches, name: str, spent: dict[str, float]) -> None:
     """Add up the seconds that a method of `batches` takes."""
     handed_out = getattr(batches, name)
 

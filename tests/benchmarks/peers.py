@@ -27,6 +27,8 @@ from kdbench.backbone import find_weights, read_state, teacher
 from kdbench.data.store import Images, Truth, open_images, open_truth
 from kdbench.dataset import fingerprint
 from kdbench.engine import train
+from kdbench.engine.batches import Batches
+from kdbench.engine.device import autocast_for, choose_precision, place_networks
 from kdbench.engine.evaluate import Scored, measure, score
 from kdbench.metrics.exact import label_regions
 from kdbench.metrics.presets import PRESETS
@@ -34,7 +36,7 @@ from kdbench.registry import get_dataset, get_method
 
 SIZE, BATCH, BACKBONE, DEVICE = 256, 32, "resnet18.tv_in1k", torch.device("cpu")
 PACKAGES = ("anomalib", "adeval", "torch", "timm", "numpy")
-PRECISION = train.choose_precision("auto", DEVICE)
+PRECISION = choose_precision("auto", DEVICE)
 
 
 @dataclass(kw_only=True)
@@ -74,12 +76,12 @@ class Ours:
         config = kind.Config(backbone=BACKBONE, image_size=SIZE, epochs=epochs, checkpoint="last")
         torch.manual_seed(seed)
         self.method = kind(config, teacher(BACKBONE, config.levels, find_weights(BACKBONE, weights)))
-        train.place_networks(self.method, DEVICE)
+        place_networks(self.method, DEVICE)
         self.images, self.seed, self.epoch_s = images, seed, list[float]()
 
-    def batches(self, pixels: np.ndarray, *, cached: bool = False) -> train.Batches:
+    def batches(self, pixels: np.ndarray, *, cached: bool = False) -> Batches:
         found = {"device": DEVICE, "precision": PRECISION, "batch_size": BATCH, "cached": cached}
-        return train.Batches(np.ascontiguousarray(pixels), self.method.teacher, BACKBONE, **found)
+        return Batches(np.ascontiguousarray(pixels), self.method.teacher, BACKBONE, **found)
 
     def fit(self) -> None:
         """All epochs; also notes how long each took."""
@@ -101,7 +103,7 @@ class Ours:
         @torch.inference_mode()
         def work() -> Any:
             pixels = data.images(index)
-            with train.autocast_for(PRECISION, DEVICE):
+            with autocast_for(PRECISION, DEVICE):
                 found = self.method.anomaly_map(pixels, self.method.teacher(pixels))
             return self.method.image_score(found)
 

@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from kdbench.backbone import FeaturePyramid, pyramid
 from kdbench.cli import app as cli
 from kdbench.engine import train
-from kdbench.engine.run import threads
+from kdbench.engine.device import threads
 from kdbench.method import Method
 from kdbench.registry import get_method, method_names
 

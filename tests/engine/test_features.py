@@ -9,7 +9,8 @@ import torch
 from conftest import TINY, slow_but
 
 from kdbench.backbone import find_weights, teacher
-from kdbench.engine import features, train
+from kdbench.engine import features
+from kdbench.engine.batches import Batches
 from kdbench.engine.features import Shared
 from kdbench.metrics.exact import METRICS
 
@@ -27,10 +28,10 @@ def shared(rows: list[int], made_by: str = "a teacher") -> Shared:
     )
 
 
-def batches(source: Shared, precision="fp32", batch_size=4) -> train.Batches:
+def batches(source: Shared, precision="fp32", batch_size=4) -> Batches:
     pixels = np.concatenate(source.pixels)[source.rows]
     built = teacher("tiny", (1, 2), find_weights("tiny")).to(memory_format=torch.channels_last)
-    return train.Batches(
+    return Batches(
         pixels, built, "tiny", device=CPU, precision=precision, batch_size=batch_size, shared=source
     )
 
@@ -43,7 +44,7 @@ def never(pixels: np.ndarray) -> list[torch.Tensor]:
 def test_features_on_disk_are_those_on_the_device_bit_for_bit(monkeypatch, precision):
     source = shared([10, 0, 4, 5, 7])
     kept = batches(source, precision, batch_size=1)  # the company in a batch may change the last bit
-    monkeypatch.setattr(train, "free_memory", lambda device: 0)
+    monkeypatch.setattr("kdbench.engine.batches.free_memory", lambda device: 0)
     stored = batches(source, precision, batch_size=1)
     assert (kept.cache, stored.cache) == ("device", "disk")
     index = torch.tensor([4, 1, 0])
@@ -57,7 +58,7 @@ def test_features_on_disk_are_those_on_the_device_bit_for_bit(monkeypatch, preci
 
 
 def test_features_are_computed_once_and_of_another_teacher_again(monkeypatch):
-    monkeypatch.setattr(train, "free_memory", lambda device: 0)
+    monkeypatch.setattr("kdbench.engine.batches.free_memory", lambda device: 0)
     batches(shared([0, 1]))
     again = shared([3, 9]).open(never, batch_size=4)
     assert [tuple(level.shape) for level in again.take(torch.tensor([0, 1]))] == [(2, 8, 8, 8), (2, 16, 4, 4)]
@@ -68,7 +69,7 @@ def test_features_are_computed_once_and_of_another_teacher_again(monkeypatch):
 def test_nothing_is_stored_where_the_disk_has_no_room(monkeypatch):
     usage = namedtuple("usage", "free")
     need = 11 * 4 * (8 * 8 * 8 + 16 * 4 * 4)
-    monkeypatch.setattr(train, "free_memory", lambda device: 0)
+    monkeypatch.setattr("kdbench.engine.batches.free_memory", lambda device: 0)
     monkeypatch.setattr(
         features.shutil, "disk_usage", lambda folder: usage(free=need / features.DISK_SHARE - 1)
     )
@@ -93,7 +94,7 @@ def test_a_cell_gives_the_same_rows_wherever_its_features_are(kdbench, mvtec, tm
     words = ["run", "--methods", method, "--dataset", "mvtec_ad", "--root", mvtec, *TINY]
     words += ["--setting", "multiclass", "--set", f"{method}.checkpoint=heldout"]
     assert kdbench(*words, "--results", tmp_path / "device")[0] == 0
-    monkeypatch.setattr(train, "free_memory", lambda device: 0)
+    monkeypatch.setattr("kdbench.engine.batches.free_memory", lambda device: 0)
     assert kdbench(*words, "--results", tmp_path / "disk")[0] == 0
     found = {where: pd.read_parquet(tmp_path / where / "cells") for where in ("device", "disk")}
     for where, rows in found.items():

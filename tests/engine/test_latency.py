@@ -12,8 +12,8 @@ import torch
 from conftest import TINY
 
 from kdbench.engine import latency
+from kdbench.engine.device import choose_precision
 from kdbench.engine.latency import Timing, summary, time_detector
-from kdbench.engine.train import choose_precision
 from kdbench.grid.attempt import execute_cell
 from kdbench.grid.costs import read_timed, to_time
 from kdbench.grid.request import Request, plan

@@ -5,7 +5,8 @@ import torch
 from conftest import tiny_jobs as jobs
 from conftest import write_category, write_image
 
-from kdbench.engine.run import run_cell, threads
+from kdbench.engine.device import threads
+from kdbench.engine.run import run_cell
 from kdbench.grid.request import Job
 from kdbench.metrics.exact import METRICS
 from kdbench.results.store import Results

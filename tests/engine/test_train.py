@@ -1,6 +1,4 @@
-"""The loop: selection, caching, precision, the split, and what it refuses."""
-
-from itertools import pairwise
+"""The training loop: which epoch is kept, precision, the hooks of a method, and what it refuses."""
 
 import numpy as np
 import pytest
@@ -8,6 +6,7 @@ import torch
 
 from kdbench.backbone import find_weights, teacher
 from kdbench.engine import train
+from kdbench.engine.batches import Batches
 from kdbench.engine.evaluate import score
 from kdbench.methods.stfpm import STFPM
 
@@ -24,10 +23,8 @@ def pixels(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), np.uint8)
 
 
-def batches(method: STFPM, data: np.ndarray, *, cached: bool = True) -> train.Batches:
-    return train.Batches(
-        data, method.teacher, "tiny", device=CPU, precision="fp32", batch_size=4, cached=cached
-    )
+def batches(method: STFPM, data: np.ndarray, *, cached: bool = True) -> Batches:
+    return Batches(data, method.teacher, "tiny", device=CPU, precision="fp32", batch_size=4, cached=cached)
 
 
 def fit(method: STFPM, heldout: bool = True, cached: bool = True, **hooks) -> train.History:
@@ -41,36 +38,10 @@ def fit(method: STFPM, heldout: bool = True, cached: bool = True, **hooks) -> tr
     )
 
 
-def test_images_are_normalised_as_the_backbone_wants_and_lie_in_channels_last_order():
-    method = build()
-    data = batches(method, pixels(3))
-    images = data.images(torch.arange(3))
-    expected = (pixels(3).transpose(0, 3, 1, 2) / 255.0 - 0.5) / 0.5
-    np.testing.assert_allclose(images.numpy(), expected, atol=1e-6)
-    assert images.is_contiguous(memory_format=torch.channels_last)
-
-
 def test_cached_and_recomputed_teachers_train_the_same():
     one, other = build(epochs=3), build(epochs=3)
     kept, anew = fit(one, cached=True), fit(other, cached=False)
     np.testing.assert_allclose([e.loss for e in kept.epochs], [e.loss for e in anew.epochs], rtol=1e-4)
-
-
-def test_features_that_do_not_fit_are_recomputed(monkeypatch):
-    monkeypatch.setattr(train, "free_memory", lambda device: 1000)
-    assert batches(build(), pixels(10)).cache == "recomputed"
-    monkeypatch.setattr(train, "free_memory", lambda device: 10**9)
-    assert batches(build(), pixels(10)).cache == "device"
-
-
-def test_every_image_is_seen_once_an_epoch_in_an_order_of_the_seed():
-    data = batches(build(), pixels(10))
-    orders = [
-        torch.cat(list(data.shuffled(torch.Generator().manual_seed(seed)))).tolist() for seed in (0, 0, 1)
-    ]
-    assert orders[0] == orders[1] != orders[2]
-    assert sorted(orders[2]) == list(range(10))
-    assert [len(b) for b in data.in_order()] == [4, 4, 2]
 
 
 def test_the_epoch_with_the_lowest_heldout_map_is_restored():
@@ -102,7 +73,7 @@ def test_a_loss_that_is_not_a_number_ends_the_training():
 
 def test_bf16_networks_have_float32_losses_and_maps():
     method = build()
-    data = train.Batches(
+    data = Batches(
         pixels(4),
         method.teacher,
         "tiny",
@@ -121,7 +92,7 @@ def test_bf16_networks_have_float32_losses_and_maps():
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_whatever_looks_at_images_leaves_the_precision_as_it_was(precision):
     method = build()
-    data = train.Batches(
+    data = Batches(
         pixels(8), method.teacher, "tiny", device=CPU, precision=precision, batch_size=4, cached=False
     )
     train.heldout_mean(method, data)
@@ -153,91 +124,6 @@ def test_one_kernel_updates_all_parameters_on_a_gpu_and_nothing_changes_on_a_cpu
             optimizer.load_state_dict(optimizer.state_dict())
         results.append(layer.weight.detach().clone())
     torch.testing.assert_close(*results)
-
-
-def test_features_of_all_images_are_in_memory_once(monkeypatch):
-    """The peak is what a cell may take, not twice that while batches are joined."""
-    method, count = build(), 512
-    data = batches(method, pixels(count), cached=False)
-    one = sum(level.nbytes for level in data.taught(torch.arange(1), data.images(torch.arange(1))))
-    monkeypatch.setattr(torch, "cat", lambda *a, **k: pytest.fail("joined"))
-    kept = batches(method, pixels(count))
-    assert kept.cache == "device"
-    assert sum(level.nbytes for level in kept.levels) == count * one
-    assert all(level.is_contiguous(memory_format=torch.channels_last) for level in kept.levels)
-
-
-def test_a_cell_may_keep_as_much_as_its_part_of_the_cores(monkeypatch):
-    data = pixels(10)
-    one = batches(build(), data)
-    needed = sum(level.nbytes for level in one.levels)
-    monkeypatch.setattr(train.psutil, "cpu_count", lambda logical: 4 * torch.get_num_threads())
-    monkeypatch.setattr(train, "free_memory", lambda device: int(needed / train.CACHE_SHARE) + 1)
-    assert batches(build(), data).cache == "recomputed"
-    monkeypatch.setattr(train, "free_memory", lambda device: int(4 * needed / train.CACHE_SHARE) + 4)
-    assert batches(build(), data).cache == "device"
-
-
-@pytest.mark.parametrize(
-    ("files", "left"),
-    [
-        ({"max": "1000\n", "current": "300\n", "stat": "anon 100\ninactive_file 50\n"}, [750]),
-        ({"max": "max\n", "current": "300\n", "stat": ""}, []),
-        ({"limit_in_bytes": "1000", "usage_in_bytes": "1300", "stat": "total_inactive_file 400\n"}, [100]),
-        ({"limit_in_bytes": "1000", "usage_in_bytes": "1300", "stat": ""}, [0]),
-        ({}, []),
-    ],
-)
-def test_a_container_leaves_what_its_limit_leaves(tmp_path, files, left):
-    folder = tmp_path / "memory" if "limit_in_bytes" in files else tmp_path
-    folder.mkdir(exist_ok=True)
-    for name, text in files.items():
-        (folder / f"memory.{name}").write_text(text)
-    assert list(train._left_in(tmp_path)) == left
-
-
-@pytest.mark.parametrize(("counts", "expected"), [((10,), 2), ((5, 100), 21), ((2, 2), 2), ((3,), 1)])
-def test_heldout_takes_its_share_of_every_category(counts, expected):
-    kept, aside = train.split_heldout(counts, 0.2, seed=0)
-    assert len(aside) == expected
-    assert sorted([*kept, *aside]) == list(range(sum(counts)))
-    edges = np.cumsum([0, *counts])
-    for low, high in pairwise(edges):
-        assert ((aside >= low) & (aside < high)).any()
-        assert ((kept >= low) & (kept < high)).any()
-
-
-def test_the_split_follows_the_seed():
-    first, again, other = (train.split_heldout([50], 0.2, seed)[1].tolist() for seed in (0, 0, 1))
-    assert first == again != other
-
-
-def test_one_train_image_cannot_be_split():
-    with pytest.raises(ValueError, match="at least 2 train images"):
-        train.split_heldout([1], 0.2, 0)
-
-
-def test_auto_precision_is_bf16_only_where_the_hardware_has_it():
-    fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    assert train.choose_precision("auto", CPU) == ("bf16" if fast else "fp32")
-    assert train.choose_precision("fp16", CPU) == "fp16"
-
-
-def test_what_is_free_on_a_gpu_is_what_its_share_leaves(monkeypatch):
-    """The driver tells what is free for everybody; a cell may have a share only, and the next one another."""
-    shares = {None: 1.0}
-    monkeypatch.setattr(
-        torch.cuda, "set_per_process_memory_fraction", lambda share, index: shares.update({index: share})
-    )
-    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", shares.__getitem__)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (70, 100))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 10)
-    gpu = torch.device("cuda")
-    for share, free in ((1.0, 70), (0.5, 40), (0.05, 0), (1.0, 70)):
-        train.cap_memory(gpu, share)
-        assert train.free_memory(gpu) == free
-    train.cap_memory(torch.device("cpu"), 0.5)
-    assert shares == {None: 1.0}
 
 
 class Watched(STFPM):

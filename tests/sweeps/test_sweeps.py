@@ -14,8 +14,8 @@ from safetensors.torch import load
 from kdbench.backbone import find_weights, teacher
 from kdbench.cell import PROFILES, SETTINGS
 from kdbench.engine import train
+from kdbench.engine.batches import Batches, split_heldout
 from kdbench.engine.run import run_cell
-from kdbench.engine.train import split_heldout
 from kdbench.errors import RequestError
 from kdbench.grid.request import plan, read_request
 from kdbench.metrics.exact import METRICS
@@ -401,7 +401,7 @@ def test_the_first_epochs_of_a_long_training_are_a_short_one(method):
         torch.manual_seed(0)
         built = kind(config, teacher("tiny", config.levels, find_weights("tiny")))
         pixels = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
-        batches = train.Batches(
+        batches = Batches(
             pixels, built.teacher, "tiny", device=torch.device("cpu"), precision="fp32", batch_size=4
         )
         training = train.Training(built, "fp32", torch.Generator().manual_seed(0))

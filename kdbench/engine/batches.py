@@ -1,0 +1,152 @@
+"""Images in batches, with the teacher's levels of them; which images are held out."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+
+from kdbench.backbone import FeaturePyramid, normalisation
+from kdbench.engine.device import autocast_for, free_memory
+from kdbench.engine.features import Features, Shared
+
+# Share of the free memory of the device that cached teacher features may take.
+CACHE_SHARE = 0.4
+
+
+class Batches:
+    """Normalised images and the teacher's levels for them; features are constants, so they are computed once.
+
+    `pixels` is uint8 [N,S,S,3]. The features are kept on the device if they fit into a share of its free
+    memory (`cache` is "device"), else in files that all processes share, if `shared` says where they belong
+    and the disk has room ("disk"), else computed anew for every batch ("recomputed"): equal up to rounding.
+    """
+
+    def __init__(
+        self,
+        pixels: np.ndarray,
+        teacher: FeaturePyramid,
+        backbone: str,
+        *,
+        device: torch.device,
+        precision: str,
+        batch_size: int,
+        cached: bool = True,
+        shared: Shared | None = None,
+    ) -> None:
+        writable = pixels if pixels.flags.writeable else pixels.copy()  # torch shares memory only with such
+        self.pixels = torch.from_numpy(writable).to(device)
+        self.teacher, self.precision, self.batch_size = teacher, precision, batch_size
+        mean, std = normalisation(backbone)
+        self.mean = torch.tensor(mean, device=device)[:, None, None] * 255
+        self.std = torch.tensor(std, device=device)[:, None, None] * 255
+        self.levels: list[Tensor] | None = None
+        self.features: Features | None = None
+        if not cached or not len(pixels):
+            return
+        one = self._bytes_per_image()
+        if len(pixels) * one <= CACHE_SHARE * _own_share(device) * free_memory(device):
+            self.levels = self._teach_all()
+        elif shared is not None and shared.fits(one):
+            self.features = shared.open(self._teach_pixels, batch_size)
+
+    @property
+    def autocast(self) -> AbstractContextManager:
+        """The context in which networks run; a new one each time, since torch's may not be entered twice."""
+        return autocast_for(self.precision, self.pixels.device)
+
+    @property
+    def cache(self) -> str:
+        if self.features is not None:
+            return "disk"
+        return "recomputed" if self.levels is None else "device"
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def in_order(self) -> Iterator[Tensor]:
+        """Indices of consecutive batches."""
+        yield from torch.arange(len(self.pixels), device=self.pixels.device).split(self.batch_size)
+
+    def shuffled(self, generator: torch.Generator) -> Iterator[Tensor]:
+        """Indices of random batches; the last may be smaller."""
+        order = torch.randperm(len(self.pixels), generator=generator).to(self.pixels.device)
+        yield from order.split(self.batch_size)
+
+    @torch.no_grad()
+    def pairs(self) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        """Normalised images and the teacher's levels of them, batch after batch in order."""
+        for index in self.in_order():
+            images = self.images(index)
+            yield images, self.taught(index, images)
+
+    def images(self, index: Tensor) -> Tensor:
+        """Normalised images [B,3,S,S] in channels-last order."""
+        return self._normalised(self.pixels[index])
+
+    def taught(self, index: Tensor, images: Tensor) -> list[Tensor]:
+        """The teacher's levels for these images."""
+        if self.features is not None:
+            return self.features.take(index)
+        return self._teach(images) if self.levels is None else [level[index] for level in self.levels]
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        return (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std
+
+    @torch.no_grad()
+    def _teach(self, images: Tensor) -> list[Tensor]:
+        with self.autocast:
+            return self.teacher(images)
+
+    def _teach_all(self) -> list[Tensor]:
+        """The levels [N,C,h,w] of all images, written in place: joining batches would need them twice."""
+        levels: list[Tensor] = []
+        for first, index in zip(range(0, len(self), self.batch_size), self.in_order(), strict=True):
+            found = self._teach(self.images(index))
+            if not levels:
+                levels = [
+                    torch.empty(
+                        (len(self), *level.shape[1:]),
+                        dtype=level.dtype,
+                        device=level.device,
+                        memory_format=torch.channels_last,
+                    )
+                    for level in found
+                ]
+            for level, part in zip(levels, found, strict=True):
+                level[first : first + len(part)] = part
+        return levels
+
+    def _teach_pixels(self, pixels: np.ndarray) -> list[Tensor]:
+        return self._teach(self._normalised(torch.from_numpy(pixels.copy()).to(self.pixels.device)))
+
+    def _bytes_per_image(self) -> int:
+        one = self._teach(self.images(torch.zeros(1, dtype=torch.long, device=self.pixels.device)))
+        return sum(level.nbytes for level in one)
+
+
+def split_heldout(counts: Sequence[int], share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (train, held out) into the concatenated categories: `share` of each, at least one image.
+
+    Raises ValueError for a category with fewer than two images.
+    """
+    generator = np.random.default_rng(np.random.SeedSequence([seed, 0x5B117]))
+    train, heldout, offset = [], [], 0
+    for count in counts:
+        if count < 2:
+            raise ValueError(f"a held-out split needs at least 2 train images, there are {count}")
+        order = offset + generator.permutation(count)
+        cut = min(max(1, round(share * count)), count - 1)
+        heldout.append(np.sort(order[:cut]))
+        train.append(np.sort(order[cut:]))
+        offset += count
+    return np.concatenate(train), np.concatenate(heldout)
+
+
+def _own_share(device: torch.device) -> float:
+    """The part of a device's memory that is this cell's: cells on a CPU share it as they share its cores."""
+    cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    return 1.0 if device.type == "cuda" else min(1.0, torch.get_num_threads() / cores)

@@ -1,0 +1,123 @@
+"""The device that a cell runs on: precision, memory, threads, and the switches of torch for the process."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import psutil
+import torch
+from torch import nn
+
+
+def deterministic() -> None:
+    """Set torch's switches for this process: fp32 means fp32, and each call takes the same algorithm.
+
+    On a GPU, cuDNN would use TF32 with its 10 bits, and the algorithm that was fastest in a trial.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+
+
+def place_networks(network: nn.Module, device: torch.device) -> None:
+    """Move a network to the device, convolutions in channels-last order: it is faster on all devices we know.
+
+    Sets the switches of `deterministic`, too, so that no network runs without them.
+    """
+    deterministic()
+    network.to(device)
+    network.to(memory_format=torch.channels_last)
+
+
+@contextmanager
+def threads(number: int | None) -> Iterator[None]:
+    """Let torch use this many threads; None: as many as before.
+
+    Another number adds up in another order, which changes the last digits.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def choose_precision(request: str, device: torch.device) -> str:
+    """The precision that `auto` means on this device: bf16 where the hardware computes it, else fp32."""
+    if request != "auto":
+        return request
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
+    fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if device.type == "cpu" and fast else "fp32"
+
+
+def autocast_for(precision: str, device: torch.device) -> AbstractContextManager:
+    """The context in which networks run. Enter it once: torch never leaves one entered inside itself."""
+    if precision == "fp32":
+        return torch.autocast(device.type, enabled=False)
+    return torch.autocast(device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
+
+
+def memory_bytes(device: torch.device) -> int:
+    """All memory of the GPU, or of the machine."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return int(psutil.virtual_memory().total)
+
+
+def cap_memory(device: torch.device, share: float) -> None:
+    """Let this process take this share of a GPU's memory and no more; it replaces an earlier cap."""
+    if device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(float(share), device.index)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that this process can still take on the device; what torch has set aside counts as taken."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        allowed = int(torch.cuda.get_per_process_memory_fraction(device.index) * total)
+        return max(0, min(free, allowed - torch.cuda.memory_reserved(device)))
+    return min([int(psutil.virtual_memory().available), *left_in_container(Path("/sys/fs/cgroup"))])
+
+
+def left_in_container(cgroup: Path) -> Iterator[int]:
+    """Bytes that a container's memory limit leaves, in either version of control groups; nothing without one.
+
+    psutil does not know this limit. Pages of files that nobody reads now count as used there, but the system
+    gives them up when memory is asked for.
+    """
+    for folder, limit, used, idle in (
+        (cgroup, "memory.max", "memory.current", "inactive_file"),
+        (cgroup / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        if all((folder / name).exists() for name in (limit, used, "memory.stat")):
+            most = (folder / limit).read_text("ascii").strip()
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text("ascii").splitlines())
+            if most != "max":
+                taken = int((folder / used).read_text("ascii")) - int(stat.get(idle, 0))
+                yield max(0, int(most) - taken)
+
+
+def start_peak_memory(device: torch.device) -> None:
+    """Begin to watch the peak memory of what follows."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif Path("/proc/self/clear_refs").exists():
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: resets the high-water mark of this process
+
+
+def peak_memory_bytes(device: torch.device) -> int | None:
+    """Peak since `start_peak_memory`: of the GPU's allocator, or of the whole process; None where unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    return 1024 * next(int(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line)

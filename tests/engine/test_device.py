@@ -1,0 +1,71 @@
+"""The device: precision, memory, and the switches of torch."""
+
+import psutil
+import pytest
+import torch
+
+from kdbench.engine.device import (
+    cap_memory,
+    choose_precision,
+    deterministic,
+    free_memory,
+    left_in_container,
+    memory_bytes,
+)
+
+CPU = torch.device("cpu")
+
+
+def test_the_switches_forbid_tf32_and_algorithms_chosen_by_trial():
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = False, True
+    deterministic()
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.deterministic
+    assert not torch.backends.cudnn.benchmark
+
+
+def test_free_memory_of_a_machine_is_less_than_all_of_it():
+    assert 0 < free_memory(CPU) < memory_bytes(CPU) == psutil.virtual_memory().total
+
+
+@pytest.mark.parametrize(
+    ("files", "left"),
+    [
+        ({"max": "1000\n", "current": "300\n", "stat": "anon 100\ninactive_file 50\n"}, [750]),
+        ({"max": "max\n", "current": "300\n", "stat": ""}, []),
+        ({"limit_in_bytes": "1000", "usage_in_bytes": "1300", "stat": "total_inactive_file 400\n"}, [100]),
+        ({"limit_in_bytes": "1000", "usage_in_bytes": "1300", "stat": ""}, [0]),
+        ({}, []),
+    ],
+)
+def test_a_container_leaves_what_its_limit_leaves(tmp_path, files, left):
+    folder = tmp_path / "memory" if "limit_in_bytes" in files else tmp_path
+    folder.mkdir(exist_ok=True)
+    for name, text in files.items():
+        (folder / f"memory.{name}").write_text(text)
+    assert list(left_in_container(tmp_path)) == left
+
+
+def test_auto_precision_is_bf16_only_where_the_hardware_has_it():
+    fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    assert choose_precision("auto", CPU) == ("bf16" if fast else "fp32")
+    assert choose_precision("fp16", CPU) == "fp16"
+
+
+def test_what_is_free_on_a_gpu_is_what_its_share_leaves(monkeypatch):
+    """The driver tells what is free for everybody; a cell may have a share only, and the next one another."""
+    shares = {None: 1.0}
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda share, index: shares.update({index: share})
+    )
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", shares.__getitem__)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (70, 100))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 10)
+    gpu = torch.device("cuda")
+    for share, free in ((1.0, 70), (0.5, 40), (0.05, 0), (1.0, 70)):
+        cap_memory(gpu, share)
+        assert free_memory(gpu) == free
+    cap_memory(torch.device("cpu"), 0.5)
+    assert shares == {None: 1.0}

@@ -68,7 +68,7 @@ def load(results: str | Path) -> Rows:
 
     def known(kind: Kind) -> pd.DataFrame:
         table, copied = read_and_copies(results, kind)
-        copies.extend(copied)
+        copies.update(copied)
         frame = table.to_pandas()
         return frame[frame["cell_id"].isin(entry.index)].reset_index(drop=True)
 
@@ -89,7 +89,7 @@ def load_rows(results: str | Path) -> pd.DataFrame:
     return _load_cells(results)[0]
 
 
-def _load_cells(results: str | Path) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+def _load_cells(results: str | Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, bool]]:
     """The rows that count, those of earlier images (with `since`, when the others began), and copies."""
     table, copies = read_and_copies(results, CELLS)
     rows = table.to_pandas()

@@ -21,6 +21,7 @@ from kdbench.cli.options import seeds_of as _seeds
 from kdbench.cli.options import split as _split
 from kdbench.cli.report import compare, probe, report
 from kdbench.cli.report import write as _report
+from kdbench.cli.results import results_app
 from kdbench.cli.terminal import INTERRUPTED, OK, SOME_FAILED, WRONG_REQUEST, complain, out, say
 from kdbench.cli.terminal import complained as _complained
 from kdbench.cli.terminal import decoding_bar as _decoding_bar
@@ -541,3 +542,4 @@ app.command("new-method")(new_method_)
 app.command()(doctor)
 app.add_typer(list_app, name="list")
 app.add_typer(data_app, name="datasets")
+app.add_typer(results_app, name="results")

@@ -2,12 +2,14 @@
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdbench.errors import RequestError
 
 if TYPE_CHECKING:
+    from pyarrow import NativeFile
     from pyarrow.fs import FileSystem
 
 # Stores in which an object appears only when its writer closes it, and which have no folders to make.
@@ -60,6 +62,39 @@ class Storage:
         files, base = self._remote()
         written = files.get_file_info(f"{base}/{name}").mtime_ns
         return time.time() - written / 1e9 if written else 0.0
+
+    def size_bytes(self, name: str) -> int:
+        """How large a file is; 0 for one that is not there."""
+        if self.local:
+            try:
+                return (self.local / name).stat().st_size
+            except FileNotFoundError:
+                return 0
+        files, base = self._remote()
+        return int(files.get_file_info(f"{base}/{name}").size or 0)
+
+    def open(self, name: str) -> "NativeFile":
+        """A file of which parts can be read without the rest; OSError if it cannot be read."""
+        from pyarrow import OSFile
+
+        if self.local:
+            return OSFile(str(self.local / name))
+        files, base = self._remote()
+        return files.open_input_file(f"{base}/{name}")
+
+    def move(self, name: str, target: str) -> None:
+        """Give a file another name, in another folder; one that is not there is passed over."""
+        if self.local:
+            (self.local / target).parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):
+                (self.local / name).replace(self.local / target)
+            return
+        files, base = self._remote()
+        if not files.get_file_info(f"{base}/{name}").is_file:
+            return
+        if files.type_name not in OBJECT_STORES:
+            files.create_dir(f"{base}/{target}".rpartition("/")[0], recursive=True)
+        files.move(f"{base}/{name}", f"{base}/{target}")
 
     def read(self, name: str) -> bytes:
         """The content of a file; OSError (FileNotFoundError) if it cannot be read."""

@@ -201,11 +201,11 @@ def read_and_copies(
     *,
     only: Iterable[str] | None = None,
     columns: Sequence[str] | None = None,
-) -> tuple[pa.Table, list[str]]:
-    """As `read`; and the names of files that are copies, of which rows were left out.
+) -> tuple[pa.Table, dict[str, bool]]:
+    """As `read`; and the files of which rows were left out: name -> whether that was all of them.
 
-    Programs that synchronise folders leave copies beside a file (`ID (conflicted copy).parquet`). What is in
-    them has a file of its own, and must not count twice.
+    Programs that synchronise folders leave copies beside a file (`ID (conflicted copy).parquet`). Rows that
+    have a file of their own must not count twice.
     """
     storage = where if isinstance(where, Storage) else Storage(where)
     schema = kind.schema
@@ -251,7 +251,7 @@ def _keys(table: pa.Table, kind: Kind) -> list[tuple[str | None, ...]]:
     return list(zip(*(column.to_pylist() for column in columns), strict=True))
 
 
-def _without_copies(kind: Kind, files: Sequence[_File]) -> tuple[list[pa.Table], list[str]]:
+def _without_copies(kind: Kind, files: Sequence[_File]) -> tuple[list[pa.Table], dict[str, bool]]:
     """The rows of each key once: those of the file with its name, else of the first file that has them."""
     tables, others, seen = [], [], set[tuple[str | None, ...]]()
     for file in files:
@@ -260,13 +260,13 @@ def _without_copies(kind: Kind, files: Sequence[_File]) -> tuple[list[pa.Table],
             tables.append(file.rows)
         else:
             others.append(file)
-    copies = []
+    copies = {}
     for file in others:
         fresh = [key not in seen for key in file.keys]
         seen |= set(file.keys)
         tables.append(file.rows if all(fresh) else file.rows.filter(pa.array(fresh)))
         if not all(fresh):
-            copies.append(file.name)
+            copies[file.name] = not any(fresh)
     return tables, copies
 
 

@@ -75,7 +75,7 @@ def test_files_of_other_programs_are_passed_over_in_every_folder(folder, name):
 def test_a_copy_of_a_cell_counts_once_and_is_named(folder, name):
     copy = copied(folder, name)
     table, copies = read_and_copies(folder, CELLS)
-    assert (table.num_rows, copies) == (2, [copy])
+    assert (table.num_rows, copies) == (2, {copy: True})
     ((_, cells),) = sections(load(folder).cells)
     (entry,) = entries(cells)
     assert (entry.holes, entry.means["mad"].mean) == ((), 0.5)
@@ -101,7 +101,7 @@ def test_a_copy_whose_file_is_gone_stands_for_it(folder):
     names = [copied(folder, name) for name in sorted(COPIES[:2])]
     (folder / "cells/abc.parquet").unlink()
     table, copies = read_and_copies(folder, CELLS)
-    assert (table.num_rows, copies) == (2, [names[1]])
+    assert (table.num_rows, copies) == (2, {names[1]: True})
 
 
 def test_rows_of_several_cells_in_one_file_count_but_for_those_that_have_a_file(folder):
@@ -113,12 +113,12 @@ def test_rows_of_several_cells_in_one_file_count_but_for_those_that_have_a_file(
     pq.write_table(several, folder / "cells/several.parquet")
     table, copies = read_and_copies(folder, CELLS)
     assert sorted(table["cell_id"].to_pylist()) == ["abc", "abc", "def", "ghi"]
-    assert copies == ["cells/several.parquet"]
+    assert copies == {"cells/several.parquet": False}
     (folder / "cells/abc.parquet").unlink()
     (folder / "cells/def.parquet").unlink()
     table, copies = read_and_copies(folder, CELLS)
     assert sorted(table["cell_id"].to_pylist()) == ["abc", "abc", "def", "ghi"]
-    assert copies == []
+    assert copies == {}
 
 
 def test_two_folders_with_a_copy_are_compared(folder, tmp_path):
@@ -149,5 +149,5 @@ def test_a_copy_of_a_lease_is_no_lease(tmp_path):
 def test_a_trial_in_a_copy_is_one_trial(tmp_path):
     Results(tmp_path).write(TRIALS, [{"trial_id": "t-1", "sweep_id": "t", "status": "ok"}])
     shutil.copy(tmp_path / "trials/t-1.parquet", tmp_path / "trials/t-1 (1).parquet")
-    assert read_and_copies(tmp_path, TRIALS)[1] == ["trials/t-1 (1).parquet"]
+    assert read_and_copies(tmp_path, TRIALS)[1] == {"trials/t-1 (1).parquet": True}
     assert read(tmp_path, TRIALS)["trial_id"].to_pylist() == ["t-1"]

@@ -100,6 +100,20 @@ def test_how_old_a_file_is(storage, tmp_path):
         assert 1000 <= storage.age_s("cells/a") < 1020
 
 
+def test_a_file_is_moved_with_its_content(storage):
+    storage.write("cells/a", b"one")
+    storage.move("cells/a", "pruned/now/cells/a")
+    storage.move("cells/a", "pruned/now/cells/b")  # it has gone: nothing to move
+    assert (storage.names("cells"), storage.names("pruned/now/cells")) == ([], ["pruned/now/cells/a"])
+    assert storage.size_bytes("pruned/now/cells/a") == 3
+    assert storage.size_bytes("cells/a") == 0
+    with storage.open("pruned/now/cells/a") as content:
+        content.seek(1)
+        assert content.read() == b"ne"
+    with pytest.raises(FileNotFoundError):
+        storage.open("cells/a")
+
+
 def aged(path, seconds):
     os.utime(path, (time.time() - seconds,) * 2)
 

@@ -1,0 +1,58 @@
+"""`kdbench results`: look after a results folder."""
+
+from typing import Annotated
+
+import typer
+
+from kdbench.cli.terminal import complained, say
+from kdbench.errors import RequestError
+
+results_app = typer.Typer(help="Look after a results folder.", no_args_is_help=True)
+
+
+@results_app.callback()
+def look_after() -> None:
+    """Look after a results folder."""
+
+
+@results_app.command("prune")
+def prune(
+    results: Annotated[str, typer.Option(help="The results folder or URI.")] = "results",
+    yes: Annotated[bool, typer.Option("--yes", help="Move the files; without it they are listed.")] = False,
+) -> None:
+    """List what nothing refers to, such as rows of images that changed since; --yes moves it to pruned/."""
+    from kdbench.grid.lease import holders
+    from kdbench.results.prune import FOLDER, leftovers, move_away
+    from kdbench.results.storage import Storage
+
+    storage = Storage(results)
+    with complained(f"cannot prune {results}"):
+        try:
+            found = leftovers(storage, lambda: {holder.cell_id for holder in holders(storage)})
+        except FileNotFoundError as error:
+            raise RequestError([str(error)]) from error
+        for leftover in found:
+            say(f"{leftover.why}: {_counted(len(leftover.files))}, {_size(leftover.num_bytes)}")
+            for name in leftover.files:
+                say(f"  {name}")
+        every = sum(len(leftover.files) for leftover in found)
+        total = f"{_counted(every)}, {_size(sum(leftover.num_bytes for leftover in found))}"
+        if not found:
+            say(f"nothing to move: something refers to every file of {results}")
+        elif not yes:
+            say(f"{total} in all. Nothing was moved: --yes moves them to {storage.path(FOLDER)}")
+        else:
+            moved = storage.path(move_away(storage, found))
+            say(f"{total}: moved to {moved}. Delete that folder, or move its files back")
+
+
+def _counted(count: int) -> str:
+    return f"{count} file{'' if count == 1 else 's'}"
+
+
+def _size(num_bytes: int) -> str:
+    """In the largest unit of which there is one, two digits after the point."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.2f} {unit}"
+    return f"{num_bytes} bytes"

@@ -121,3 +121,49 @@ def download_dataset(
             ),
         )
     say(f"{dataset.title} is in {path}; compare it: kdbench datasets check {name} --root {path}")
+
+
+@data_app.command("audit")
+def audit_dataset(
+    name: Name,
+    root: Root = None,
+    categories: Annotated[str | None, typer.Option(help="Comma list; all on disk if not given.")] = None,
+    out_: Annotated[
+        Path | None, typer.Option("--out", help="Also write all numbers as CSV to this file.")
+    ] = None,
+) -> None:
+    """Find numbers that see no defect and still tell the test images apart: brightness, size, position."""
+    from kdbench.data.audit import LEVEL, PERMUTATIONS, audit
+    from kdbench.errors import reason
+    from kdbench.grid.request import find_data
+    from kdbench.registry import get_dataset
+    from kdbench.reports.statistics import holm
+
+    data = find_data(get_dataset(name), root, split("categories", categories))
+    found = [*data.categories.values()]
+    total, done = sum(len(c.train) + len(c.test) for c in found), 0
+    with decoding_bar() as tick:
+
+        def count(images: int) -> None:
+            nonlocal done
+            done += images
+            tick(done, total)
+
+        shortcuts = audit(found, holm, count)
+    flagged = [shortcut for shortcut in shortcuts if shortcut.flagged]
+    table = new_table("category", "number", "image AUROC", "p (Holm)", title=str(data.root))
+    for s in flagged:
+        table.add_row(escape(s.category), s.number, f"{100 * s.auroc:.1f}", f"{s.p_holm:.2g}")
+    out.print(table)
+    say(
+        f"{len(flagged)} of {len(shortcuts)} numbers tell normal from defective test images of {len(found)} "
+        f"categories better than chance (p < {LEVEL:g} after Holm, {PERMUTATIONS} permutations each)"
+    )
+    if out_:
+        lines = ["category,number,image_auroc,p,p_holm"]
+        lines += [f'"{s.category}","{s.number}",{s.auroc:.6f},{s.p:.6g},{s.p_holm:.6g}' for s in shortcuts]
+        try:
+            out_.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise RequestError([f"cannot write {out_}: {reason(error)}"]) from error
+        say(f"all numbers: {out_}")

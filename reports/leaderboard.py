@@ -21,7 +21,7 @@ from kdbench.reports.entries import (
 from kdbench.reports.evidence import Evidence
 from kdbench.reports.rows import Group, Rows, load, sections
 from kdbench.reports.sweep import sweep_sections
-from kdbench.reports.tables import Table, markdown_line, to_csv, to_html, to_latex, to_markdown
+from kdbench.reports.tables import Table, markdown_line, to_csv, to_latex, to_markdown
 
 LEGEND = (
     "Percent. A mean is over all categories of the dataset, then over seeds (± standard deviation). I image, "
@@ -42,7 +42,7 @@ class Section:
 
 
 def write_leaderboard(results: str | Path, folder: Path) -> tuple[Path, str]:
-    """Write `leaderboard.md`, `.csv`, `.tex` and `.html` of all rows; returns the first and a headline."""
+    """Write `leaderboard.md`, `.csv` and `.tex` of all rows; returns the first and a headline."""
     files, headline = write_tables(results, assemble(load(results)), folder)
     return files[0], headline
 
@@ -72,7 +72,6 @@ def rendered(found: Sequence[Section]) -> dict[str, str]:
         "leaderboard.md": "\n".join(markdown),
         "leaderboard.csv": to_csv(tables),
         "leaderboard.tex": "\n".join(to_latex(table) for table in tables),
-        "leaderboard.html": "\n".join(to_html(table) for table in tables),
     }
 
 

@@ -1,4 +1,4 @@
-"""Tables as plain data, each number with the cells behind it; written as Markdown, CSV, LaTeX and HTML.
+"""Tables as plain data, each number with the cells behind it; written as Markdown, CSV and LaTeX.
 
 A body cell is a Value. Whoever writes a table never looks at rows, whoever fills one never escapes anything.
 """
@@ -9,7 +9,6 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from html import escape
 
 HOLE = "-"
 CSV_HEAD = ("table", "line", "column", "text", "mean", "std", "low", "high", "best", "hole", "cell_ids")
@@ -156,36 +155,6 @@ def to_latex(table: Table) -> str:
     lines += [r"\bottomrule", r"\end{tabular}"]
     lines += [rf"\par\smallskip {{\footnotesize {_latex(note)}}}" for note in table.notes]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
-
-
-def to_html(table: Table) -> str:
-    """A `<table>` in ASCII; a number's cells are in `data-cells`, its interval in `data-low`, `data-high`."""
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in table.head)
-    lines = [f"<table>\n<caption>{escape(table.title)}</caption>\n<thead><tr>{head}</tr></thead>\n<tbody>"]
-    for line in table.body:
-        cells = zip(table.head, line, strict=True)
-        lines.append(
-            "<tr>" + "".join(_html_cell(value, column in table.keys) for column, value in cells) + "</tr>"
-        )
-    lines.append("</tbody>\n</table>")
-    lines += [f"<p>{escape(note)}</p>" for note in table.notes]
-    return ("\n".join(lines) + "\n").encode("ascii", "xmlcharrefreplace").decode("ascii")
-
-
-def _html_cell(value: Value, is_key: bool) -> str:
-    shown = f"<strong>{escape(value.text)}</strong>" if value.best else escape(value.text)
-    if is_key:
-        return f'<th scope="row">{shown}</th>'
-    attributes = ""
-    if value.mean is not None:
-        attributes += ' class="number"'
-    elif value.hole:
-        attributes += ' class="hole"'
-    if value.low is not None and value.high is not None:
-        attributes += f' data-low="{value.low!r}" data-high="{value.high!r}"'
-    if value.cell_ids:
-        attributes += f' data-cells="{escape(" ".join(value.cell_ids))}"'
-    return f"<td{attributes}>{shown}</td>"
 
 
 def _one_line(said: str) -> str:

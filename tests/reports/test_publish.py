@@ -266,7 +266,7 @@ def test_mlflow_has_a_run_per_entry_and_the_report(results: Path, tmp_path: Path
     assert metrics == ["0.75"]
     methods = [path.read_text() for path in tmp_path.glob("mlruns/*/*/params/method")]
     assert methods == ["fabricated_a"] * 2
-    assert len(list(tmp_path.glob("mlruns/*/*/artifacts/leaderboard.*"))) == 4
+    assert len(list(tmp_path.glob("mlruns/*/*/artifacts/leaderboard.*"))) == 3
 
 
 @pytest.mark.slow

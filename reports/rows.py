@@ -12,8 +12,9 @@ from typing import Any
 
 import pandas as pd
 
+from kdbench.results.storage import Storage
 from kdbench.results.store import CELLS, LATENCY, PROBES, SCORES, Kind, read_and_copies
-from kdbench.results.superseded import COLUMNS, superseded
+from kdbench.results.superseded import COLUMNS, last_asked, superseded
 
 APART = ["dataset", "setting", "profile", "preset", "metric_version", "oracle"]
 
@@ -96,7 +97,8 @@ def _load_cells(results: str | Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[s
     # Plain Python strings: a report takes many small parts, for which Arrow's cost ten times as much.
     texts = [name for name in rows if pd.api.types.is_string_dtype(rows[name].dtype)]
     rows = with_place(rows.astype(dict.fromkeys(texts, object)))
-    instead = superseded(rows.drop_duplicates("cell_id")[[*COLUMNS]].to_dict("records"))
+    every = rows.drop_duplicates("cell_id")[[*COLUMNS]].to_dict("records")
+    instead = superseded(every, lambda: last_asked(Storage(results)))
     old = rows["cell_id"].isin(instead)
     cells = named(rows[~old].reset_index(drop=True))
     earlier = named(rows)[old] if old.any() else cells.iloc[:0]

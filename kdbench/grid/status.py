@@ -19,7 +19,8 @@ class RunFile:
 
     run_id: str
     started: float
-    cells: dict[str, float]  # cell id -> expected seconds, or a number in proportion to them
+    cells: dict[str, float]  # to run: cell id -> expected seconds, or a number in proportion to them
+    finished: list[str] = field(default_factory=list)  # cells of the plan that had finished before
     labels: dict[str, str] = field(default_factory=dict)
     replaces: dict[str, str] = field(default_factory=dict)  # cell id -> the run whose end does not count
 

@@ -22,10 +22,10 @@ from kdbench.results.store import (
     Kind,
     read_and_copies,
 )
-from kdbench.results.superseded import COLUMNS, superseded
+from kdbench.results.superseded import COLUMNS, last_asked, superseded
 
 FOLDER = "pruned"
-NAMING = ("method", "category", "setting", "seed", "status")
+NAMING = ("method", "category", "setting", "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,11 @@ def leftovers(storage: Storage, running: Callable[[], Set[str]]) -> list[Leftove
         raise FileNotFoundError(f"no results in {storage}")
     cells, copies = _cells(storage)
     trials, copied_trials = read_and_copies(storage, TRIALS, columns=["trial_id"])
-    old = {cell_id: one for cell_id, one in superseded(cells.values()).items() if cell_id not in busy}
+    old = {
+        cell_id: one
+        for cell_id, one in superseded(cells.values(), lambda: last_asked(storage)).items()
+        if cell_id not in busy
+    }
     trial_ids = set(trials["trial_id"].to_pylist())
     found = [
         *_of_earlier_images(files, cells, old),

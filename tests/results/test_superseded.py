@@ -1,5 +1,7 @@
 """Rows of images that changed since are named, and count in no mean (promise 5)."""
 
+from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +11,26 @@ from conftest import tiny_jobs as jobs
 from fabricated import all_metrics, row
 from PIL import Image
 
+from kdbench.errors import DataError
 from kdbench.grid.attempt import execute_cell
+from kdbench.grid.status import RunFile, write_run
 from kdbench.reports.entries import entries
 from kdbench.reports.leaderboard import Section, assemble, write_leaderboard
 from kdbench.reports.rows import load, sections
+from kdbench.results.prune import leftovers
+from kdbench.results.storage import Storage
 from kdbench.results.store import CELLS, SCORES, Results, read
-from kdbench.results.superseded import Superseded, superseded
+from kdbench.results.superseded import Superseded, last_asked
+from kdbench.results.superseded import superseded as superseded_by
 
 
 def cell(cell_id: str, content: str, started: str | None, **changes: Any) -> dict[str, Any]:
-    facts = {"dataset": "folder", "categories": ["part"], "split_sha256": None}
+    facts = {"dataset": "folder", "categories": ["part"], "split_sha256": None, "status": "ok"}
     return {"cell_id": cell_id, "fingerprint": content, "started_at": started} | facts | changes
+
+
+def superseded(cells: Iterable[dict[str, Any]], **asked: str) -> dict[str, Superseded]:
+    return superseded_by(cells, lambda: asked)
 
 
 def test_the_content_that_started_last_counts():
@@ -54,6 +65,47 @@ def test_rows_without_a_content_supersede_nothing():
     assert superseded([cell("a", "old", "1"), cell("b", None, "2"), cell("c", "new", None)]) == {
         "c": Superseded(fingerprint="old", since="1")
     }
+
+
+def test_a_change_that_was_taken_back_counts_again():
+    """The cells of the images of today finished long ago: the last run found them, and ran nothing."""
+    cells = [cell("a", "today", "1"), cell("b", "between", "2")]
+    assert superseded(cells).keys() == {"a"}
+    assert superseded(cells, a="3", b="2").keys() == {"b"}
+    assert superseded(cells, a="1", b="2").keys() == {"a"}
+
+
+def test_a_cell_that_failed_since_its_images_changed_is_no_sign_of_its_images():
+    cells = [cell("a", "old", "1"), cell("b", "new", "2"), cell("c", "old", "3", status="failed")]
+    assert superseded(cells).keys() == {"a", "c"}
+    # What a run asked for was on the disk when it began, whatever became of its cells.
+    assert superseded(cells, c="4").keys() == {"b"}
+
+
+def test_files_of_runs_are_read_only_where_images_changed():
+    def never() -> dict[str, str]:
+        raise AssertionError("nobody needs to know")
+
+    assert superseded_by([cell("a", "old", "1"), cell("b", "old", "2")], never) == {}
+
+
+def test_runs_tell_what_they_asked_for_last(tmp_path):
+    results = Results(tmp_path)
+    for number, (cells, finished) in enumerate([({"a": 1.0}, ["b"]), ({"c": 1.0}, []), ({}, ["a"])]):
+        run = RunFile(run_id=f"run-{number}", started=86400.0 * number, cells=cells, finished=finished)
+        write_run(results, run)
+    days = [f"1970-01-0{number}T00:00:00+00:00" for number in (1, 2, 3)]
+    assert last_asked(results.storage) == {"a": days[2], "b": days[0], "c": days[1]}
+    results.storage.write("runs/old.json", b'{"run_id": "old", "started": 432000.0, "cells": {"b": 1}}')
+    assert last_asked(results.storage)["b"] == "1970-01-06T00:00:00+00:00"
+
+
+@pytest.mark.parametrize("content", [b"half", b"[]", b"{}", b'{"cells": {}, "started": "now"}'])
+def test_a_damaged_file_of_a_run_is_named(tmp_path, content):
+    storage = Storage(tmp_path)
+    storage.write("runs/bad.json", content)
+    with pytest.raises(DataError, match=rf"^{tmp_path}/runs/bad\.json is damaged\. Delete it"):
+        last_asked(storage)
 
 
 def write(folder: Path, method: str, day: int, content: dict[str, str], value: float, **changes: Any) -> None:
@@ -107,6 +159,18 @@ def test_the_report_names_the_rows_that_do_not_count(corrected):
     markdown = write_leaderboard(corrected, corrected / "report")[0].read_text()
     assert "first-b-b1" in markdown
     assert markdown.count("second-b-b1") == 1
+
+
+def test_a_change_that_was_taken_back_counts_again_in_the_report(corrected):
+    """The last run asked for the first images again, and all of its cells had finished."""
+    day_4 = datetime(2026, 1, 4, tzinfo=UTC).timestamp()
+    finished = ["first-a-a1", "first-b-b1"]
+    write_run(Results(corrected), RunFile(run_id="last", started=day_4, cells={}, finished=finished))
+    rows = load(corrected)
+    assert rows.earlier["cell_id"].tolist() == ["first-b-b2"]
+    ((_, cells),) = sections(rows.cells)
+    assert {entry.name: entry.means["mad"].mean for entry in entries(cells)} == {"first": 0.5, "second": 0.75}
+    assert [one.files for one in leftovers(Storage(corrected), set)] == [("cells/first-b-b2.parquet",)]
 
 
 def test_the_terminal_says_what_does_not_count(corrected):

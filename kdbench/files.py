@@ -28,7 +28,7 @@ def expanded(path: str) -> str:
     """
     full = os.path.expanduser(path)  # noqa: PTH111, a Path would drop the slashes of a URI
     if full.startswith("~"):
-        raise RequestError([f"{path!r}: there is no home folder {path.partition('/')[0]!r}"])
+        raise RequestError([f"there is no home folder {path.partition('/')[0]!r}"])
     return full
 
 

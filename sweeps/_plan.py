@@ -5,58 +5,24 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any
 
 from kdbench.cell import canonical_json
 from kdbench.dataset import check_apart, contents
 from kdbench.defects import DEFECTS_VERSION
 from kdbench.engine.batches import split_heldout
 from kdbench.errors import RequestError, unknown
-from kdbench.grid.request import FolderName, Plan, Request, plan
+from kdbench.grid.request import Plan, Request, plan
 from kdbench.metrics.exact import METRICS, PIXEL_METRICS
 from kdbench.registry import get_method, method_names
 from kdbench.results.storage import Storage
+from kdbench.sweeps._request import SweepRequest
 from kdbench.sweeps._space import Space, check_space, described, read_space, space_of
 from kdbench.sweeps._trial import Sweep
 
 OBJECTIVES = (*METRICS, "mad")
 EXTRA = "pip install kdbench[sweep]"
 RUNGS = 9  # reports of a training to the end; successive halving by 3 looks at a ninth and a third of it
-
-
-class SweepRequest(BaseModel):
-    """A sweep: the fields are the options of `kdbench sweep` and the keys of its `--config` file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    method: str
-    dataset: tuple[str, ...] = Field(("synthetic",), min_length=1, max_length=1)
-    root: Path | None = None
-    split: str | None = None
-    categories: tuple[str, ...] = ()
-    setting: tuple[str, ...] = Field(("oneclass",), min_length=1, max_length=1)
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field((0,), min_length=1)
-    trials: int = Field(20, ge=1)
-    space: Path | None = None
-    search: Literal["random", "optuna"] = "random"
-    scheduler: Literal["asha", "none"] = "asha"
-    objective: str = "mad"
-    selection: Literal["synthetic", "test"] = "synthetic"
-    epochs: int | None = None
-    report_every: int | None = Field(None, ge=1)
-    set: Mapping[str, Any] = Field(default_factory=dict)
-    profile: str | None = None
-    backbone: str | None = None
-    weights: Path | None = None
-    device: str = "auto"
-    precision: str | None = None
-    cpus_per_trial: int = Field(1, ge=1)
-    gpus_per_trial: float | None = Field(None, ge=0)  # 1 on a GPU
-    max_concurrent: int | None = Field(None, ge=1)
-    results: FolderName = "results"
-    keep_detectors: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

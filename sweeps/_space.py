@@ -3,7 +3,6 @@
 import importlib
 import importlib.util
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from kdbench.errors import RequestError, unknown
-from kdbench.grid.request import complaints_of
+from kdbench.grid.request import complaints_of, read_toml
 from kdbench.method import Method
 
 DIGITS = 4  # significant ones of a drawn number, so that people can read and repeat it
@@ -100,10 +99,7 @@ def read_space(file: Path, kind: type[Method]) -> Space:
 
     `lr = {low = 0.01, high = 1.0, log = true}` is a range, `levels = {values = [[1], [1, 2]]}` a choice.
     """
-    try:
-        said = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RequestError([f"{file}: {getattr(error, 'strerror', None) or error}"]) from error
+    said = read_toml(file)
     space: Space = {}
     complaints = [] if said else [f"{file}: it names no key to search"]
     for key, domain in said.items():

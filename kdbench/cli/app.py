@@ -16,10 +16,9 @@ import typer
 
 from kdbench.cli.datasets import data_app
 from kdbench.cli.look import doctor, list_app, new_method_, status
-from kdbench.cli.options import REPORT
-from kdbench.cli.options import seeds_of as _seeds
-from kdbench.cli.options import split as _split
-from kdbench.cli.report import compare, probe, report
+from kdbench.cli.options import OldOut, Out, options_of, report_folder
+from kdbench.cli.report import compare, probe
+from kdbench.cli.report import report as report_
 from kdbench.cli.report import write as _report
 from kdbench.cli.results import results_app
 from kdbench.cli.terminal import INTERRUPTED, OK, SOME_FAILED, WRONG_REQUEST, complain, out, say
@@ -28,6 +27,8 @@ from kdbench.cli.terminal import decoding_bar as _decoding_bar
 from kdbench.cli.terminal import new_table as _table
 from kdbench.cli.terminal import reading as _reading
 from kdbench.errors import DataError, RequestError
+from kdbench.grid.request import Request
+from kdbench.sweeps._request import SweepRequest
 
 app = typer.Typer(
     help="Compare knowledge-distillation anomaly detectors: one command, exact metrics, traceable numbers.",
@@ -53,125 +54,23 @@ def main() -> None:
         sys.exit(SOME_FAILED)
 
 
+@options_of(Request)
 def run(
-    methods: Annotated[str | None, typer.Option(help="Comma list; all methods if not given.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="Comma list; synthetic if not given.")] = None,
-    root: Annotated[
-        Path | None, typer.Option(help="Folder of the dataset; else KDBENCH_DATA/DATASET.")
-    ] = None,
-    split: Annotated[str | None, typer.Option(help="Published split, where a dataset has several.")] = None,
-    categories: Annotated[str | None, typer.Option(help="Comma list; all on disk if not given.")] = None,
-    setting: Annotated[str | None, typer.Option(help="oneclass (default), multiclass or both.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="Comma list; 0 if not given.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Instead of the recipe's epochs.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="METHOD.KEY=VALUE", help="Change a method's key; a comma list tries each."
-        ),
-    ] = None,
-    profile: Annotated[
-        str | None,
-        typer.Option(help="paper (each method's recipe) or demo (few epochs); depends on the dataset."),
-    ] = None,
-    backbone: Annotated[str | None, typer.Option(help="Teacher, see `kdbench list backbones`.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="The teacher's weights: .pth or .safetensors.")] = None,
-    preset: Annotated[str | None, typer.Option(help="Evaluation preset; exact if not given.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto (default), cpu, cuda, cuda:N.")] = None,
-    precision: Annotated[str | None, typer.Option(help="auto (default), fp32, bf16, fp16.")] = None,
-    executor: Annotated[
-        str | None, typer.Option(help="local or ray; ray if cells can run side by side.")
-    ] = None,
-    address: Annotated[
-        str | None, typer.Option(help="Ray cluster to join (auto, HOST:PORT); else RAY_ADDRESS.")
-    ] = None,
-    cpus_per_cell: Annotated[
-        int | None, typer.Option(help="CPU cores of a cell; a fair share of all if not given.")
-    ] = None,
-    gpus_per_cell: Annotated[
-        float | None, typer.Option(help="GPUs of a cell, 0.5 for half of one; as measured if not given.")
-    ] = None,
-    memory_per_cell: Annotated[
-        float | None, typer.Option(help="GiB of RAM of a cell; as measured if not given.")
-    ] = None,
-    checkpoint_every: Annotated[
-        float | None, typer.Option(help="Minutes between checkpoints of a training (10); 0: none.")
-    ] = None,
-    latency: Annotated[
-        bool | None,
-        typer.Option("--latency/--no-latency", help="Time a detector of each entry afterwards (default)."),
-    ] = None,
-    results: Annotated[
-        str | None, typer.Option(help="Folder or URI (s3://...) of the rows; results if not given.")
-    ] = None,
-    published: Annotated[
-        str | None,
-        typer.Option(help="Folder of `kdbench report --rows`: what ended well there is copied, not run."),
-    ] = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds that a cell may take.")] = None,
-    redo: Annotated[
-        str | None,
-        typer.Option(help="failed or all: run ended cells again; failed: also timings that were not alone."),
-    ] = None,
-    keep_detectors: Annotated[
-        bool | None,
-        typer.Option("--keep-detectors/--discard-detectors", help="Keep trained detectors (default)."),
-    ] = None,
-    keep_pictures: Annotated[
-        bool | None,
-        typer.Option("--keep-pictures/--discard-pictures", help="Keep small anomaly maps (default)."),
-    ] = None,
-    report_: Annotated[Path, typer.Option("--report", help="Where the report is written.")] = REPORT,
+    request: Request,
+    out: Out = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the cells and an estimate, run nothing.")
     ] = False,
-    config: Annotated[
-        Path | None, typer.Option(help="TOML file with these keys (not report, dry-run); options win.")
-    ] = None,
+    report: OldOut = None,
 ) -> None:
-    """Train and evaluate every cell of methods x datasets x settings x seeds that has not ended yet."""
-    with _without_collecting():
-        from kdbench.grid.request import parse_sets, read_request
-
-    request = read_request(
-        config,
-        {
-            "methods": _split("methods", methods),
-            "dataset": _split("dataset", dataset),
-            "root": root,
-            "split": split,
-            "categories": _split("categories", categories),
-            "setting": _split("setting", setting),
-            "seeds": _seeds(seeds),
-            "epochs": epochs,
-            "set": parse_sets(set_ or []),
-            "profile": profile,
-            "backbone": backbone,
-            "weights": weights,
-            "preset": preset,
-            "device": device,
-            "precision": precision,
-            "executor": executor,
-            "address": address,
-            "cpus_per_cell": cpus_per_cell,
-            "gpus_per_cell": gpus_per_cell,
-            "memory_per_cell": memory_per_cell,
-            "checkpoint_every": checkpoint_every,
-            "latency": latency,
-            "results": results,
-            "published": published,
-            "timeout": timeout,
-            "redo": redo,
-            "keep_detectors": keep_detectors,
-            "keep_pictures": keep_pictures,
-        },
-    )
+    """Train and evaluate every cell of methods x datasets x settings x seeds that has not finished yet."""
     from kdbench.grid import schedule
 
+    folder = report_folder(out, report)
     if request.address is None:
         request = request.model_copy(update={"address": os.environ.get("RAY_ADDRESS")})
     try:
-        _run(request, dry_run, report_)
+        _run(request, dry_run, folder)
     finally:
         schedule.stop()
 
@@ -404,106 +303,25 @@ def _show_plan(
         say(f"about {duration(total)} one after another")
 
 
+@options_of(SweepRequest)
 def sweep(
-    method: Annotated[
-        str | None, typer.Argument(help="The method; or `method` in the --config file.")
-    ] = None,
-    dataset: Annotated[str | None, typer.Option(help="synthetic if not given.")] = None,
-    root: Annotated[
-        Path | None, typer.Option(help="Folder of the dataset; else KDBENCH_DATA/DATASET.")
-    ] = None,
-    split: Annotated[str | None, typer.Option(help="Published split, where a dataset has several.")] = None,
-    categories: Annotated[str | None, typer.Option(help="Comma list; all on disk if not given.")] = None,
-    setting: Annotated[str | None, typer.Option(help="oneclass (default) or multiclass.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="Comma list; a trial trains all of them.")] = None,
-    trials: Annotated[int | None, typer.Option(help="Configurations to try; 20 if not given.")] = None,
-    space: Annotated[
-        Path | None, typer.Option(help="TOML file of ranges and choices; else the method's own.")
-    ] = None,
-    search: Annotated[str | None, typer.Option(help="random (default) or optuna.")] = None,
-    scheduler: Annotated[str | None, typer.Option(help="asha (default) or none.")] = None,
-    objective: Annotated[str | None, typer.Option(help="The metric to maximise; mad if not given.")] = None,
-    selection: Annotated[
-        str | None,
-        typer.Option(
-            help="synthetic (default): no test image is seen. test: to study the bias, never ranked."
-        ),
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Instead of the recipe's epochs.")] = None,
-    report_every: Annotated[
-        int | None, typer.Option(help="Epochs between looks at the objective; a ninth of all if not given.")
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="METHOD.KEY=VALUE", help="Change a key of every trial."),
-    ] = None,
-    profile: Annotated[str | None, typer.Option(help="paper or demo; depends on the dataset.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Teacher, see `kdbench list backbones`.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="The teacher's weights: .pth or .safetensors.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto (default), cpu or cuda.")] = None,
-    precision: Annotated[str | None, typer.Option(help="auto (default), fp32, bf16, fp16.")] = None,
-    cpus_per_trial: Annotated[int | None, typer.Option(help="CPU cores of a trial; 1 if not given.")] = None,
-    gpus_per_trial: Annotated[
-        float | None, typer.Option(help="1 on a GPU if not given; below 1, trials share one.")
-    ] = None,
-    max_concurrent: Annotated[
-        int | None, typer.Option(help="Trials at a time; as many as fit if not given.")
-    ] = None,
-    results: Annotated[str | None, typer.Option(help="Where rows are kept; results if not given.")] = None,
-    keep_detectors: Annotated[
-        bool | None,
-        typer.Option("--keep-detectors/--discard-detectors", help="Keep them (default), for --audit."),
-    ] = None,
+    request: SweepRequest,
+    out: Out = None,
     audit: Annotated[
-        bool, typer.Option("--audit", help="When all trials have ended, score them on the test images.")
+        bool, typer.Option("--audit", help="When all trials have finished, score them on the test images.")
     ] = False,
-    report_: Annotated[Path, typer.Option("--report", help="Where the report is written.")] = REPORT,
-    config: Annotated[
-        Path | None, typer.Option(help="TOML file with these keys (not audit, report); options win.")
-    ] = None,
+    report: OldOut = None,
 ) -> None:
     """Search a method's configuration on normal images with synthetic defects; no test image is seen."""
-    from kdbench.grid.request import parse_sets, read_model
-    from kdbench.sweeps._plan import SweepRequest, plan_sweep
+    from kdbench.sweeps._plan import plan_sweep
 
-    request = read_model(
-        SweepRequest,
-        config,
-        {
-            "method": method,
-            "dataset": _split("dataset", dataset),
-            "root": root,
-            "split": split,
-            "categories": _split("categories", categories),
-            "setting": _split("setting", setting),
-            "seeds": _seeds(seeds),
-            "trials": trials,
-            "space": space,
-            "search": search,
-            "scheduler": scheduler,
-            "objective": objective,
-            "selection": selection,
-            "epochs": epochs,
-            "report_every": report_every,
-            "set": parse_sets(set_ or []),
-            "profile": profile,
-            "backbone": backbone,
-            "weights": weights,
-            "device": device,
-            "precision": precision,
-            "cpus_per_trial": cpus_per_trial,
-            "gpus_per_trial": gpus_per_trial,
-            "max_concurrent": max_concurrent,
-            "results": results,
-            "keep_detectors": keep_detectors,
-        },
-    )
+    folder = report_folder(out, report)
     if "synthetic" in request.dataset:
         _announce_drawing()
     planned = plan_sweep(request)
     for notice in planned.notices:
         say(f"note: {notice}", style="yellow")
-    sys.exit(_sweep(planned, audit, report_))
+    sys.exit(_sweep(planned, audit, folder))
 
 
 def _sweep(planned: Any, audit: bool, folder: Path) -> int:
@@ -536,7 +354,7 @@ def _sweep(planned: Any, audit: bool, folder: Path) -> int:
     return OK if good else SOME_FAILED
 
 
-for command in (run, status, sweep, report, compare, probe):
+for command in (run, status, sweep, report_, compare, probe):
     app.command()(command)
 app.command("new-method")(new_method_)
 app.command()(doctor)

@@ -7,15 +7,14 @@ import typer
 from rich.markup import escape
 
 from kdbench.cli.look import list_datasets
-from kdbench.cli.options import split
-from kdbench.cli.terminal import SOME_FAILED, decoding_bar, new_table, out, say
+from kdbench.cli.options import Root, at_home, comma_list
+from kdbench.cli.terminal import SOME_FAILED, decoding_bar, new_table, out, say, show
 from kdbench.errors import RequestError
 
 data_app = typer.Typer(help="Look at, check, decode and download datasets.", no_args_is_help=True)
 data_app.command("list")(list_datasets)
 
 Name = Annotated[str, typer.Argument(help="The dataset's name.")]
-Root = Annotated[Path | None, typer.Option(help="Folder of the dataset; else KDBENCH_DATA/DATASET.")]
 
 
 @data_app.command("check")
@@ -48,7 +47,7 @@ def check_dataset(
         published = "/".join(map(str, one.published)) if one.published else "unknown"
         style = None if one.good else "yellow" if not one.present else "red"
         table.add_row(escape(one.category), *map(str, numbers), published, style=style)
-    out.print(table)
+    show(table)
     for one in found:
         for problem in one.problems if one.present else ():
             say(problem)  # each names its category or its path
@@ -83,7 +82,7 @@ def prepare_dataset(
 
     if preset not in PRESETS:
         raise RequestError([unknown("preset", preset, PRESETS)])
-    data = find_data(get_dataset(name), root, split("categories", categories))
+    data = find_data(get_dataset(name), root, comma_list("categories", categories))
     needed = [(name, category, image_size, preset) for category in data.categories]
     with decoding_bar() as tick:
         complaints = decode(needed, {name: data}, tick)
@@ -96,7 +95,10 @@ def prepare_dataset(
 @data_app.command("download")
 def download_dataset(
     name: Name,
-    root: Annotated[Path | None, typer.Option(help="Where it goes; else KDBENCH_DATA/DATASET.")] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(help="Where it goes; else the folder DATASET in KDBENCH_DATA.", callback=at_home),
+    ] = None,
     accept_licence: Annotated[
         bool, typer.Option("--accept-licence", help="I have read the licence.")
     ] = False,
@@ -129,7 +131,8 @@ def audit_dataset(
     root: Root = None,
     categories: Annotated[str | None, typer.Option(help="Comma list; all on disk if not given.")] = None,
     out_: Annotated[
-        Path | None, typer.Option("--out", help="Also write all numbers as CSV to this file.")
+        Path | None,
+        typer.Option("--out", help="Also write all numbers as CSV to this file.", callback=at_home),
     ] = None,
 ) -> None:
     """Find numbers that see no defect and still tell the test images apart: brightness, size, position."""
@@ -139,7 +142,7 @@ def audit_dataset(
     from kdbench.registry import get_dataset
     from kdbench.reports.statistics import holm
 
-    data = find_data(get_dataset(name), root, split("categories", categories))
+    data = find_data(get_dataset(name), root, comma_list("categories", categories))
     found = [*data.categories.values()]
     total, done = sum(len(c.train) + len(c.test) for c in found), 0
     with decoding_bar() as tick:

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from kdbench.cli.terminal import SOME_FAILED, new_table, out, reading, say
+from kdbench.cli.options import Results, at_home
+from kdbench.cli.terminal import SOME_FAILED, new_table, reading, say, show
 from kdbench.errors import RequestError
 
 list_app = typer.Typer(
@@ -17,7 +18,7 @@ list_app = typer.Typer(
 
 
 def status(
-    results: Annotated[str, typer.Option(help="The results folder or URI.")] = "results",
+    results: Results = "results",
 ) -> None:
     """How far the runs on a results folder are: queue, running cells, failures, time left."""
     from kdbench.cli.view import duration
@@ -68,7 +69,7 @@ def list_methods(
     facts = [method_facts(name) for name in method_names()]
     for fact in facts:
         table.add_row(fact.name, fact.paper, fact.fidelity, fact.summary)
-    out.print(table)
+    show(table)
     for fact in facts:
         for departure in fact.departures:
             say(f"{fact.name}: {departure}")
@@ -85,7 +86,7 @@ def list_datasets() -> None:
         known = f"{len(dataset.categories)}: {', '.join(dataset.categories)}"
         row = (name, known if dataset.categories else "what is on disk", dataset.licence)
         table.add_row(*map(escape, row), "yes" if getattr(dataset, "archives", ()) else "")
-    out.print(table)
+    show(table)
     for name in dataset_names():
         for note in get_dataset(name).notes:
             say(f"{name}: {note}")
@@ -99,21 +100,19 @@ def list_backbones() -> None:
     table = new_table("backbone", "what it is", title="backbones")
     for name, what in BACKBONES.items():
         table.add_row(name, what)
-    out.print(table)
+    show(table)
     say("and every timm backbone with feature maps, as NAME.TAG")
 
 
 def new_method_(
     name: Annotated[str, typer.Argument(help="Lower-case, like my_method.")],
-    folder: Annotated[Path, typer.Option(help="Where the package is written.")] = Path(),
+    folder: Annotated[Path, typer.Option(help="Where the package is written.", callback=at_home)] = Path(),
 ) -> None:
     """Write a package with a method of your own that runs as it stands."""
     from kdbench.new_method import new_method
 
     path = new_method(name, folder)
-    out.print(
-        f"wrote {path}; next: pip install -e {path}, then kdbench run --methods {name}", highlight=False
-    )
+    say(f"wrote {path}; next: pip install -e {path}, then kdbench run --methods {name}")
 
 
 def doctor() -> None:
@@ -127,6 +126,6 @@ def doctor() -> None:
             *map(escape, (finding.what, finding.found, finding.advice)),
             style="red" if finding.wrong else None,
         )
-    out.print(table)
+    show(table)
     if any(finding.wrong for finding in findings):
         raise typer.Exit(SOME_FAILED)

@@ -1,24 +1,153 @@
-"""How the options of a command are read."""
+"""The options of the commands. Those of a request come from its model, which declares each of them once."""
 
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Literal, Union, get_args, get_origin
 
+import typer
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from kdbench.cli.terminal import say
 from kdbench.errors import RequestError
+from kdbench.files import expanded
+from kdbench.grid.request import Request, Shown, parse_sets, read_model, split
 
 REPORT = Path("reports/out")
+Command = Callable[..., None]
 
 
-def split(option: str, value: str | None) -> tuple[str, ...]:
-    """The parts of a comma list; an empty one is an error: an unset shell variable must not mean all."""
+def at_home(value: object) -> object:
+    """A path, a URI or a list of them that a person typed, with `~` expanded."""
+    if isinstance(value, list):
+        return [at_home(one) for one in value]
+    if isinstance(value, Path):
+        return Path(expanded(str(value)))
+    return expanded(value) if isinstance(value, str) else value
+
+
+def comma_list(option: str, value: str | None) -> tuple[str, ...]:
+    """What a comma list names, nothing if it is not given; RequestError if it is given and names nothing."""
     if value is None:
         return ()
-    parts = tuple(part.strip() for part in value.split(",") if part.strip())
-    if not parts:
-        raise RequestError([f"--{option} is empty"])
-    return parts
-
-
-def seeds_of(value: str | None) -> tuple[int, ...]:
     try:
-        return tuple(int(part) for part in split("seeds", value))
-    except ValueError:
-        raise RequestError([f"--seeds {value!r}: seeds are whole numbers, e.g. 0,1,2"]) from None
+        return tuple(split(value))
+    except ValueError as error:
+        raise RequestError([f"--{option} {value!r}: {error}"]) from error
+
+
+def help_of(model: type[BaseModel], name: str) -> str:
+    """What a field of a request is, with its default."""
+    field = model.model_fields[name]
+    default = _default(name, field)
+    return (field.description or "") + (f" [default: {default}]" if default else "")
+
+
+def report_folder(out: Path | None, former: Path | None) -> Path:
+    """Where the report goes; RequestError if both names of the option were used."""
+    if former is None:
+        return out or REPORT
+    if out is not None:
+        raise RequestError([f"--out {out} and --report {former} are the same option: leave out --report"])
+    say("note: --report is called --out now", style="yellow")
+    return former
+
+
+def options_of(model: type[BaseModel]) -> Callable[[Command], Command]:
+    """Give a command an option for each field of a model, and `--config` for a TOML file of them.
+
+    The command is called with the request first, then with its own options.
+    """
+
+    def with_options(command: Command) -> Command:
+        _, *own = inspect.signature(command).parameters.values()
+
+        def filled(**given: object) -> None:
+            config = given.pop("config")
+            asked = {name: given.pop(name) for name in model.model_fields}
+            texts = asked.get("set")
+            asked["set"] = parse_sets(texts) if isinstance(texts, list) else {}
+            request = read_model(model, config if isinstance(config, Path) else None, asked)
+            command(request, **given)
+
+        parameters = [
+            *(_parameter(name, field, help_of(model, name)) for name, field in model.model_fields.items()),
+            *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own),
+            _config(own),
+        ]
+        filled.__name__, filled.__doc__ = command.__name__, command.__doc__
+        filled.__annotations__ = {one.name: one.annotation for one in parameters}
+        filled.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        return filled
+
+    return with_options
+
+
+def _parameter(name: str, field: FieldInfo, text: str) -> inspect.Parameter:
+    """A field as Typer takes it. Not given, it is None: then the --config file or the model decides."""
+    shown = next((one for one in field.metadata if isinstance(one, Shown)), Shown())
+    of_field = _without_none(field.annotation)
+    metavar = shown.metavar or _metavar(of_field)
+    if field.is_required():
+        option = typer.Argument(help=text, metavar=metavar)
+    else:
+        names = [f"--{name.replace('_', '-')}/{shown.off}"] if shown.off else []
+        option = typer.Option(*names, help=text, metavar=metavar)
+    annotation = Annotated[_type_of_option(of_field) | None, option]  # type: ignore[valid-type]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _config(own: Sequence[inspect.Parameter]) -> inspect.Parameter:
+    names = [one.name.replace("_", "-") for one in own if one.annotation is not OldOut]
+    text = f"TOML file of these options (not {', '.join(names)}); those given here take precedence."
+    option = typer.Option(help=text, metavar="FILE", callback=at_home)
+    annotation = Annotated[Path | None, option]
+    return inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _without_none(annotation: object) -> object:
+    """The type of a field that may also be None, without what validates it."""
+    if get_origin(annotation) is Annotated:
+        return _without_none(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        (annotation,) = (one for one in get_args(annotation) if one is not NoneType)
+        return _without_none(annotation)
+    return annotation
+
+
+def _type_of_option(of_field: object) -> type:
+    """What Typer parses; what it cannot parse is text, which the model parses."""
+    if get_origin(of_field) is Mapping:
+        return list[str]
+    return of_field if isinstance(of_field, type) and of_field in (bool, int, float, Path) else str
+
+
+def _metavar(of_field: object) -> str | None:
+    if get_origin(of_field) is Literal:
+        return "|".join(get_args(of_field))
+    return "NAME,..." if get_origin(of_field) is tuple else None
+
+
+def _default(name: str, field: FieldInfo) -> str:
+    value = field.get_default(call_default_factory=True) if not field.is_required() else None
+    if isinstance(value, bool):
+        return f"--{name.replace('_', '-')}"
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value or "")
+
+
+# Options that several commands have.
+Results = Annotated[str, typer.Option(help="Folder or URI (s3://...) of the rows.", callback=at_home)]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", help=f"Folder of the report. [default: {REPORT}]", callback=at_home),
+]
+OldOut = Annotated[
+    Path | None,
+    typer.Option("--report", help="The former name of --out.", hidden=True, callback=at_home),
+]
+Root = Annotated[Path | None, typer.Option(help=help_of(Request, "root"), callback=at_home)]
+Weights = Annotated[Path | None, typer.Option(help=help_of(Request, "weights"), callback=at_home)]

@@ -6,14 +6,14 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from kdbench.cli.options import REPORT
-from kdbench.cli.terminal import SOME_FAILED, complained, new_table, out, reading, say
+from kdbench.cli.options import REPORT, OldOut, Out, Results, Root, Weights, at_home, report_folder
+from kdbench.cli.terminal import SOME_FAILED, complained, new_table, reading, say, show
 from kdbench.errors import RequestError
 
 
 def report(
-    results: Annotated[str, typer.Option(help="The results folder or URI.")] = "results",
-    out_: Annotated[Path, typer.Option("--out", help="Where the report is written.")] = REPORT,
+    results: Results = "results",
+    out: Out = None,
     push_to_hub: Annotated[
         str | None,
         typer.Option(metavar="REPO", help="Also upload rows and report to this dataset repository."),
@@ -23,10 +23,12 @@ def report(
         str | None, typer.Option(metavar="PROJECT", help="Also log to this Weights & Biases project.")
     ] = None,
     rows: Annotated[
-        Path | None, typer.Option(help="Also write all rows here, a few files that can be shared.")
+        Path | None,
+        typer.Option(help="Also write all rows here, a few files that can be shared.", callback=at_home),
     ] = None,
     into: Annotated[
-        list[Path] | None, typer.Option(metavar="PAGE", help="Also fill the tables of this Markdown page.")
+        list[Path] | None,
+        typer.Option(metavar="PAGE", help="Also fill the tables of this Markdown page.", callback=at_home),
     ] = None,
 ) -> None:
     """Write the report of all rows of a results folder; works while cells are still running."""
@@ -37,7 +39,7 @@ def report(
     chosen = {"huggingface_hub": push_to_hub, "mlflow": mlflow, "wandb": wandb}
     for module in (name for name, value in chosen.items() if value):
         publish.check_extra(module)  # before the report is written, not after
-    files = write(results, out_, page=True)
+    files = write(results, out or REPORT, page=True)
     if rows:
         with complained(f"cannot write rows in {rows}"):
             publish.write_rows(results, rows)
@@ -86,13 +88,13 @@ def write(results: str, folder: Path, *, page: bool = False) -> list[Path]:
 
 
 def compare(
-    results_a: Annotated[str, typer.Argument(help="The results folder or URI before.")],
-    results_b: Annotated[str, typer.Argument(help="The results folder or URI after.")],
+    results_a: Annotated[str, typer.Argument(help="The results folder or URI before.", callback=at_home)],
+    results_b: Annotated[str, typer.Argument(help="The results folder or URI after.", callback=at_home)],
     tolerance: Annotated[
         float, typer.Option(help="How much worse a metric may be, as a fraction; 0.01 is one point.")
     ] = 0.01,
-    out_: Annotated[
-        Path | None, typer.Option("--out", help="Also write compare.md and compare.csv here.")
+    out: Annotated[
+        Path | None, typer.Option(help="Also write compare.md and compare.csv here.", callback=at_home)
     ] = None,
 ) -> None:
     """Show what changed between two results folders; exit code 1 if something became worse, for CI."""
@@ -106,31 +108,31 @@ def compare(
             shown = new_table(*map(escape, table.head), title=table.title)
             for line in table.body:
                 shown.add_row(*(escape(value.text) for value in line))
-            out.print(shown)
-    if out_:
+            show(shown)
+    if out:
         try:
-            say(f"all differences: {write_comparison(found, out_)}")
+            say(f"all differences: {write_comparison(found, out)}")
         except OSError as error:
-            raise RequestError([f"cannot write the comparison in {out_}: {error.strerror}"]) from error
+            raise RequestError([f"cannot write the comparison in {out}: {error.strerror}"]) from error
     say(found.headline)
     if found.num_regressions:
         raise typer.Exit(SOME_FAILED)
 
 
 def probe(
-    results: Annotated[str, typer.Option(help="The results folder or URI, with detectors kept.")] = "results",
-    root: Annotated[
-        Path | None, typer.Option(help="Folder of the dataset; else KDBENCH_DATA/DATASET.")
-    ] = None,
-    weights: Annotated[Path | None, typer.Option(help="The teacher's weights, as in `kdbench run`.")] = None,
+    results: Results = "results",
+    root: Root = None,
+    weights: Weights = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")] = "auto",
-    report_: Annotated[Path, typer.Option("--report", help="Where the report is written.")] = REPORT,
+    out: Out = None,
+    report: OldOut = None,
 ) -> None:
     """Measure, with normal images only, how far the categories of each multiclass detector interfere."""
     from kdbench.engine.probe import probe as probe_detectors
     from kdbench.grid.request import choose_device
     from kdbench.results.store import CELLS, Results, read
 
+    folder = report_folder(out, report)
     chosen, wrong = choose_device(device)
     if wrong:
         raise RequestError(wrong)
@@ -146,4 +148,4 @@ def probe(
     for line in left_out:
         say(f"left out: {line}", style="yellow")
     say(f"{count} detectors probed; ended ones are not probed again")
-    write(results, report_)
+    write(results, folder)

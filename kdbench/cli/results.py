@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from kdbench.cli.options import Results
 from kdbench.cli.terminal import complained, say
 from kdbench.errors import RequestError
 
@@ -17,7 +18,7 @@ def look_after() -> None:
 
 @results_app.command("prune")
 def prune(
-    results: Annotated[str, typer.Option(help="The results folder or URI.")] = "results",
+    results: Results = "results",
     yes: Annotated[bool, typer.Option("--yes", help="Move the files; without it they are listed.")] = False,
 ) -> None:
     """List what nothing refers to, such as rows of images that changed since; --yes moves it to pruned/."""

@@ -35,6 +35,11 @@ def new_table(*columns: str, title: str | None = None) -> Table:
     return table
 
 
+def show(table: Table) -> None:
+    """Print a table."""
+    out.print(table)
+
+
 @contextmanager
 def complained(what: str) -> Iterator[None]:
     """An object store that does not answer, or a folder that may not be read or written, is a complaint."""

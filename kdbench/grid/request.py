@@ -14,7 +14,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from kdbench.cell import PROFILES, SETTINGS, Cell, Place, canonical_json, groups_of
 from kdbench.dataset import Category, Contents, Dataset, check_apart, contents, fingerprint_of
-from kdbench.errors import DataError, RequestError, unknown
+from kdbench.errors import DataError, RequestError, reason, unknown
+from kdbench.files import expanded, read_text
 from kdbench.grid.cluster import Cluster, Need
 from kdbench.metrics.presets import PRESETS
 from kdbench.registry import dataset_names, get_dataset, get_method, method_names
@@ -25,13 +26,84 @@ EVERY = "all"  # `all.batch_size=8` sets a key of every method
 OF_METHODS = ("epochs", "backbone", "precision")  # keys of a request that are keys of every method
 
 
-def path_as_text(value: object) -> object:
-    """A results folder as text, since it may also be a URI."""
-    return str(value) if isinstance(value, Path) else value
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """How the command line shows a field, where its name and type do not say it."""
+
+    metavar: str | None = None  # what stands for a value, such as its unit
+    off: str = ""  # the option that means False
+
+
+def split(text: str) -> tuple[str, ...]:
+    """The names in a comma list.
+
+    Raises ValueError if there is none: an unset shell variable gives that, and it must not mean all.
+    """
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not names:
+        raise ValueError("it names nothing")
+    return names
+
+
+def names_of(value: object) -> object:
+    """A comma list or a single number as a tuple; anything else as it is."""
+    if isinstance(value, str):
+        return split(value)
+    return (value,) if isinstance(value, int) else value
+
+
+def both_settings(value: object) -> object:
+    """The names of `names_of`, with `both` as the two settings that it stands for."""
+    names = names_of(value)
+    if not isinstance(names, list | tuple):
+        return names
+    return tuple(dict.fromkeys(one for name in names for one in (SETTINGS if name == "both" else (name,))))
+
+
+def folder_name(value: object) -> object:
+    """A results folder as text, since it may also be a URI, with `~` expanded."""
+    return expanded(str(value)) if isinstance(value, str | Path) else value
+
+
+def path_at_home(value: object) -> object:
+    """A path with `~` expanded."""
+    return Path(expanded(str(value))) if isinstance(value, str | Path) and str(value) else value
 
 
 # A path, or a URI that pyarrow knows; an empty one, of an unset shell variable, would be the current folder.
-FolderName = Annotated[str, Field(min_length=1), BeforeValidator(path_as_text)]
+FolderName = Annotated[str, Field(min_length=1), BeforeValidator(folder_name)]
+File = Annotated[Path, BeforeValidator(path_at_home)]
+Names = Annotated[tuple[str, ...], BeforeValidator(names_of)]
+Settings = Annotated[tuple[str, ...], BeforeValidator(both_settings), Shown(metavar="|".join(SETTINGS))]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Seeds = Annotated[tuple[Seed, ...], BeforeValidator(names_of), Shown(metavar="SEED,...")]
+
+# Fields that runs and sweeps have in common.
+Root = Annotated[
+    File | None, Field(description="Folder of the dataset; else the folder DATASET in KDBENCH_DATA.")
+]
+Split = Annotated[str | None, Field(description="Published split, where a dataset has several.")]
+Categories = Annotated[Names, Field(description="Comma list; all that are on disk if not given.")]
+Epochs = Annotated[int | None, Field(description="Epochs of each training, instead of the recipe's.")]
+Sets = Annotated[Mapping[str, Any], Shown(metavar="METHOD.KEY=VALUE")]
+Profile = Annotated[
+    str | None,
+    Field(description="paper (each method's recipe) or demo (few epochs); the dataset's own if not given."),
+    Shown(metavar="|".join(PROFILES)),
+]
+Backbone = Annotated[
+    str | None, Field(description="Teacher, see `kdbench list backbones`; the recipe's if not given.")
+]
+WeightsFile = Annotated[
+    File | None, Field(description="The teacher's weights: a file .pth or .safetensors, or their folder.")
+]
+Precision = Annotated[
+    str | None,
+    Field(description="auto: the fastest that the device has; the recipe's if not given."),
+    Shown(metavar="auto|fp32|bf16|fp16"),
+]
+Results = Annotated[FolderName, Field(description="Folder or URI (s3://...) of the rows.")]
+KeepDetectors = Annotated[bool, Shown(off="--discard-detectors")]
 
 
 class Request(BaseModel):
@@ -39,34 +111,62 @@ class Request(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    methods: tuple[str, ...] = ()  # none named: all
-    dataset: tuple[str, ...] = Field(("synthetic",), min_length=1)
-    root: Path | None = None
-    split: str | None = None
-    categories: tuple[str, ...] = ()  # none named: all that are on disk
-    setting: tuple[str, ...] = Field(("oneclass",), min_length=1)
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field((0,), min_length=1)
-    epochs: int | None = None
-    set: Mapping[str, Any] = Field(default_factory=dict)  # "METHOD.KEY": a value, or a list of values to try
-    profile: str | None = None
-    backbone: str | None = None
-    weights: Path | None = None
-    preset: str = "exact"
-    device: str = "auto"
-    precision: str | None = None
-    executor: Literal["local", "ray"] | None = None  # None: ray if cells can run side by side
-    address: str | None = None  # of a running Ray cluster
-    cpus_per_cell: int | None = Field(None, gt=0)
-    gpus_per_cell: float | None = Field(None, gt=0)
-    memory_per_cell: float | None = Field(None, gt=0)  # GiB
-    checkpoint_every: float = Field(10.0, ge=0)  # minutes; 0: never
-    latency: bool = True
-    results: FolderName = "results"
-    published: FolderName | None = None  # of `kdbench report --rows`
-    timeout: float | None = Field(None, gt=0)
-    redo: Literal["failed", "all"] | None = None
-    keep_detectors: bool = True
-    keep_pictures: bool = True
+    methods: Names = Field((), description="Comma list; all methods if not given.")
+    dataset: Names = Field(("synthetic",), min_length=1, description="Comma list.")
+    root: Root = None
+    split: Split = None
+    categories: Categories = ()
+    setting: Settings = Field(
+        ("oneclass",),
+        min_length=1,
+        description="oneclass (a model for each category), multiclass (one for all) or both.",
+    )
+    seeds: Seeds = Field((0,), min_length=1, description="Comma list.")
+    epochs: Epochs = None
+    set: Sets = Field(
+        default_factory=dict, description="Change a method's key; of a comma list, each value is tried."
+    )
+    profile: Profile = None
+    backbone: Backbone = None
+    weights: WeightsFile = None
+    preset: str = Field("exact", description="Evaluation preset, see docs/metrics.md.")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:N.")
+    precision: Precision = None
+    executor: Literal["local", "ray"] | None = Field(
+        None, description="ray if cells can run side by side, if not given."
+    )
+    address: str | None = Field(
+        None, description="Ray cluster to join (auto, HOST:PORT); RAY_ADDRESS if not given."
+    )
+    cpus_per_cell: Annotated[int | None, Shown(metavar="CORES")] = Field(
+        None, gt=0, description="CPU cores of a cell; a fair share of all if not given."
+    )
+    gpus_per_cell: Annotated[float | None, Shown(metavar="GPUS")] = Field(
+        None, gt=0, description="GPUs of a cell, 0.5 for half of one; as measured if not given."
+    )
+    memory_per_cell: Annotated[float | None, Shown(metavar="GiB")] = Field(
+        None, gt=0, description="GiB of RAM of a cell; as measured if not given."
+    )
+    checkpoint_every: Annotated[float, Shown(metavar="MINUTES")] = Field(
+        10.0, ge=0, description="Minutes between checkpoints of a training; 0: none."
+    )
+    latency: Annotated[bool, Shown(off="--no-latency")] = Field(
+        True, description="Time one detector of each line of the report, when all cells have finished."
+    )
+    results: Results = "results"
+    published: FolderName | None = Field(
+        None, description="Folder of `kdbench report --rows`: what succeeded there is copied, not run."
+    )
+    timeout: Annotated[float | None, Shown(metavar="SECONDS")] = Field(
+        None, gt=0, description="Seconds that a cell may take."
+    )
+    redo: Literal["failed", "all"] | None = Field(
+        None, description="Run finished cells again; failed: also timings that were not alone."
+    )
+    keep_detectors: KeepDetectors = Field(True, description="Keep trained detectors.")
+    keep_pictures: Annotated[bool, Shown(off="--discard-pictures")] = Field(
+        True, description="Keep small pictures of anomaly maps."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,17 +206,14 @@ def read_model(model: type[Model], file: Path | None, options: Mapping[str, Any]
     """The same for any request whose fields are the options of a command."""
     values: dict[str, Any] = {}
     if file is not None:
-        try:
-            values = tomllib.loads(file.read_text(encoding="utf-8"))
-        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise RequestError([f"{file}: {getattr(error, 'strerror', None) or error}"]) from error
+        values = read_toml(file)
         if not isinstance(values.get("set", {}), Mapping):
             raise RequestError([f"{file}: set={values['set']!r} is not a table of METHOD.KEY = VALUE"])
         values["set"] = _flat(values.get("set", {}))
     given = {key: value for key, value in options.items() if value not in (None, (), {})}
     over = given.keys() & OF_METHODS  # --epochs takes precedence over METHOD.epochs of the file, too
     over |= {name.removeprefix(f"{EVERY}.") for name in given.get("set", {})}  # and so does --set all.epochs
-    running = set(given.get("methods", method_names()))  # --methods runs a part of the file
+    running = set(_given_methods(given))  # --methods runs a part of the file
     idle = set(method_names()) - running
     kept = {
         name: value
@@ -125,18 +222,27 @@ def read_model(model: type[Model], file: Path | None, options: Mapping[str, Any]
     }
     given["set"] = {**kept, **given.get("set", {})}
     values |= given
-    for key in ("methods", "dataset", "categories", "setting", "seeds"):
-        if isinstance(values.get(key), str | int):
-            values[key] = (values[key],)
-    if isinstance(values.get("setting"), list | tuple):
-        values["setting"] = [
-            s for name in values["setting"] for s in (SETTINGS if name == "both" else (name,))
-        ]
-        values["setting"] = list(dict.fromkeys(values["setting"]))
     try:
         return model.model_validate(values)
     except ValidationError as error:
         raise RequestError(complaints_of("", error, model)) from error
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """The keys of a TOML file; RequestError if it cannot be read."""
+    try:
+        return tomllib.loads(read_text(file))
+    except (OSError, ValueError) as error:
+        raise RequestError([f"{file}: {reason(error)}"]) from error
+
+
+def _given_methods(given: Mapping[str, Any]) -> Iterable[str]:
+    methods = given.get("methods")
+    try:
+        names = names_of(methods)
+    except ValueError:  # the model complains of it
+        names = ()
+    return names if isinstance(names, list | tuple) else method_names()
 
 
 def parse_sets(assignments: Iterable[str]) -> dict[str, Any]:
@@ -410,7 +516,8 @@ def complaints_of(prefix: str, error: ValidationError, model: type[BaseModel]) -
         if item["type"] == "extra_forbidden":
             texts.append(prefix + key + ": " + unknown("key", key, sorted(model.model_fields)))
         else:
-            texts.append(f"{prefix}{key}={item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}")
+            message = str(item["ctx"]["error"]) if item["type"] == "value_error" else item["msg"]
+            texts.append(f"{prefix}{key}={item['input']!r}: {message[0].lower()}{message[1:]}")
     return texts
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from kdbench.metrics.exact import METRIC_VERSION
+from kdbench.metrics.presets import metric_version
 
 ALL = "all"  # the category of a multiclass cell
 SETTINGS = ("oneclass", "multiclass")
@@ -33,7 +33,7 @@ class Cell:
     @property
     def id(self) -> str:
         """Hash of everything that can change a number, and of nothing about the machine or the label."""
-        identity = asdict(self) | {"metric_version": METRIC_VERSION}
+        identity = asdict(self) | {"metric_version": metric_version(self.preset)}
         del identity["profile"]
         return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:20]
 

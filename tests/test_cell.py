@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from kdbench.cell import Cell, canonical_json, groups_of
+from kdbench.metrics.presets import PRESETS
 
 CELL = Cell(
     method="stfpm",
@@ -38,7 +39,7 @@ def test_the_id_of_a_known_cell_never_changes() -> None:
         ("fingerprint", "0123456789abcdef0124"),
         ("teacher_sha256", "f37072fe"),
         ("seed", 1),
-        ("preset", "other"),
+        ("preset", "ader"),
     ],
 )
 def test_every_field_that_can_move_a_number_changes_the_id(field: str, value: object) -> None:
@@ -47,8 +48,18 @@ def test_every_field_that_can_move_a_number_changes_the_id(field: str, value: ob
 
 def test_a_new_metric_version_changes_the_id(monkeypatch: pytest.MonkeyPatch) -> None:
     before = CELL.id
-    monkeypatch.setattr("kdbench.cell.METRIC_VERSION", 1_000_000)
+    monkeypatch.setattr("kdbench.metrics.presets.METRIC_VERSION", 1_000_000)
     assert CELL.id != before
+
+
+def test_a_new_revision_of_a_preset_changes_the_ids_of_its_own_cells_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = {name: replace(CELL, preset=name).id for name in PRESETS}
+    revised = replace(PRESETS["stfpm_legacy"], revision=PRESETS["stfpm_legacy"].revision + 1)
+    monkeypatch.setitem(PRESETS, "stfpm_legacy", revised)
+    after = {name: replace(CELL, preset=name).id for name in PRESETS}
+    assert {name for name in PRESETS if before[name] != after[name]} == {"stfpm_legacy"}
 
 
 def test_the_profile_is_a_label_and_does_not_change_the_id() -> None:

@@ -14,8 +14,9 @@ STAGES = ("metrics", "results", "data", "engine", "grid", "cli")
 # Who may import whom, lowest first: a module imports only from its own line or from lines above it.
 LAYERS = (
     ("errors", "engine.device", "known_backbones", "grid.cluster"),
-    ("metrics.presets", "metrics.exact", "metrics.legacy", "results.storage", "defects", "files"),
-    ("cell", "metrics.curves"),
+    ("metrics.exact", "metrics.legacy", "results.storage", "defects", "files"),
+    ("metrics.presets", "metrics.curves"),
+    ("cell",),
     ("results.schema",),
     ("results.store",),
     ("results.superseded",),

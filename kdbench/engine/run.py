@@ -28,8 +28,8 @@ from kdbench.engine.device import (
 from kdbench.engine.features import Shared
 from kdbench.errors import CellTimeout, DataError
 from kdbench.method import Method
-from kdbench.metrics.exact import METRIC_VERSION, PRO_LIMIT
-from kdbench.metrics.presets import PRESETS
+from kdbench.metrics.exact import PRO_LIMIT
+from kdbench.metrics.presets import PRESETS, metric_version
 from kdbench.registry import get_dataset, get_method
 from kdbench.results.schema import SCHEMA_VERSION
 from kdbench.results.storage import Storage
@@ -308,7 +308,7 @@ def identity(cell: Cell, place: Place, dataset: Dataset) -> dict[str, Any]:
         "categories": list(cell.categories),
         "dataset_categories": list(dataset.all_categories(Path(place.root))),
         "split_sha256": dataset.split_sha256(Path(place.root)),
-        "metric_version": METRIC_VERSION,
+        "metric_version": metric_version(cell.preset),
         "evaluation_size": preset.evaluation_size,
         "mask_rule": preset.mask_rule,
         "pro_limit": PRO_LIMIT,

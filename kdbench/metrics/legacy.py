@@ -18,10 +18,13 @@ Regions = NDArray[np.int32]
 def pro_stfpm(maps: Maps, regions: Regions) -> float:
     """Mean overlap at 4,000 equal steps of the score, up to FPR 0.3; both axes stretched to 0..1; [N,H,W].
 
-    At a threshold a pixel is positive if its score is larger. Without the stretching the value would be the
-    area up to the limit; with it, it may be higher or lower than the exact one.
+    The steps go down from the maximum and stop one step above the minimum. A pixel is positive if its score
+    is larger than the threshold. Without the stretching the value would be the area up to the limit; with
+    it, it may be higher or lower than the exact one.
     """
-    thresholds = np.linspace(maps.min(), maps.max(), STFPM_THRESHOLDS)
+    low, high = float(maps.min()), float(maps.max())
+    step = (high - low) / STFPM_THRESHOLDS
+    thresholds = high - step * np.arange(STFPM_THRESHOLDS, dtype=np.float64)[::-1]
     fpr = _share_above(maps[regions == 0], thresholds)
     numbers = np.unique(regions[regions > 0])
     overlap = np.mean([_share_above(maps[regions == number], thresholds) for number in numbers], axis=0)

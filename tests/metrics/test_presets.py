@@ -38,19 +38,46 @@ def overlap(scores: np.ndarray, regions: np.ndarray, threshold: float) -> float:
     return float(np.mean(shares))
 
 
-def test_stfpm_legacy_is_the_loop_over_4000_thresholds(case):
-    maps, regions = case
+def official_pro(maps: np.ndarray, regions: np.ndarray) -> float:
+    """The PRO of STFPM's code, pixel by pixel: 4,000 steps down from the maximum, the minimum left out."""
+    low, high = float(maps.min()), float(maps.max())
+    scores = [float(value) for value in maps.ravel()]
+    numbers = [int(number) for number in regions.ravel()]
+    normal = [score for score, number in zip(scores, numbers, strict=True) if number == 0]
+    by_region: dict[int, list[float]] = {}
+    for score, number in zip(scores, numbers, strict=True):
+        if number:
+            by_region.setdefault(number, []).append(score)
     points = []
-    for threshold in np.linspace(maps.min(), maps.max(), 4000):
-        fpr = float(np.mean(maps[regions == 0] > threshold))
-        if fpr <= 0.3:
-            points.append((fpr, overlap(maps, regions, threshold)))
-    x, y = (np.array(values) for values in zip(*points, strict=True))
-    x, y = ((v - v.min()) / (v.max() - v.min()) for v in (x, y))
-    expected = sum(
-        (a + b) / 2 * (right - left) for left, right, a, b in zip(x[1:], x[:-1], y[1:], y[:-1], strict=True)
-    )
-    assert pro_stfpm(maps, regions) == pytest.approx(expected, abs=1e-9)
+    for step in range(4000):
+        threshold = high - step * (high - low) / 4000
+        fpr = sum(score > threshold for score in normal) / len(normal)
+        if fpr > 0.3:
+            break  # from here on it only grows
+        shares = [sum(score > threshold for score in own) / len(own) for own in by_region.values()]
+        points.append((fpr, sum(shares) / len(shares)))
+    (x0, y0), (x1, y1) = points[0], points[-1]
+    stretched = [((x - x0) / (x1 - x0), (y - y0) / (y1 - y0)) for x, y in points]
+    pairs = zip(stretched[:-1], stretched[1:], strict=True)
+    return sum((right - left) * (a + b) / 2 for (left, a), (right, b) in pairs)
+
+
+def test_stfpm_legacy_is_the_loop_over_4000_steps_of_the_official_code():
+    generator = np.random.default_rng(4)
+    masks = np.zeros((3, 8, 8), bool)
+    masks[0, 1:4, 2:5] = masks[0, 6, 6] = masks[2, 5:8, 0:3] = True
+    maps = ndimage.gaussian_filter(generator.normal(0, 1, masks.shape) + 2 * masks, (0, 1, 1))
+    for heavy in (maps.astype(np.float32), (maps - maps.min()).astype(np.float32) ** 3):
+        assert pro_stfpm(heavy, label_regions(masks)) == pytest.approx(
+            official_pro(heavy, label_regions(masks)), abs=1e-12
+        )
+
+
+def test_stfpm_legacy_leaves_the_minimum_out_of_its_steps():
+    """The last threshold is 1/4000: a normal pixel at 0.0002 is not above it, but is above the minimum."""
+    maps = np.array([[[1.0, 0.75, 0.0, 0.0, 0.0, 0.0, 0.0002]]])
+    regions = np.array([[[1, 1, 0, 0, 0, 0, 0]]], np.int32)
+    assert pro_stfpm(maps, regions) == 0
 
 
 def test_rd4ad_legacy_is_the_loop_over_images_and_200_thresholds(case):

@@ -1,6 +1,6 @@
 """Intervals and tests against references written out by hand, and against packages of others."""
 
-from itertools import product
+from itertools import compress, product
 from statistics import fmean
 
 import numpy as np
@@ -126,14 +126,14 @@ def test_draws_depend_on_the_name_and_on_nothing_else():
 
 
 def plain_signed_rank(differences: list[float]) -> float:
-    """Two-sided exact p: every sign of every rank is as likely; for differences without ties or zeros."""
-    ordered = sorted(differences, key=abs)
-    positive = sum(i + 1 for i, d in enumerate(ordered) if d > 0)
-    ranks = range(1, len(differences) + 1)
-    sums = [
-        sum(r for r, s in zip(ranks, signs, strict=True) if s) for signs in product((0, 1), repeat=len(ranks))
-    ]
-    tail = min(sum(s <= positive for s in sums), sum(s >= positive for s in sums)) / len(sums)
+    """Two-sided p over all signs, one by one; ties share the mean of their ranks, zeros are left out."""
+    moved = [d for d in differences if d]
+    sizes = sorted(abs(d) for d in moved)
+    first, count = {abs(d): sizes.index(abs(d)) for d in moved}, {abs(d): sizes.count(abs(d)) for d in moved}
+    ranks = [first[abs(d)] + (count[abs(d)] + 1) / 2 for d in moved]
+    seen = sum(rank for rank, d in zip(ranks, moved, strict=True) if d > 0)
+    sums = [sum(compress(ranks, signs)) for signs in product((0, 1), repeat=len(ranks))]
+    tail = min(sum(s <= seen for s in sums), sum(s >= seen for s in sums)) / len(sums)
     return min(1.0, 2 * tail)
 
 
@@ -149,6 +149,20 @@ def plain_signed_rank(differences: list[float]) -> float:
 )
 def test_the_signed_rank_test_is_the_exact_one(differences, p):
     assert statistics.signed_rank(np.array(differences, float)) == pytest.approx(p)
+
+
+@pytest.mark.parametrize("pairs", [6, 10, 14, 15])
+def test_the_signed_rank_test_is_that_over_all_signs_also_with_ties_and_zeros(pairs):
+    generator = np.random.default_rng(pairs)
+    for _ in range(3):
+        tied = generator.integers(-4, 7, pairs) / 8
+        assert statistics.signed_rank(tied) == pytest.approx(plain_signed_rank(list(tied)), abs=1e-12)
+
+
+def test_the_signed_rank_test_of_many_pairs_is_that_of_scipy():
+    differences = np.random.default_rng(0).normal(0.2, 1, 40)
+    exact = scipy.stats.wilcoxon(differences, method="exact").pvalue
+    assert statistics.signed_rank(differences) == pytest.approx(exact, abs=1e-12)
 
 
 def test_five_pairs_can_never_be_significant_and_six_can():

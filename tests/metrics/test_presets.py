@@ -1,6 +1,7 @@
 """The presets: sizes, mask rules, and the two legacy PROs against slow and obvious versions of them."""
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -58,7 +59,7 @@ def official_pro(maps: np.ndarray, regions: np.ndarray) -> float:
         points.append((fpr, sum(shares) / len(shares)))
     (x0, y0), (x1, y1) = points[0], points[-1]
     stretched = [((x - x0) / (x1 - x0), (y - y0) / (y1 - y0)) for x, y in points]
-    pairs = zip(stretched[:-1], stretched[1:], strict=True)
+    pairs = pairwise(stretched)
     return sum((right - left) * (a + b) / 2 for (left, a), (right, b) in pairs)
 
 

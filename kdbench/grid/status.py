@@ -41,11 +41,12 @@ def write_run(results: Results, run: RunFile) -> None:
 
 
 def states(results: Results, now: float | None = None) -> list[State]:
-    """The newest runs, newest first; a run whose process is gone has waiting cells and none running."""
+    """The newest runs that had cells to run, newest first; if a process is gone its cells are waiting."""
     names = RUNS.names(results.storage)[::-1][:MAX_RUNS]
     runs = [RunFile(**json.loads(results.storage.read(name))) for name in names]
     running = holders(results.storage)
-    return [_state(results, run, running, time.time() if now is None else now) for run in runs]
+    now = time.time() if now is None else now
+    return [_state(results, run, running, now) for run in runs if run.cells]
 
 
 def seconds_left(

@@ -1,8 +1,9 @@
-"""ROC and PRO curves that are small enough to keep: the exact curves' own points, fewer of them.
+"""ROC and PRO curves that are small enough to keep: points of the exact curves, but fewer of them.
 
-Walk along an exact curve and keep what lies around each 1/128 of the way. Between two kept points it is then
-either the straight line that it is, or a stair in a box whose sides add up to that step and a quarter more.
-So no point of it is farther than TOLERANCE, as a share of an axis, from the line through the kept ones.
+Walk along an exact curve and keep the points around each 1/128 of the way. Between two kept points the curve
+is either a straight line, or a stair inside a box; the sides of the box add up to that step and a quarter
+more. So no point of the curve is farther than TOLERANCE, a share of an axis, from the line through the kept
+points.
 """
 
 from typing import Any
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from kdbench.metrics.exact import PRO_LIMIT, Curve
 
 STEP = 1 / 128
-SMOOTH = STEP / 4  # a hop shorter than this is part of a slope, a longer one is a corner of the curve
+SMOOTH = STEP / 4  # a shorter hop is part of a slope, a longer one is a corner of the curve
 TOLERANCE = (
     STEP + SMOOTH
 ) / 8**0.5  # a + b bounds the box; ab / sqrt(aa + bb) is the farthest from its diagonal
@@ -56,11 +57,11 @@ def thinned(curve: Curve, height: NDArray[Any]) -> tuple[list[float], list[float
 
 
 def _within_a_line(rising: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which points have both neighbours at the same value: on a level or upright line they say nothing."""
+    """Which points have the value of both neighbours: on a level or upright line they say nothing."""
     same = np.diff(rising) == 0
     return np.append(False, same) & np.append(same, False)
 
 
 def _way(fpr: NDArray[Any]) -> NDArray[Any]:
-    """Rates stretched so that those up to PRO_LIMIT, which figures also show alone, are half of the way."""
+    """Rates stretched so that half of the way is up to PRO_LIMIT, a range that figures also show alone."""
     return np.minimum(fpr, PRO_LIMIT) / PRO_LIMIT + np.maximum(fpr - PRO_LIMIT, 0) / (1 - PRO_LIMIT)

@@ -24,14 +24,14 @@ from numpy.typing import NDArray
 # the version as it is: old rows have no value of it, and a report shows a hole beside the metrics they have.
 METRIC_VERSION = 1
 PRO_LIMIT, PRO_LIMIT_05 = 0.3, 0.05  # false positive rates up to which `aupro` and `aupro_05` integrate
-MAX_STEPS = 4  # over normals that tie with a defect, before they are searched for
+MAX_STEPS = 4  # over normals that tie with a defect, before a search takes over
 
 Floats = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Curve:
-    """Counts at each of the K distinct scores of defects, from the highest score to the lowest."""
+    """Counts at the K distinct scores of defects, from the highest score to the lowest."""
 
     # Counts are float64: exact up to 2**53, and 2 * num_normal * num_defective cannot overflow.
     num_normal: float
@@ -53,16 +53,16 @@ class Curve:
         return float(np.sum(steps * self.hits / (self.hits + self.at_or_above)) / self.num_defective)
 
     def f1_max(self) -> float:
-        """Largest 2TP / (2TP + FP + FN) of all thresholds, which is always that of a defect's score."""
+        """Largest 2TP / (2TP + FP + FN) of all thresholds; it lies at the score of a defect."""
         return float(np.max(2 * self.hits / (self.hits + self.at_or_above + self.num_defective)))
 
     def area_under_pro(self, limit: float) -> float:
         """Area under PRO over the false positive rate from 0 to `limit`, as a share of `limit`."""
         if not 0 < limit <= 1:
             raise ValueError(f"limit is {limit}: it is a false positive rate, above 0 and at most 1")
-        # Two points for each score: just above it, where the curve arrives level from the last one, and at
-        # it. Normals tied with the defects lie between the two and make that piece slant, as in AUROC.
-        # Of the scores beyond the limit the first closes the area.
+        # Each score gives two points: one just above it, which the curve reaches on a level line, and one at
+        # it. Normals that tie with the defects lie between the two and make that piece slant, as in AUROC.
+        # The first score beyond the limit closes the area.
         num = np.searchsorted(self.above / self.num_normal, limit, "right") + 1
         fpr = np.stack([self.above[:num], self.at_or_above[:num]], axis=1).ravel() / self.num_normal
         pro = np.stack([np.append(0, self.pro[:-1])[:num], self.pro[:num]], axis=1).ravel()
@@ -106,7 +106,7 @@ MAD_METRICS = tuple(metric.name for metric in DEFINITIONS if metric.in_mad)
 
 def label_regions(masks: NDArray[np.bool_]) -> NDArray[np.int32]:
     """Region number of each pixel [N,H,W], 0 outside: 8-neighbour components of all masks, counted from 1."""
-    # Imported where used: whoever only needs the names of the metrics does not wait for scipy.
+    # Imported here, so that code which only needs the names of the metrics does not wait for scipy.
     from scipy.ndimage import label
 
     _check_array(masks, name="masks", num_axes=3, dtypes=(np.bool_,))
@@ -140,7 +140,7 @@ def pixel_metrics_of(curve: Curve) -> dict[str, float]:
 
 
 def mad(values: Mapping[str, float]) -> float:
-    """Plain mean of the seven MAD_METRICS; ValueError if one has no value."""
+    """Plain mean of the seven MAD_METRICS; ValueError if one is missing."""
     missing = [name for name in MAD_METRICS if name not in values]
     if missing:
         raise ValueError(f"mad needs {', '.join(MAD_METRICS)}; missing: {', '.join(missing)}")
@@ -148,7 +148,7 @@ def mad(values: Mapping[str, float]) -> float:
 
 
 def image_curve(score: Floats, label: NDArray[np.bool_]) -> Curve:
-    """Curve of the images of a category, of which each defective one [N] counts as a region of its own."""
+    """Curve of a category's images: scores [N] and labels [N]; each defective image counts as one region."""
     _check_scores(score, name="score", num_axes=1)
     _check_array(label, name="label", num_axes=1, dtypes=(np.bool_,))
     _check_same_shape(score=score, label=label)
@@ -158,15 +158,15 @@ def image_curve(score: Floats, label: NDArray[np.bool_]) -> Curve:
 
 
 def pixel_curve(maps: Floats, regions: NDArray[np.int32], *, num_threads: int = 1) -> Curve:
-    """Curve of the pixels [N,H,W] of a category; all outside the regions are normal, whatever the image."""
+    """Curve of a category's pixels: maps and regions [N,H,W]; every pixel outside the regions is normal."""
     _check_scores(maps, name="maps", num_axes=3)
     _check_array(regions, name="regions", num_axes=3, dtypes=(np.int32,))
     _check_same_shape(maps=maps, regions=regions)
     where = np.flatnonzero(regions > 0)
     _check_both_kinds(where.size, regions.size, what="pixel")
     weights = _region_weights(regions, where)
-    # Moving the defects behind all scores that are looked for is faster than picking out the normals, and
-    # needs no second copy of the maps; no score is infinite.
+    # Picking out the normals would be slower and need a second copy of the maps. Instead the defects move
+    # behind all other scores, none of which is infinite.
     normal = maps.flatten()
     defective = normal[where]
     normal[where] = np.inf
@@ -174,9 +174,9 @@ def pixel_curve(maps: Floats, regions: NDArray[np.int32], *, num_threads: int = 
 
 
 def _curve(parts: Sequence[Floats], defective: Floats, *, weights: NDArray[np.float64]) -> Curve:
-    """Curve from the scores of normals, of defects [P], and the weights of these [P] in PRO.
+    """Curve from the scores of normals in parts, the scores of defects [P], and their weights [P] in PRO.
 
-    The normals come in parts, which are sorted in place, each by a thread; infinite ones are nobody's.
+    Each part is sorted in place by a thread of its own. Infinite scores in it are not counted.
     """
     order = np.argsort(defective)
     scores = defective[order]
@@ -195,17 +195,17 @@ def _curve(parts: Sequence[Floats], defective: Floats, *, weights: NDArray[np.fl
         above=(num_normal - up_to[::-1]).astype(np.float64),
         at_or_above=(num_normal - below[::-1]).astype(np.float64),
         hits=(defective.size - firsts[::-1]).astype(np.float64),
-        pro=pro / pro[-1],  # the number of regions but for rounding, so that no metric can exceed 1
+        pro=pro / pro[-1],  # pro[-1] is the number of regions, but for rounding: no metric can exceed 1
     )
 
 
 def _counted(normal: Floats, scores: Floats) -> tuple[int, NDArray[np.intp], NDArray[np.intp]]:
-    """How many normals there are, and how many are below and not above each of some scores; sorts them."""
+    """Sort the normals; count them, those below each score, and those at or below it."""
     normal.sort()
     below = np.searchsorted(normal, scores, "left")
     up_to, last = below.copy(), normal.size - 1
     tied = np.flatnonzero(normal[np.minimum(below, last)] == scores)
-    # Most defects tie with a few normals or with none, which stepping over them finds sooner than a search.
+    # Most defects tie with few normals or none: stepping over them is quicker than a search.
     for _ in range(MAX_STEPS):
         up_to[tied] += 1
         tied = tied[normal[np.minimum(up_to[tied], last)] == scores[tied]]
@@ -214,17 +214,17 @@ def _counted(normal: Floats, scores: Floats) -> tuple[int, NDArray[np.intp], NDA
 
 
 def _region_weights(regions: NDArray[np.int32], where: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Per defect pixel 1 / pixels of its region, so that every region weighs 1; regions may miss numbers."""
+    """1 / pixels of its region for each defect pixel: a region weighs 1. Numbers may be missing."""
     if regions.min() < 0:
         raise ValueError(
             f"regions hold {regions.min()}: they count from 1, and 0 is outside; use label_regions"
         )
     numbers = regions.ravel()[where]
     areas = np.bincount(numbers)
-    # Masks labelled one by one would start at 1 in every image and be merged here without a word.
+    # Masks that were labelled one by one start at 1 in every image; they would be merged here in silence.
     images = where // (regions.shape[1] * regions.shape[2])
     first, last = np.zeros(areas.size, dtype=np.intp), np.zeros(areas.size, dtype=np.intp)
-    first[numbers[::-1]] = images[::-1]  # of several values for one place NumPy keeps the last
+    first[numbers[::-1]] = images[::-1]  # if a place gets several values, NumPy keeps the last
     last[numbers] = images
     shared = np.flatnonzero(first < last)
     if shared.size:
@@ -248,7 +248,7 @@ def _check_array(array: NDArray[Any], *, name: str, num_axes: int, dtypes: tuple
 
 
 def _check_scores(scores: Floats, *, name: str, num_axes: int) -> None:
-    """Raise ValueError unless all scores are finite and of a precision that makes no ties of its own."""
+    """Raise ValueError unless all scores are finite float32 or float64: fewer bits would add ties."""
     _check_array(scores, name=name, num_axes=num_axes, dtypes=(np.float32, np.float64))
     finite = np.isfinite(scores)
     if not finite.all():
@@ -268,7 +268,7 @@ def _check_same_shape(**arrays: NDArray[Any]) -> None:
 
 
 def _check_both_kinds(num_defective: int, num_all: int, *, what: str) -> None:
-    """Raise ValueError unless there are both defects and normals, without which no rank metric is defined."""
+    """Raise ValueError unless there are both defects and normals: no rank metric is defined else."""
     if num_defective in (0, num_all):
         raise ValueError(
             f"{what}_auroc needs both defective and normal {what}s:"

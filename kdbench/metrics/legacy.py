@@ -1,6 +1,6 @@
 """The PRO of two official codes, for comparing with their tables only: neither is the exact area.
 
-Written from descriptions of the codes of STFPM (also DCAM's) and RD4AD; every quirk is theirs and is meant.
+Written from descriptions of the codes of STFPM (which DCAM also uses) and RD4AD; every quirk is theirs.
 """
 
 from typing import Any

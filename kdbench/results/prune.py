@@ -53,11 +53,7 @@ def leftovers(storage: Storage, running: Callable[[], Set[str]]) -> list[Leftove
         raise FileNotFoundError(f"no results in {storage}")
     cells, copies = _cells(storage)
     trials, copied_trials = read_and_copies(storage, TRIALS, columns=["trial_id"])
-    old = {
-        cell_id: one
-        for cell_id, one in superseded(cells.values(), lambda: last_asked(storage)).items()
-        if cell_id not in busy
-    }
+    old = superseded(cells.values(), lambda: last_asked(storage)).keys() - busy
     trial_ids = set(trials["trial_id"].to_pylist())
     found = [
         *_of_earlier_images(files, cells, old),
@@ -68,7 +64,7 @@ def leftovers(storage: Storage, running: Callable[[], Set[str]]) -> list[Leftove
         ),
         *_without_rows(files, cells.keys() | trial_ids | busy, trial_ids),
         *_finished_checkpoints(files, cells, busy),
-        *([] if busy else _unused_inputs(storage, files, cells.keys() - old.keys())),
+        *([] if busy else _unused_inputs(storage, files, cells.keys() - old)),
         *(
             ("a temporary file of a process that is gone", [name])
             for name in abandoned

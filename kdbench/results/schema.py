@@ -47,10 +47,10 @@ ROW_SCHEMA = pa.schema(
         ("dataset_categories", _TEXTS),  # that the dataset has
         ("texture", pa.bool_()),
         ("fingerprint", _TEXT),
-        ("split_sha256", _TEXT),  # of the file that says which images are for training, if there is one
+        ("split_sha256", _TEXT),  # of the file that lists the training images, if there is one
         ("seed", _WHOLE),
         ("profile", _TEXT),
-        ("selection", _TEXT),  # what chose the checkpoint: heldout, last, or test (never ranked)
+        ("selection", _TEXT),  # what the checkpoint was chosen by: heldout, last, or test (never ranked)
         # how it was evaluated
         ("preset", _TEXT),
         ("metric_version", _WHOLE),
@@ -59,12 +59,12 @@ ROW_SCHEMA = pa.schema(
         ("score_pooling", _TEXT),
         ("pro_limit", _REAL),
         ("sigma", _REAL),
-        # how it ended
+        # how it finished
         ("status", _TEXT),
         ("error", _TEXT),
-        # what came out: fractions; null where it does not exist
+        # the results, as fractions; null where there is none
         *((name, _REAL) for name in MEASURED),
-        *((name, _REAL) for name in LEGACY_METRICS),  # only with the preset of that code
+        *((name, _REAL) for name in LEGACY_METRICS),  # only with the preset of that name
         ("num_train", _WHOLE),
         ("num_heldout", _WHOLE),
         ("num_test", _WHOLE),
@@ -78,7 +78,7 @@ ROW_SCHEMA = pa.schema(
         # what it cost
         ("prepare_s", _REAL),
         ("train_s", _REAL),
-        ("resumed_at_epoch", _WHOLE),  # of the last time that a lost worker's training was taken up again
+        ("resumed_at_epoch", _WHOLE),  # where the training went on after its worker was lost, the last time
         ("evaluate_s", _REAL),
         ("num_parameters", _WHOLE),  # teacher and detector, at inference
         ("num_trained_parameters", _WHOLE),

@@ -1,4 +1,4 @@
-"""A folder on a disk or in an object store, in which every file is whole or not there."""
+"""A results folder on a disk or in an object store. Every file in it is whole, or it is not there."""
 
 import os
 import time
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pyarrow import NativeFile
     from pyarrow.fs import FileSystem
 
-# Stores in which an object appears only when its writer closes it, and which have no folders to make.
+# In these stores an object appears only when its writer closes it, and no folder has to be made.
 OBJECT_STORES = ("s3", "gcs", "abfs")
 
 
@@ -24,9 +24,9 @@ class Storage:
 
     def __init__(self, where: str | Path) -> None:
         self.where = str(where)
-        if self.where in ("", "file://"):  # of an unset shell variable: it would be the current folder
+        if self.where in ("", "file://"):  # from an unset shell variable; it would mean the current folder
             raise RequestError([f"the results folder {self.where!r} names no folder"])
-        self.local = _local_path(self.where)  # None: not a disk of this machine
+        self.local = _local_path(self.where)  # None: an object store, or a file system of another machine
         self._opened: tuple[FileSystem, str] | None = None
 
     def __str__(self) -> str:
@@ -42,18 +42,18 @@ class Storage:
         return sorted(name for name in self._all(folder) if not name.rpartition("/")[2].startswith("."))
 
     def unfinished(self, folder: str) -> list[str]:
-        """Names of files that are being written, or were when their writer died."""
+        """Names of temporary files: some process writes them now, or died while it did."""
         return sorted(name for name in self._all(folder) if name.endswith(".tmp"))
 
     def exists(self, name: str) -> bool:
-        """Whether the file is there, and so is whole."""
+        """Whether the file is there; if it is, it is whole."""
         if self.local:
             return (self.local / name).exists()
         files, base = self._remote()
         return bool(files.get_file_info(f"{base}/{name}").is_file)
 
     def age_s(self, name: str) -> float:
-        """Seconds since a file was written, by the storage's clock and ours; 0 for one that is not there."""
+        """Seconds since a file was written (its time is the storage's, now is ours); 0 if it is not there."""
         if self.local:
             try:
                 return time.time() - (self.local / name).stat().st_mtime
@@ -64,7 +64,7 @@ class Storage:
         return time.time() - written / 1e9 if written else 0.0
 
     def size_bytes(self, name: str) -> int:
-        """How large a file is; 0 for one that is not there."""
+        """How large a file is; 0 if it is not there."""
         if self.local:
             try:
                 return (self.local / name).stat().st_size
@@ -74,7 +74,7 @@ class Storage:
         return int(files.get_file_info(f"{base}/{name}").size or 0)
 
     def open(self, name: str) -> "NativeFile":
-        """A file of which parts can be read without the rest; OSError if it cannot be read."""
+        """Open a file to read parts of it; OSError if it cannot be read."""
         from pyarrow import OSFile
 
         if self.local:
@@ -83,7 +83,7 @@ class Storage:
         return files.open_input_file(f"{base}/{name}")
 
     def move(self, name: str, target: str) -> None:
-        """Give a file another name, in another folder; one that is not there is passed over."""
+        """Move a file to another name, in another folder; nothing happens if it is not there."""
         if self.local:
             (self.local / target).parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileNotFoundError):
@@ -105,7 +105,7 @@ class Storage:
             return bytes(stream.read())
 
     def write(self, name: str, data: bytes | memoryview) -> None:
-        """Write a file at once and for good; OSError leaves what was there before."""
+        """Write a whole file, synced to the disk. After an OSError the earlier file is still there."""
         if self.local:
             self._write_local(self.local / name, data)
             return
@@ -123,14 +123,14 @@ class Storage:
         files.move(aside, target)
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write a file that is not there yet; False if it is. Only on a disk, where this is atomic."""
+        """Write a file unless it is there; returns whether it was written. Atomic, and only for a disk."""
         assert self.local
         target = self.local / name
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = _aside(target)
         try:
             _write_for_good(aside, data)
-            os.link(aside, target)  # unlike a rename it fails where the target exists, also over NFS
+            os.link(aside, target)  # unlike a rename it fails if the target exists, also over NFS
         except FileExistsError:
             return False
         finally:
@@ -183,7 +183,7 @@ class Storage:
 
 
 def _write_for_good(path: Path, data: bytes | memoryview) -> None:
-    """Also through a power cut: without fsync the name can be on the disk before the content is."""
+    """Write and sync: after a power cut, a name could else be on the disk without its content."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()

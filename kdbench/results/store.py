@@ -67,26 +67,26 @@ class Kind:
         return stem if len(self.key) == 1 else stem.rpartition("-")[0]
 
 
-# Everything of one cell. CELLS comes first: a cell without this file has not finished.
+# What a cell leaves. CELLS comes first: without this file a cell has not finished.
 CELLS = Kind("cells", ROW_SCHEMA, ("cell_id",))
 SCORES = Kind("scores", SCORE_SCHEMA, ("cell_id",))
 CURVES = Kind("curves", CURVE_SCHEMA, ("cell_id",))
 PICTURES = Kind("pictures", PICTURE_SCHEMA, ("cell_id",))
 DETECTORS = Kind("detectors", None, ("cell_id",), ".safetensors")  # without the teacher; also of a trial
-CHECKPOINTS = Kind("checkpoints", None, ("cell_id",), ".pt")  # of a training that goes on; also of a trial
+CHECKPOINTS = Kind("checkpoints", None, ("cell_id",), ".pt")  # also of a trial
 PROBES = Kind("probes", PROBE_SCHEMA, ("cell_id",))
 LATENCY = Kind("latency", LATENCY_SCHEMA, ("cell_id", "device_name"))
 OF_CELLS = (CELLS, SCORES, CURVES, PICTURES, DETECTORS, CHECKPOINTS, PROBES, LATENCY)
-# Pictures of a category's images and masks, which all cells share.
+# Pictures of the images and masks of a category; all cells share them.
 INPUTS = Kind("inputs", INPUT_SCHEMA, ("category_fingerprint",))
 # Sweeps. A trial that still trains writes its row anew at every report.
 TRIALS = Kind("trials", TRIAL_SCHEMA, ("trial_id",))
 AUDITS = Kind("audits", AUDIT_SCHEMA, ("trial_id",))
-# Who runs a cell now (the suffix is a number), and what a run set out to do.
+# Who runs a cell now (a number follows the cell), and what a run was asked for.
 LEASES = Kind("leases", None, ("cell_id",), "")
 RUNS = Kind("runs", None, ("run_id",), ".json")
 KINDS = (*OF_CELLS, INPUTS, TRIALS, AUDITS, LEASES, RUNS)
-# What `kdbench report --rows` writes, and a run takes over from there.
+# `kdbench report --rows` writes these, and `kdbench run --published` takes them over.
 PUBLISHED = (CELLS, SCORES, LATENCY, PROBES)
 
 
@@ -99,7 +99,7 @@ class End:
 
 
 class Results:
-    """A results folder that is written to; `read` reads one."""
+    """A results folder, for those who write to it. `read` reads one."""
 
     def __init__(self, where: str | Path | Storage) -> None:
         self.storage = where if isinstance(where, Storage) else Storage(where)
@@ -121,7 +121,7 @@ class Results:
         """Cell id -> how and in which run it finished, of those that did. DataError names a damaged file."""
         there = set(CELLS.names(self.storage))
         wanted = [cell_id for cell_id in cell_ids if CELLS.name(cell_id) in there]
-        with ThreadPoolExecutor(8) as pool:  # an object store answers each question late, but many at once
+        with ThreadPoolExecutor(8) as pool:  # an object store answers late, but many questions at once
             ends = zip(wanted, pool.map(self.end_of, wanted), strict=True)
             return {cell_id: end for cell_id, end in ends if end is not None}
 
@@ -170,7 +170,7 @@ class Results:
         if self.storage.exists(CELLS.whole):
             raise DataError(
                 f"{self.storage} has rows of `kdbench report --rows`: name another folder for the results, "
-                f"and this one with --published, so that its cells count as ended"
+                f"and this one with --published, so that its cells count as finished"
             )
         for kind in (CELLS, SCORES, RUNS, LEASES):
             # Another run may check at the same time.
@@ -300,7 +300,7 @@ def _conform(table: pa.Table, kind: Kind, path: str) -> pa.Table:
         if field.name not in there:
             table = table.append_column(field, pa.nulls(table.num_rows, field.type))
     try:
-        # Only what differs is cast: of thousands of files that was most of the time of reading them.
+        # Only columns that differ are cast: casting all took most of the time of reading thousands of files.
         columns = [
             column if column.type == field.type else column.cast(field.type)
             for column, field in zip(table.select(schema.names).columns, schema, strict=True)
@@ -318,7 +318,9 @@ def _read(storage: Storage, name: str, columns: list[str] | None = None) -> pa.T
     path, content = storage.path(name), storage.read(name)
     try:
         with pq.ParquetFile(pa.BufferReader(content)) as file:
-            table = file.read(columns, use_threads=False)  # a small file: handing it over takes longer
+            table = file.read(
+                columns, use_threads=False
+            )  # the file is small: threads would cost more than they save
     except (pa.ArrowException, OSError) as error:  # Arrow raises OSError for bytes that are not Parquet
         raise _damaged(path, first_line(error)) from error
     missing = set(columns or ()) - set(table.column_names)

@@ -69,7 +69,7 @@ def last_asked(storage: Storage) -> dict[str, str]:
             cell_ids = [*run["cells"], *run.get("finished", ())]
         except (ValueError, KeyError, TypeError) as error:
             path = storage.path(name)
-            raise DataError(f"{path} is damaged. Delete it: only `kdbench status` shows it") from error
+            raise DataError(f"{path} is damaged. Delete it: no row needs it") from error
         for cell_id in cell_ids:
             found[cell_id] = max(began, found.get(cell_id, ""))
     return found

@@ -312,6 +312,8 @@ def test_the_status_is_told_by_the_files_alone(mvtec, tmp_path):
     results = Results(tmp_path / "r")
     ids = ["aaa", "bbb", "ccc", "ddd"]
     write_run(results, RunFile(run_id="run-1", started=100.0, cells=dict.fromkeys(ids, 5.0)))
+    # A later run that had nothing to run has nothing to show.
+    write_run(results, RunFile(run_id="run-2", started=200.0, cells={}, finished=["aaa"]))
     results.write(CELLS, [{"cell_id": "aaa", "category": "x", "status": "ok", "run_id": "run-1"}])
     results.write(CELLS, [{"cell_id": "bbb", "category": "x", "status": "failed", "run_id": "run-1"}])
     acquire(results.storage, Holder(cell_id="ccc", run_id="run-1", label="stfpm x"))

@@ -2,7 +2,8 @@
 
 A Sketch is drawn when it is written, so that only one figure is in memory. Colours are those of Okabe and
 Ito (jfly.uni-koeln.de/color), with a dark grey for their black, on which nothing could be drawn; lines and
-points are also told apart by dashes and markers. The same rows give the same bytes.
+points are also told apart by dashes and markers. The same rows give the same bytes, whatever style and
+backend the environment names. Only this module imports matplotlib.
 """
 
 import io
@@ -10,15 +11,20 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import kdbench.reports.no_backend  # noqa: F401
+
+# isort: split
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps as colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import MaxNLocator as MaxNLocator
 
 from kdbench.reports.rows import Group
 
@@ -101,7 +107,9 @@ def marks(names: Iterable[str]) -> dict[str, Mark]:
 def render(sketch: Sketch) -> Drawn:
     """Draw a figure in both formats, the same bytes for the same rows."""
     assert sketch.draw
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context():
+        mpl.rcdefaults()  # a `matplotlibrc` of the user or of the current folder changes nothing
+        mpl.rcParams.update(STYLE)
         figure = sketch.draw()
         width, height = (round(96 * inches) for inches in figure.get_size_inches())
         FigureCanvasAgg(figure)

@@ -5,13 +5,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from kdbench.metrics.exact import PRO_LIMIT
 from kdbench.reports.entries import TITLES, Entry, ranked_by
-from kdbench.reports.figures import OUTLINE, Mark, Sketch, add_legend, filled, new_figure, new_panels, slug
+from kdbench.reports.figures import (
+    OUTLINE,
+    Axes,
+    Figure,
+    Mark,
+    MaxNLocator,
+    Sketch,
+    add_legend,
+    filled,
+    new_figure,
+    new_panels,
+    slug,
+)
 from kdbench.reports.rows import Group
 from kdbench.reports.significance import rank_groups
 from kdbench.reports.statistics import Ranks

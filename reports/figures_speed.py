@@ -7,11 +7,20 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from kdbench.reports.costs import FEW, P99_BATCHES, few_batches
 from kdbench.reports.entries import TITLES, Entry, ranked_by
-from kdbench.reports.figures import OUTLINE, Mark, Sketch, add_legend, filled, log_axis, new_figure, slug
+from kdbench.reports.figures import (
+    OUTLINE,
+    Figure,
+    Mark,
+    Sketch,
+    add_legend,
+    filled,
+    log_axis,
+    new_figure,
+    slug,
+)
 from kdbench.reports.rows import Group, is_busy
 
 

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
 
+from kdbench.reports.figures import colormaps
 from kdbench.results.storage import Storage
 from kdbench.results.store import INPUTS, PICTURES, read
 

@@ -1,6 +1,12 @@
 """Figures by their values: what is on a front, where spans lie, what is said instead of a figure."""
 
+import ast
+import inspect
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -331,3 +337,48 @@ def test_an_axis_of_latencies_has_numbers_however_near_they_are(times):
     log_axis(axes, times)
     low, high = axes.get_xlim()
     assert len([tick for tick in axes.get_xticks() if low <= tick <= high]) >= 3
+
+
+def digest() -> str:
+    """Of a small figure, drawn with all that `kdbench report` imports."""
+    import hashlib
+
+    from kdbench.reports import page
+    from kdbench.reports.figures import Sketch, new_figure, render
+
+    def draw():
+        figure, ((axes,),) = new_figure(3, 2)
+        axes.plot([1, 2])
+        return figure
+
+    assert page.write_report
+    drawn = render(Sketch(name="n", title="t", says="", draw=draw))
+    return hashlib.sha256(drawn.svg + drawn.png).hexdigest()
+
+
+# A notebook's backend is unknown to an environment without that package: there it is as no_such_backend is.
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "no_such_backend"])
+def test_figures_are_the_same_whatever_the_environment_says_of_matplotlib(backend, tmp_path):
+    (tmp_path / "matplotlibrc").write_text("axes.facecolor: black\nfont.size: 30\nbackend: TkAgg\n")
+    environment = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    environment |= {"MATPLOTLIBRC": str(tmp_path), "MPLBACKEND": backend}
+    done = subprocess.run(
+        [sys.executable, "-c", f"{inspect.getsource(digest)}\nprint(digest())"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == digest()
+
+
+def test_only_one_module_of_the_reports_imports_matplotlib():
+    """It is the one that does so whatever the environment says."""
+    found = set()
+    for path in (Path(__file__).parents[2] / "reports").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            found |= {path.name for name in names if name.partition(".")[0] == "matplotlib"}
+    assert found == {"figures.py", "no_backend.py", "sweep.py"}

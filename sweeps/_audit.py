@@ -16,7 +16,7 @@ from safetensors.torch import load
 from kdbench.cell import Cell
 from kdbench.engine import evaluate, provenance
 from kdbench.engine.device import threads
-from kdbench.engine.run import Ready, prepare
+from kdbench.engine.ready import Ready, ready_cell
 from kdbench.errors import RequestError
 from kdbench.results.schema import CODE, IDENTITY, MEASURED, picked
 from kdbench.results.store import AUDITS, DETECTORS, Results
@@ -54,7 +54,7 @@ def _audit(planned: SweepPlan, trial: Row) -> Iterator[Row]:
     tensors = load(Results(planned.sweep.place.results).storage.read(DETECTORS.name(trial["trial_id"])))
     for base in planned.sweep.cells:
         cell = replace(base, config=trial["config"])
-        ready = prepare(cell, planned.sweep.place)
+        ready = ready_cell(cell, planned.sweep.place)
         prefix = detector_key(cell, "")
         state = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
         ready.method.load_detector(state)

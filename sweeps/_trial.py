@@ -25,10 +25,11 @@ from kdbench.data.store import Images, Truth, open_truth
 from kdbench.dataset import Category
 from kdbench.defects import make_defects
 from kdbench.engine import evaluate, provenance, train
-from kdbench.engine.batches import Batches, split_heldout
+from kdbench.engine.batches import Batches
 from kdbench.engine.checkpoint import Checkpoints, remove_checkpoint
 from kdbench.engine.device import cap_memory, peak_memory_bytes, threads
-from kdbench.engine.run import Ready, made_by, on_cpu, prepare, status_of
+from kdbench.engine.ready import Ready, ready_cell
+from kdbench.engine.run import on_cpu, status_of
 from kdbench.metrics.exact import METRIC_VERSION, label_regions
 from kdbench.metrics.presets import PRESETS
 from kdbench.registry import get_dataset, get_method
@@ -175,16 +176,12 @@ class _Model:
 
     def __init__(self, sweep: Sweep, cell: Cell) -> None:
         self.cell, self.objective = cell, sweep.objective
-        self.ready = prepare(cell, sweep.place)
-        config, stores = self.ready.config, self.ready.stores
+        self.ready = ready_cell(cell, sweep.place)
+        stores = self.ready.stores
         counts = [len(store.train) for store in stores]
-        kept, aside = split_heldout(counts, config.heldout_share, cell.seed)
-        normal = np.concatenate([store.train for store in stores])
-        self.fitted = self.ready.batches(normal[kept], cached=True)
-        self.num_heldout = len(aside)
-        # The very split and order that `kdbench run` has: with held-out checkpoints a trial is that cell.
-        chosen_on = self.ready.batches(normal[aside], cached=True) if config.checkpoint == "heldout" else None
-        self.heldout = chosen_on
+        # The split and order of `kdbench run`. What judges is never trained on, whatever the checkpoint rule.
+        images = self.ready.training_batches(always_split=True)
+        self.fitted, self.heldout, self.num_heldout = images.fitted, images.heldout, len(images.aside)
         self.training = train.Training(
             self.ready.method,
             self.fitted.precision,
@@ -196,7 +193,7 @@ class _Model:
                 for category, store in zip(self.ready.categories, stores, strict=True)
             ]
         else:
-            own = split_by_category(counts, aside)
+            own = split_by_category(counts, images.aside)
             self.judged = [
                 _judged_on_defects(self.ready, store, indices, cell.seed)
                 for store, indices in zip(stores, own, strict=True)
@@ -250,7 +247,7 @@ def _judged_on_defects(ready: Ready, store: Images, aside: np.ndarray, seed: int
 
 def judged_on_test(ready: Ready, category: Category, store: Images, *, cached: bool) -> _Judged:
     """The test images of a category."""
-    truth = open_truth(ready.dataset, category, ready.prints[category.name], PRESET)
+    truth = open_truth(ready.dataset, category, ready.fingerprints[category.name], PRESET)
     return _Judged(batches=ready.batches(store.test, cached=cached), truth=truth)
 
 
@@ -274,7 +271,7 @@ def _train(
         results.storage,
         row["trial_id"],
         every_s=sweep.place.checkpoint_every_s,
-        made_by=made_by(models[0].ready),
+        made_by=models[0].ready.made_by(),
     )
     done = _resume(models, checkpoints)
     if before is not None:
@@ -289,7 +286,7 @@ def _train(
             continue
         if last:  # judged is what is kept, as `kdbench run` keeps it
             for model in models:
-                model.training.finish()
+                model.training.finish(model.heldout)
         value = float(np.mean([model.value() for model in models]))
         row["objective_epochs"], row["objective_history"] = (
             [*row["objective_epochs"], epoch],

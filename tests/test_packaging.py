@@ -27,6 +27,7 @@ LAYERS = (
     ("engine.batches",),
     ("methods", "registry", "engine.train"),
     ("engine.evaluate", "data.pictures", "engine.provenance", "engine.build"),
+    ("engine.ready",),
     ("engine.run", "engine.probe", "grid.status"),
     (
         "grid.request",

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from kdbench.backbone import FeaturePyramid, normalisation
-from kdbench.engine.device import autocast_for, free_memory
+from kdbench.engine.device import autocast_for, choose_precision, device_of, free_memory
 from kdbench.engine.features import Features, Shared
+from kdbench.method import Method
 
 # Share of the free memory of the device that cached teacher features may take.
 CACHE_SHARE = 0.4
@@ -126,6 +127,23 @@ class Batches:
     def _bytes_per_image(self) -> int:
         one = self._teach(self.images(torch.zeros(1, dtype=torch.long, device=self.pixels.device)))
         return sum(level.nbytes for level in one)
+
+
+def batches_of(
+    method: Method, pixels: np.ndarray, *, cached: bool = False, shared: Shared | None = None
+) -> Batches:
+    """Batches of uint8 images [N,S,S,3] for a method: its teacher, batch size, precision and device."""
+    device = device_of(method)
+    return Batches(
+        pixels,
+        method.teacher,
+        method.config.backbone,
+        device=device,
+        precision=choose_precision(method.config.precision, device),
+        batch_size=method.config.batch_size,
+        cached=cached,
+        shared=shared,
+    )
 
 
 def split_heldout(counts: Sequence[int], share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

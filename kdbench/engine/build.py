@@ -1,4 +1,4 @@
-"""A trained detector from a results folder, ready to score images."""
+"""A method on its device, from the config in a cell or a row."""
 
 import json
 
@@ -13,17 +13,29 @@ from kdbench.registry import get_method
 from kdbench.results.store import DETECTORS, Results
 
 
+def config_of(method: str, config: str) -> Method.Config:
+    """The validated config of a method; `config` is the JSON of a cell or a row."""
+    return get_method(method).Config.model_validate(json.loads(config))
+
+
+def build_method(method: str, config: str, weights: Weights, device: torch.device) -> Method:
+    """The untrained method on its device; torch's global generator draws the networks' random start.
+
+    Raises RequestError if there is no such method or the weights do not fit its teacher.
+    """
+    validated = config_of(method, config)
+    built = get_method(method)(validated, teacher(validated.backbone, validated.levels, weights))
+    place_networks(built, device)
+    return built
+
+
 def load_detector(
     results: Results, cell_id: str, *, method: str, config: str, weights: Weights, device: torch.device
 ) -> Method:
-    """The detector of a cell on a device, in eval mode; `config` is the JSON of its row.
+    """The trained detector of a cell on a device, in eval mode; `config` is the JSON of its row.
 
     Raises FileNotFoundError if it was not kept, RuntimeError if the file is another method's.
     """
-    kind = get_method(method)
-    settings = kind.Config.model_validate(json.loads(config))
-    detector: Method = kind(settings, teacher(settings.backbone, settings.levels, weights))
+    detector = build_method(method, config, weights, device)
     detector.load_detector(load(results.storage.read(DETECTORS.name(cell_id))))
-    place_networks(detector, device)
-    detector.eval()
-    return detector
+    return detector.eval()

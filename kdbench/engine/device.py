@@ -28,6 +28,11 @@ def place_networks(network: nn.Module, device: torch.device) -> None:
     network.to(memory_format=torch.channels_last)
 
 
+def device_of(network: nn.Module) -> torch.device:
+    """Where the parameters of a network are."""
+    return next(network.parameters()).device
+
+
 @contextmanager
 def threads(number: int | None) -> Iterator[None]:
     """Let torch use this many threads; None: as many as before.

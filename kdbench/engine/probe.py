@@ -5,7 +5,6 @@ x = (x_A + x_B) / 2, and (b) themselves with a rectangle of 2 to 15 % of their a
 A detector that lets its categories interfere takes both for normal (a diagnostic of SNL, arXiv:2402.17091).
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +15,15 @@ import torch
 
 from kdbench.backbone import find_weights
 from kdbench.data.store import open_images
-from kdbench.dataset import fingerprint, fingerprint_of
+from kdbench.dataset import Category, Dataset, fingerprint, fingerprint_of
 from kdbench.engine import provenance
-from kdbench.engine.batches import Batches
-from kdbench.engine.build import load_detector
-from kdbench.engine.device import choose_precision
+from kdbench.engine.batches import batches_of
+from kdbench.engine.build import config_of, load_detector
 from kdbench.engine.evaluate import score
 from kdbench.errors import DataError, RequestError
+from kdbench.method import Method
 from kdbench.metrics.exact import METRIC_VERSION, image_metrics, label_regions, pixel_metrics
-from kdbench.registry import get_dataset, get_method
+from kdbench.registry import get_dataset
 from kdbench.results.schema import CODE, IDENTITY, picked
 from kdbench.results.store import DETECTORS, PROBES, Results
 
@@ -116,10 +115,10 @@ def _unable(results: Results, row: dict[str, Any]) -> str:
 
 def _named(rows: Sequence[dict[str, Any]]) -> str:
     """The first few cells in words, and how many more there are."""
-    said = [
+    names = [
         f"{row['method']} on {row['dataset']}, seed {row['seed']} ({row['cell_id']})" for row in rows[:NAMED]
     ]
-    return "; ".join(said) + (f"; {len(rows) - NAMED} more" if len(rows) > NAMED else "")
+    return "; ".join(names) + (f"; {len(rows) - NAMED} more" if len(rows) > NAMED else "")
 
 
 def probe_cell(
@@ -132,64 +131,68 @@ def probe_cell(
 ) -> Iterator[dict[str, Any]]:
     """The probe's rows of one detector, one per category; the composites depend on its seed only.
 
-    Raises DataError where its images are not there or changed, RequestError for another teacher.
+    Raises DataError if its images are missing or changed, RequestError for another teacher.
     """
-    dataset = get_dataset(row["dataset"])
-    folder = dataset.root(root)
-    categories = [dataset.scan(folder, name) for name in row["categories"]]
-    prints = [fingerprint(dataset, category) for category in categories]
-    if fingerprint_of(prints) != row["fingerprint"]:
-        raise DataError(f"the images under {folder} are not those that it was trained on")
-    kind = get_method(row["method"])
-    config = kind.Config.model_validate(json.loads(row["config"]))
-    device = torch.device(device_name)
+    device, categories = torch.device(device_name), _unchanged(row, root)
+    config = config_of(row["method"], row["config"])
     found = find_weights(config.backbone, weights)
     if found.sha256 != row["teacher_sha256"]:
         raise RequestError([f"{found.source} are not the weights of its teacher"])
     method = load_detector(
         results, row["cell_id"], method=row["method"], config=row["config"], weights=found, device=device
     )
-    normal = []
-    for category, print_ in zip(categories, prints, strict=True):
-        images = open_images(dataset, category, print_, config.image_size)
-        normal.append(images.test[[not sample.label for sample in category.test]])
-
-    def scored(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        batches = Batches(
-            pixels,
-            method.teacher,
-            config.backbone,
-            device=device,
-            precision=choose_precision(config.precision, device),
-            batch_size=config.batch_size,
-            cached=False,
-        )
-        result = score(method, batches, lambda count: None)
-        return result.image_score, result.maps
-
-    for i, category in enumerate(categories):
+    dataset = get_dataset(row["dataset"])
+    normal = [_normal_images(dataset, *of_category, config.image_size) for of_category in categories.values()]
+    for i, name in enumerate(categories):
         generator = np.random.default_rng(np.random.SeedSequence([row["seed"], i, 0x9B0BE]))
         others = np.concatenate([images for j, images in enumerate(normal) if j != i])
-        composites = compose(normal[i], others, generator)
-        plain, _ = scored(normal[i])
-        mixed, _ = scored(composites.mixed)
-        pasted, maps = scored(composites.pasted)
-        label = np.arange(2 * len(plain)) >= len(plain)
-        regions = label_regions(_at_size(composites.where, maps.shape[-1]))
-        tick(row["method"], category.name)
+        values = _probed(method, normal[i], compose(normal[i], others, generator))
+        tick(row["method"], name)
         yield picked(row, "cell_id", *IDENTITY, "preset", "teacher_sha256") | {
-            "category": category.name,
+            "category": name,
             "metric_version": METRIC_VERSION,
-            "num_images": len(plain),
-            "mixup_image_auroc": image_metrics(np.concatenate([plain, mixed]), label)["image_auroc"],
-            "cutpaste_image_auroc": image_metrics(np.concatenate([plain, pasted]), label)["image_auroc"],
-            "cutpaste_pixel_auroc": pixel_metrics(maps, regions)["pixel_auroc"],
+            "num_images": len(normal[i]),
+            **values,
             "device": device.type,
             **picked(provenance.code_provenance(), *CODE),
         }
 
 
+def _unchanged(row: dict[str, Any], root: Path | None) -> dict[str, tuple[Category, str]]:
+    """The categories of a row with their fingerprints, by name; DataError unless the images are the row's."""
+    dataset = get_dataset(row["dataset"])
+    folder = dataset.root(root)
+    categories = [dataset.scan(folder, name) for name in row["categories"]]
+    found = {category.name: (category, fingerprint(dataset, category)) for category in categories}
+    if fingerprint_of(own for _, own in found.values()) != row["fingerprint"]:
+        raise DataError(f"the images under {folder} are not those that it was trained on")
+    return found
+
+
+def _normal_images(dataset: Dataset, category: Category, own_fingerprint: str, size: int) -> np.ndarray:
+    """The normal test images of a category, uint8 [N,S,S,3]."""
+    images = open_images(dataset, category, own_fingerprint, size)
+    return images.test[[not sample.label for sample in category.test]]
+
+
+def _probed(method: Method, normal: np.ndarray, composites: Composites) -> dict[str, float]:
+    """How well a detector tells composites from the normal images they are made of."""
+    plain, mixed, pasted = (
+        score(method, batches_of(method, pixels), lambda count: None)
+        for pixels in (normal, composites.mixed, composites.pasted)
+    )
+    label = np.arange(2 * len(normal)) >= len(normal)
+    regions = label_regions(_at_size(composites.where, pasted.maps.shape[-1]))
+    both = (np.concatenate([plain.image_score, other.image_score]) for other in (mixed, pasted))
+    on_mixed, on_pasted = (image_metrics(scores, label)["image_auroc"] for scores in both)
+    return {
+        "mixup_image_auroc": on_mixed,
+        "cutpaste_image_auroc": on_pasted,
+        "cutpaste_pixel_auroc": pixel_metrics(pasted.maps, regions)["pixel_auroc"],
+    }
+
+
 def _at_size(masks: np.ndarray, size: int) -> np.ndarray:
-    """Nearest resize of [N,S,S] bool to the maps' size."""
+    """Masks [N,S,S] bool at the size of the maps, nearest pixel."""
     index = ((np.arange(size) + 0.5) * masks.shape[1] / size).astype(int)
     return masks[:, index[:, None], index]

@@ -1,36 +1,26 @@
 """Train and evaluate one cell on one device, in this process; it knows neither Ray nor other cells."""
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from kdbench.backbone import teacher
-from kdbench.cell import Cell, Notify, Place, Progress, canonical_json
+from kdbench.cell import Cell, Notify, Place, Progress
 from kdbench.data import pictures
-from kdbench.data.store import Images, open_images, open_truth, store_name
-from kdbench.dataset import Category, Dataset, fingerprint, fingerprint_of
+from kdbench.data.store import Images, open_truth
+from kdbench.dataset import Category, Dataset
 from kdbench.engine import evaluate, provenance, train
-from kdbench.engine.batches import Batches, split_heldout
+from kdbench.engine.batches import Batches
 from kdbench.engine.checkpoint import Checkpoints
-from kdbench.engine.device import (
-    choose_precision,
-    peak_memory_bytes,
-    place_networks,
-    start_peak_memory,
-    threads,
-)
-from kdbench.engine.features import Shared
-from kdbench.errors import CellTimeout, DataError
+from kdbench.engine.device import peak_memory_bytes, threads
+from kdbench.engine.ready import Ready, ready_cell
+from kdbench.errors import CellTimeout
 from kdbench.method import Method
 from kdbench.metrics.exact import PRO_LIMIT
 from kdbench.metrics.presets import PRESETS, metric_version
-from kdbench.registry import get_dataset, get_method
 from kdbench.results.schema import SCHEMA_VERSION
 from kdbench.results.storage import Storage
 from kdbench.results.store import INPUTS
@@ -57,15 +47,16 @@ def run_cell(cell: Cell, place: Place, notify: Notify) -> CellOutput:
 def _train_and_evaluate(cell: Cell, place: Place, notify: Notify) -> CellOutput:
     tell = _Teller(Progress(cell_id=cell.id, label=cell.label, phase="prepare"), notify)
     clock = time.perf_counter()
-    ready = prepare(cell, place)
-    fitted, heldout = _training_images(cell, ready)
+    ready = ready_cell(cell, place)
+    images = ready.training_batches()
+    fitted, heldout = images.fitted, images.heldout
     prepare_s = time.perf_counter() - clock
 
     checkpoints = Checkpoints(
         Storage(place.results),
         cell.id,
         every_s=place.checkpoint_every_s,
-        made_by=made_by(ready),
+        made_by=ready.made_by(),
     )
     state = checkpoints.load()
     done = len(state["history"]["epochs"]) if state else 0
@@ -98,7 +89,7 @@ def _train_and_evaluate(cell: Cell, place: Place, notify: Notify) -> CellOutput:
         "train_s": checkpoints.train_s,
         "resumed_at_epoch": done + 1 if state else None,
     }
-    del fitted, heldout  # the cached features are not needed any more, and evaluation needs the room
+    del images, fitted, heldout  # the cached features are not needed any more, and evaluation needs the room
 
     tell.phase("evaluate", total=sum(len(store.test) for store in ready.stores))
     output = CellOutput(rows=[], scores=[], detector=on_cpu(ready.method.detector_state()))
@@ -135,87 +126,8 @@ class _Teller:
         self.progress = replace(self.progress, epoch=following, loss=epoch.loss)
         self.notify(self.progress)
 
-    def problem(self, said: str) -> None:
-        self.progress = replace(self.progress, problem=said)  # the next step passes it on
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ready:
-    """What a cell needs, in place on its device."""
-
-    dataset: Dataset
-    categories: list[Category]
-    prints: dict[str, str]
-    stores: list[Images]
-    method: Method
-    device: torch.device
-    precision: str
-
-    @property
-    def config(self) -> Any:
-        return self.method.config
-
-    def batches(self, pixels: np.ndarray, *, cached: bool = False, shared: Shared | None = None) -> Batches:
-        return Batches(
-            pixels,
-            self.method.teacher,
-            self.config.backbone,
-            device=self.device,
-            precision=self.precision,
-            batch_size=self.config.batch_size,
-            cached=cached,
-            shared=shared,
-        )
-
-
-def prepare(cell: Cell, place: Place) -> Ready:
-    """Images, teacher and untrained method of a cell, on its device; DataError if the images changed."""
-    device = torch.device(place.device)
-    start_peak_memory(device)
-    torch.manual_seed(cell.seed)
-    dataset = get_dataset(cell.dataset)
-    categories, prints = _scan(cell, place, dataset)
-    kind = get_method(cell.method)
-    config = kind.Config.model_validate(json.loads(cell.config))
-    method = kind(config, teacher(config.backbone, config.levels, place.weights))
-    place_networks(method, device)
-    return Ready(
-        dataset=dataset,
-        categories=categories,
-        prints=prints,
-        stores=[open_images(dataset, c, prints[c.name], config.image_size) for c in categories],
-        method=method,
-        device=device,
-        precision=choose_precision(config.precision, device),
-    )
-
-
-def _training_images(cell: Cell, ready: Ready) -> tuple[Batches, Batches | None]:
-    """Batches to train on, and held-out ones if the checkpoint is chosen on them."""
-    stored = [store.train for store in ready.stores]
-    normal = np.concatenate(stored)
-    size = ready.config.image_size
-    names = [store_name(ready.dataset, c, ready.prints[c.name], size) for c in ready.categories]
-    # The hardware and torch are in it: another machine that shares the cache rounds in another way.
-    hardware = provenance.machine_provenance(ready.device)["device_name"]
-    network = [cell.teacher_sha256, ready.config.backbone, ready.config.levels, ready.precision]
-    made_by = canonical_json([network, torch.__version__, hardware])
-
-    def batches(rows: np.ndarray) -> Batches:
-        shared = Shared(names=names, pixels=stored, rows=rows, made_by=made_by)
-        return ready.batches(normal[rows], cached=True, shared=shared)
-
-    if ready.config.checkpoint != "heldout" and not ready.method.calibrates:
-        return batches(np.arange(len(normal))), None
-    kept, aside = split_heldout([len(s) for s in stored], ready.config.heldout_share, cell.seed)
-    return batches(kept), batches(aside)
-
-
-def made_by(ready: Ready) -> dict[str, Any]:
-    """What must be the same for a training to go on as if it had never stopped."""
-    machine = provenance.machine_provenance(ready.device)
-    hardware = {name: machine[name] for name in ("device_name", "num_threads")}
-    return {**provenance.code_provenance(), **hardware, "precision": ready.precision}
+    def problem(self, text: str) -> None:
+        self.progress = replace(self.progress, problem=text)  # the next step passes it on
 
 
 def _trained_how(
@@ -248,7 +160,7 @@ def _evaluate(
     cell: Cell, place: Place, ready: Ready, category: Category, store: Images, tell: _Teller
 ) -> CellOutput:
     """What one category gives: metrics, per-image scores, curves and pictures."""
-    clock, preset, print_ = time.perf_counter(), PRESETS[cell.preset], ready.prints[category.name]
+    clock, preset, print_ = time.perf_counter(), PRESETS[cell.preset], ready.fingerprints[category.name]
     truth = open_truth(ready.dataset, category, print_, preset)
     scored = evaluate.score(ready.method, ready.batches(store.test), tell.step)
     measured = evaluate.measure(scored, truth, preset)
@@ -286,15 +198,6 @@ def _evaluate(
 def on_cpu(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The tensors as safetensors writes them."""
     return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-
-
-def _scan(cell: Cell, place: Place, dataset: Dataset) -> tuple[list[Category], dict[str, str]]:
-    root = dataset.root(Path(place.root))
-    categories = [dataset.scan(root, name) for name in cell.categories]
-    prints = {category.name: fingerprint(dataset, category) for category in categories}
-    if fingerprint_of(prints.values()) != cell.fingerprint:
-        raise DataError(f"the images under {root} changed since the run was planned; run the command again")
-    return categories, prints
 
 
 def identity(cell: Cell, place: Place, dataset: Dataset) -> dict[str, Any]:

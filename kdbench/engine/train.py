@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from kdbench.engine.batches import Batches
+from kdbench.engine.device import device_of
 from kdbench.method import Method
 
 EpochEnd = Callable[["Epoch"], None]
@@ -42,20 +43,20 @@ class History:
 
 
 class Training:
-    """All that changes while a method is trained, so that it can be put down and taken up again."""
+    """The mutable state of a training; it can be saved and resumed."""
 
     def __init__(self, method: Method, precision: str, generator: torch.Generator) -> None:
         self.method, self.generator = method, generator
-        self.optimizer = fused(method.optimizer(), _device_of(method))
+        self.optimizer = fused(method.optimizer(), device_of(method))
         self.scheduler = method.scheduler(self.optimizer)
         # fp16 gradients underflow without scaling; for the other precisions the scaler is transparent.
-        self.scaler = torch.amp.GradScaler(_device_of(method).type, enabled=precision == "fp16")
+        self.scaler = torch.amp.GradScaler(device_of(method).type, enabled=precision == "fp16")
         self.history = History()
         self.best, self.kept = float("inf"), dict[str, Tensor]()
 
     def state(self) -> dict[str, Any]:
         """Tensors and plain values only, so that it is read without running code (`weights_only`)."""
-        device = _device_of(self.method)
+        device = device_of(self.method)
         return {
             "networks": {n: t for n, t in self.method.state_dict().items() if not n.startswith("teacher.")},
             "optimizer": self.optimizer.state_dict(),
@@ -79,7 +80,7 @@ class Training:
         self.generator.set_state(state["shuffling"])
         torch.set_rng_state(state["random"])
         if state["random_cuda"] is not None:
-            torch.cuda.set_rng_state(state["random_cuda"], _device_of(self.method))
+            torch.cuda.set_rng_state(state["random_cuda"], device_of(self.method))
         epochs = [Epoch(**epoch) for epoch in state["history"].pop("epochs")]
         self.history = History(epochs=epochs, **state["history"])
         self.best, self.kept = state["best"], state["kept"]
@@ -87,8 +88,11 @@ class Training:
     def epoch(self, train: Batches, heldout: Batches | None, on_step: StepEnd) -> Epoch:
         """Train on every image once and look at the held-out ones; TrainingDiverged if a value is not finite.
 
-        The epoch with the lowest mean anomaly map on held-out images is remembered for `finish`.
+        Before the first epoch the method prepares. With the checkpoint rule "heldout", `finish` restores the
+        epoch whose mean anomaly map on held-out images was the lowest.
         """
+        if not self.history.epochs:
+            self.method.prepare(train.pairs())
         number, started = len(self.history.epochs) + 1, perf_counter()
         loss = _finite(self._train(train, on_step), "loss", number)
         speed = len(train) / (perf_counter() - started)
@@ -100,12 +104,16 @@ class Training:
         self.history.epochs.append(Epoch(number=number, loss=loss, heldout=mean_map, images_per_s=speed))
         return self.history.epochs[-1]
 
-    def finish(self) -> History:
-        """Restore the epoch that is kept: the best on held-out images, else the last."""
+    def finish(self, heldout: Batches | None) -> History:
+        """Restore the best epoch on held-out images, else keep the last; then calibrate on these images."""
         if self.kept:
             self.method.load_detector(self.kept)
         else:
             self.history.best_epoch = len(self.history.epochs)
+        if heldout:
+            self.method.eval()
+            with torch.no_grad(), heldout.autocast:
+                self.method.calibrate(heldout.pairs())
         return self.history
 
     def _train(self, train: Batches, on_step: StepEnd) -> float:
@@ -142,28 +150,19 @@ def fit(
     resume: dict[str, Any] | None = None,
     checkpoint: Checkpoint = lambda state: None,
 ) -> History:
-    """Train in place, then calibrate on `heldout` images, if there are any.
+    """Train in place to the last epoch, from the first or from the state `resume`.
 
-    With the checkpoint rule "heldout" the epoch with the lowest mean anomaly map on them is restored first.
-
-    `checkpoint` is handed the function that gives the state after every epoch, `resume` is such a state.
-    Raises TrainingDiverged when a loss or a held-out value is not finite.
+    After every epoch `checkpoint` gets the function that returns the state. Raises TrainingDiverged when a
+    loss or a held-out value is not finite.
     """
     training = Training(method, train.precision, generator)
-    if resume is None:
-        method.prepare(train.pairs())
-    else:
+    if resume is not None:
         training.resume(resume)
     while len(training.history.epochs) < method.config.epochs:
         on_epoch(training.epoch(train, heldout, on_step))
         if len(training.history.epochs) < method.config.epochs:
             checkpoint(training.state)
-    history = training.finish()
-    if heldout:
-        method.eval()
-        with torch.no_grad(), heldout.autocast:
-            method.calibrate(heldout.pairs())
-    return history
+    return training.finish(heldout)
 
 
 @torch.no_grad()
@@ -186,10 +185,6 @@ def fused(optimizer: Optimizer, device: torch.device) -> Optimizer:
         if "fused" in group:
             group["fused"], group["foreach"] = True, False
     return optimizer
-
-
-def _device_of(method: Method) -> torch.device:
-    return next(method.parameters()).device
 
 
 def _finite(value: float, what: str, epoch: int) -> float:

@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 
-from kdbench.backbone import teacher
 from kdbench.cell import Cell
-from kdbench.engine.device import autocast_for, choose_precision, place_networks, synchronise, threads
+from kdbench.engine.build import build_method
+from kdbench.engine.device import autocast_for, choose_precision, synchronise, threads
 from kdbench.grid.cluster import Cluster, Need
 from kdbench.grid.request import Found, Job, Request
-from kdbench.registry import get_method
 from kdbench.results.storage import Storage
 from kdbench.results.store import CELLS, DETECTORS, LATENCY, Results, read
 
@@ -225,7 +224,7 @@ def estimate_seconds(jobs: Sequence[Job], data: Mapping[str, Found], costs: Cost
             config = json.loads(job.cell.config)
             kind = (job.cell.method, _without_epochs(config), job.place.num_threads)
             if kind not in measured:
-                measured[kind] = _measured(job, config)
+                measured[kind] = _measured(job)
             known = measured[kind] * _num_images(job.cell, data)[0] * config["epochs"]
         estimates[job.cell.id] = known
     return estimates
@@ -306,20 +305,19 @@ def _cpu_memory(row: Mapping[str, Any]) -> list[tuple[int, int]]:
     return [(row["num_train"] + row["num_heldout"], int(MEMORY_MARGIN * row["peak_memory_bytes"]))]
 
 
-def _measured(job: Job, config: dict[str, Any]) -> float:
+def _measured(job: Job) -> float:
     """Seconds per image of training on noise, the teacher's share left out since it runs once.
 
     The optimizer takes the same time for a few images as for a batch, so it is measured by itself.
     """
-    kind, device = get_method(job.cell.method), torch.device(job.place.device)
-    validated = kind.Config.model_validate(config)
-    method = kind(validated, teacher(validated.backbone, validated.levels, job.place.weights))
-    place_networks(method, device)
+    cell, device = job.cell, torch.device(job.place.device)
+    method = build_method(cell.method, cell.config, job.place.weights, device)
     method.train()
     optimizer = method.optimizer()
-    images = torch.randn(STEP_IMAGES, 3, validated.image_size, validated.image_size, device=device)
+    size = method.config.image_size
+    images = torch.randn(STEP_IMAGES, 3, size, size, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
-    precision = choose_precision(validated.precision, device)
+    precision = choose_precision(method.config.precision, device)
     with threads(job.place.num_threads):
         with torch.no_grad(), autocast_for(precision, device):
             taught = method.teacher(images)
@@ -332,7 +330,7 @@ def _measured(job: Job, config: dict[str, Any]) -> float:
             differentiated = _now(device)
             optimizer.step()
         ended = _now(device)
-    return (differentiated - started) / STEP_IMAGES + (ended - differentiated) / validated.batch_size
+    return (differentiated - started) / STEP_IMAGES + (ended - differentiated) / method.config.batch_size
 
 
 def _now(device: torch.device) -> float:

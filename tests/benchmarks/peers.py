@@ -90,7 +90,7 @@ class Ours:
         training = train.Training(self.method, PRECISION, generator)
         for _ in range(self.method.config.epochs):
             self.epoch_s.append(seconds(lambda: training.epoch(data, None, lambda count: None)))
-        training.finish()
+        training.finish(None)
 
     def test(self) -> Scored:
         return score(self.method, self.batches(self.images.test), lambda count: None)

@@ -1,0 +1,122 @@
+"""What a cell needs before it trains: its images and its untrained method, on its device."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from kdbench.cell import Cell, Place, canonical_json
+from kdbench.data.store import Images, open_images, store_name
+from kdbench.dataset import Category, Dataset, fingerprint, fingerprint_of
+from kdbench.engine import provenance
+from kdbench.engine.batches import Batches, batches_of, split_heldout
+from kdbench.engine.build import build_method
+from kdbench.engine.device import choose_precision, start_peak_memory
+from kdbench.engine.features import Shared
+from kdbench.errors import DataError
+from kdbench.method import Method
+from kdbench.registry import get_dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingBatches:
+    """The training images of all categories, one category after another.
+
+    `aside` are the indices of the images that are not trained on; `heldout` has batches of these if the
+    training looks at them.
+    """
+
+    fitted: Batches
+    heldout: Batches | None
+    aside: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """A cell that can be trained: images, and an untrained method on its device."""
+
+    cell: Cell
+    dataset: Dataset
+    categories: list[Category]
+    fingerprints: dict[str, str]  # by category
+    stores: list[Images]
+    method: Method
+    device: torch.device
+
+    @property
+    def config(self) -> Any:
+        """The method's own Config."""
+        return self.method.config
+
+    @property
+    def precision(self) -> str:
+        """fp32, bf16 or fp16: what the config asks for, on this device."""
+        return choose_precision(self.config.precision, self.device)
+
+    def batches(self, pixels: np.ndarray, *, cached: bool = False) -> Batches:
+        """Batches of uint8 images [N,S,S,3]; `cached`: the teacher's levels are kept, see Batches."""
+        return batches_of(self.method, pixels, cached=cached)
+
+    def training_batches(self, *, always_split: bool = False) -> TrainingBatches:
+        """Batches to train on, and held-out ones if the method chooses its epoch or calibrates on them.
+
+        With `always_split` the held-out images are left out of the training even if it never looks at them.
+        """
+        stored = [store.train for store in self.stores]
+        normal = np.concatenate(stored)
+        looks = self.config.checkpoint == "heldout" or self.method.calibrates
+        kept, aside = np.arange(len(normal)), np.arange(0)
+        if looks or always_split:
+            kept, aside = split_heldout([len(s) for s in stored], self.config.heldout_share, self.cell.seed)
+
+        def batches(rows: np.ndarray) -> Batches:
+            return batches_of(self.method, normal[rows], cached=True, shared=self._shared(stored, rows))
+
+        return TrainingBatches(fitted=batches(kept), heldout=batches(aside) if looks else None, aside=aside)
+
+    def _shared(self, stored: list[np.ndarray], rows: np.ndarray) -> Shared:
+        """Where the teacher's levels of these rows lie on disk, for all processes of the machine."""
+        size = self.config.image_size
+        names = [store_name(self.dataset, c, self.fingerprints[c.name], size) for c in self.categories]
+        # The hardware and torch are in it: another machine that shares the cache rounds in another way.
+        hardware = provenance.machine_provenance(self.device)["device_name"]
+        network = [self.cell.teacher_sha256, self.config.backbone, self.config.levels, self.precision]
+        made_by = canonical_json([network, torch.__version__, hardware])
+        return Shared(names=names, pixels=stored, rows=rows, made_by=made_by)
+
+    def made_by(self) -> dict[str, Any]:
+        """The code and hardware that must be the same for a training to resume from its checkpoint."""
+        machine = provenance.machine_provenance(self.device)
+        hardware = {name: machine[name] for name in ("device_name", "num_threads")}
+        return {**provenance.code_provenance(), **hardware, "precision": self.precision}
+
+
+def ready_cell(cell: Cell, place: Place) -> Ready:
+    """Open the images of a cell and build its method on its device; DataError if the images changed."""
+    device = torch.device(place.device)
+    start_peak_memory(device)
+    torch.manual_seed(cell.seed)
+    dataset = get_dataset(cell.dataset)
+    categories, fingerprints = _scan(cell, place, dataset)
+    method = build_method(cell.method, cell.config, place.weights, device)
+    size = method.config.image_size
+    return Ready(
+        cell=cell,
+        dataset=dataset,
+        categories=categories,
+        fingerprints=fingerprints,
+        stores=[open_images(dataset, c, fingerprints[c.name], size) for c in categories],
+        method=method,
+        device=device,
+    )
+
+
+def _scan(cell: Cell, place: Place, dataset: Dataset) -> tuple[list[Category], dict[str, str]]:
+    root = dataset.root(Path(place.root))
+    categories = [dataset.scan(root, name) for name in cell.categories]
+    fingerprints = {category.name: fingerprint(dataset, category) for category in categories}
+    if fingerprint_of(fingerprints.values()) != cell.fingerprint:
+        raise DataError(f"the images under {root} changed since the run was planned; run the command again")
+    return categories, fingerprints

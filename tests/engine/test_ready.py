@@ -1,0 +1,59 @@
+"""What a cell needs before it trains: the split of its images, and a method from its config."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_jobs
+
+from kdbench.engine.build import build_method
+from kdbench.engine.ready import ready_cell
+from kdbench.errors import RequestError
+
+
+def ready(mvtec, results, checkpoint):
+    (job,) = tiny_jobs(
+        mvtec, results, setting=("multiclass",), set={"all.image_size": 32, "all.checkpoint": checkpoint}
+    )
+    return ready_cell(job.cell, job.place)
+
+
+def test_with_the_last_epoch_every_image_is_trained_on(mvtec, tmp_path):
+    cell = ready(mvtec, tmp_path, "last")
+    images = cell.training_batches()
+    stored = np.concatenate([store.train for store in cell.stores])
+    assert (images.heldout, len(images.aside)) == (None, 0)
+    np.testing.assert_array_equal(images.fitted.pixels, stored)
+
+
+@pytest.mark.parametrize("checkpoint", ["last", "heldout"])
+def test_images_that_are_set_aside_are_not_trained_on(mvtec, tmp_path, checkpoint):
+    cell = ready(mvtec, tmp_path, checkpoint)
+    images = cell.training_batches(always_split=True)
+    stored = np.concatenate([store.train for store in cell.stores])
+    assert len(images.aside) == 4  # a fifth of ten images of each of two categories
+    np.testing.assert_array_equal(images.fitted.pixels, np.delete(stored, images.aside, axis=0))
+    if checkpoint == "last":
+        assert images.heldout is None
+    else:
+        np.testing.assert_array_equal(images.heldout.pixels, stored[images.aside])
+        assert torch.equal(cell.training_batches().fitted.pixels, images.fitted.pixels)
+
+
+def test_training_features_are_shared_on_disk_if_the_device_has_no_room(mvtec, tmp_path, monkeypatch):
+    monkeypatch.setattr("kdbench.engine.batches.free_memory", lambda device: 0)
+    images = ready(mvtec, tmp_path, "last").training_batches(always_split=True)
+    assert images.fitted.cache == "disk"
+
+
+def test_the_random_start_of_a_method_follows_the_seed_and_an_unknown_method_is_refused(mvtec, tmp_path):
+    (job,) = tiny_jobs(mvtec, tmp_path, categories=("bottle",))
+    cell, place = job.cell, job.place
+    states = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        built = build_method(cell.method, cell.config, place.weights, torch.device("cpu"))
+        states.append(torch.cat([p.flatten() for p in built.trained()]))
+    assert torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], states[2])
+    with pytest.raises(RequestError, match="no method 'stfmp'"):
+        build_method("stfmp", cell.config, place.weights, torch.device("cpu"))

@@ -1,6 +1,7 @@
 """Small trees of images with the real layouts, and the folders that tests may use."""
 
 import atexit
+import functools
 import gc
 import shutil
 import sys
@@ -13,6 +14,22 @@ import pytest
 from PIL import Image
 
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--auto-precision",
+        choices=("fp32", "bf16"),
+        help="what precision `auto` means in the processes of the tests, whatever this machine computes fast;"
+        " processes that a test starts ask the machine",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if asked := config.getoption("auto_precision"):
+        from kdbench.engine import device
+
+        device.computes_bf16 = functools.wraps(device.computes_bf16)(lambda device: asked == "bf16")
 
 
 def pytest_collection_finish() -> None:

@@ -57,10 +57,15 @@ def choose_precision(request: str, device: torch.device) -> str:
     """The precision that `auto` means on this device: bf16 where the hardware computes it, else fp32."""
     if request != "auto":
         return request
+    return "bf16" if computes_bf16(device) else "fp32"
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether the hardware itself computes in bf16, so that bf16 is faster than fp32."""
     if device.type == "cuda":
-        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
+        return torch.cuda.get_device_capability(device) >= (8, 0)
     fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return "bf16" if device.type == "cpu" and fast else "fp32"
+    return device.type == "cpu" and fast
 
 
 def autocast_for(precision: str, device: torch.device) -> AbstractContextManager:

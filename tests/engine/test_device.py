@@ -1,9 +1,12 @@
 """The device: precision, memory, and the switches of torch."""
 
+import inspect
+
 import psutil
 import pytest
 import torch
 
+from kdbench.engine import device
 from kdbench.engine.device import (
     cap_memory,
     choose_precision,
@@ -14,6 +17,7 @@ from kdbench.engine.device import (
 )
 
 CPU = torch.device("cpu")
+computes_bf16 = inspect.unwrap(device.computes_bf16)  # --auto-precision has another in its place
 
 
 def test_the_switches_forbid_tf32_and_algorithms_chosen_by_trial():
@@ -48,10 +52,26 @@ def test_a_container_leaves_what_its_limit_leaves(tmp_path, files, left):
     assert list(left_in_container(tmp_path)) == left
 
 
-def test_auto_precision_is_bf16_only_where_the_hardware_has_it():
-    fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    assert choose_precision("auto", CPU) == ("bf16" if fast else "fp32")
+@pytest.mark.parametrize(("fast", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_auto_precision_is_bf16_only_where_the_hardware_computes_it(monkeypatch, fast, precision):
+    monkeypatch.setattr(device, "computes_bf16", lambda device: fast)
+    assert choose_precision("auto", CPU) == precision
     assert choose_precision("fp16", CPU) == "fp16"
+
+
+@pytest.mark.parametrize("amx", [False, True])
+@pytest.mark.parametrize("avx512", [False, True])
+def test_a_processor_computes_bf16_with_amx_or_avx512(monkeypatch, amx, avx512):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    assert computes_bf16(CPU) is (amx or avx512)
+    assert computes_bf16(torch.device("meta")) is False
+
+
+@pytest.mark.parametrize(("capability", "fast"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_a_gpu_computes_bf16_from_ampere_on(monkeypatch, capability, fast):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert computes_bf16(torch.device("cuda")) is fast
 
 
 def test_what_is_free_on_a_gpu_is_what_its_share_leaves(monkeypatch):

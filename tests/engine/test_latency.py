@@ -12,7 +12,6 @@ import torch
 from conftest import TINY
 
 from kdbench.engine import latency
-from kdbench.engine.device import choose_precision
 from kdbench.engine.latency import Timing, summary, time_detector
 from kdbench.grid.attempt import execute_cell
 from kdbench.grid.costs import read_timed, to_time
@@ -57,17 +56,17 @@ def test_only_others_on_this_gpu_are_neighbours():
     assert {str(os.getpid()), str(os.getppid())} <= latency._with_parents()
 
 
-def test_a_timing_is_rows_of_each_batch_size(mvtec, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("precision", "timed"), [("fp32", ["fp32"]), ("bf16", ["fp32", "bf16"])])
+def test_a_timing_is_rows_of_each_precision_and_batch_size(mvtec, tmp_path, monkeypatch, precision, timed):
     monkeypatch.setattr(latency, "BUDGET_S", 0.05)
-    (job,) = jobs(mvtec, tmp_path / "r", categories=("bottle",), cpus_per_cell=1)
+    (job,) = jobs(mvtec, tmp_path / "r", categories=("bottle",), cpus_per_cell=1, precision=precision)
     execute_cell(job.cell, job.place, "run-1", lambda progress: None)
     before = torch.get_num_threads()
     time_detector(job.cell, job.place, "run-2")
     torch.set_num_threads(before)
     rows = read(tmp_path / "r", LATENCY).to_pylist()
-    own = choose_precision("auto", torch.device("cpu"))  # bf16 where the processor computes it
-    timed = dict.fromkeys((size, precision) for precision in ("fp32", own) for size in (1, 32))
-    assert [(row["batch_size"], row["precision"]) for row in rows] == list(timed)
+    expected = [(size, precision) for precision in timed for size in (1, 32)]
+    assert [(row["batch_size"], row["precision"]) for row in rows] == expected
     for row in rows:
         assert set(row) == set(LATENCY_SCHEMA.names)
         assert row["cell_id"] == job.cell.id
@@ -166,12 +165,13 @@ def test_every_section_and_recipe_has_its_timing(mvtec, tmp_path):
 @pytest.mark.slow
 def test_a_run_times_its_detectors_in_another_process(mvtec, tmp_path, kdbench):
     words = ["run", "--methods", "stfpm", "--dataset", "mvtec_ad", "--root", mvtec, *TINY, "--latency"]
-    words += ["--results", tmp_path / "r", "--report", tmp_path / "o"]
+    words += ["--precision", "bf16", "--results", tmp_path / "r", "--report", tmp_path / "o"]
     code, printed = kdbench(*words)
     assert code == 0, printed
     assert "timing 1 detectors" in printed
     rows = read(tmp_path / "r", LATENCY).to_pylist()
-    assert len(rows) == 2
+    timed = [(row["precision"], row["batch_size"]) for row in rows]
+    assert sorted(timed) == [("bf16", 1), ("bf16", 32), ("fp32", 1), ("fp32", 32)]
     Results(tmp_path / "r").write(LATENCY, [row | {"busy": False} for row in rows])  # whatever ran beside it
     code, printed = kdbench(*words)
     assert code == 0

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from kdbench.backbone import FeaturePyramid
-from kdbench.known_backbones import EMBEDDED
+from kdbench.weights import EMBEDDED
 
 Fidelity = Literal["official recipe", "author's code, partly", "after the abstract"]
 

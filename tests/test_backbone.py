@@ -10,18 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from kdbench.backbone import (
-    cached_weights,
-    file_sha256,
-    find_weights,
-    normalisation,
-    pyramid,
-    read_state,
-    teacher,
-)
+from kdbench.backbone import normalisation, pyramid, read_state, teacher
 from kdbench.cell import Weights
 from kdbench.errors import RequestError
-from kdbench.known_backbones import BACKBONES, EMBEDDED, EMBEDDED_PACKAGE
+from kdbench.weights import BACKBONES, EMBEDDED, EMBEDDED_PACKAGE, cached_weights, file_sha256, find_weights
 
 RESNET = "resnet18.tv_in1k"
 LEVELS = (1, 2, 3)

@@ -4,11 +4,11 @@ import re
 
 import pytest
 
-from kdbench.backbone import cached_weights
 from kdbench.data.download import download_folder
 from kdbench.errors import RequestError
 from kdbench.files import cache_folder, expanded, folder_of, read_text
 from kdbench.registry import get_dataset
+from kdbench.weights import cached_weights
 
 TEXT = "name = 'Gehäuse 中'\r\n"
 

@@ -13,14 +13,14 @@ STAGES = ("metrics", "results", "data", "engine", "grid", "cli")
 
 # Who may import whom, lowest first: a module imports only from its own line or from lines above it.
 LAYERS = (
-    ("errors", "engine.device", "known_backbones", "grid.cluster"),
+    ("errors", "engine.device", "grid.cluster"),
     ("metrics.exact", "metrics.legacy", "results.storage", "defects", "files"),
     ("metrics.presets", "metrics.curves"),
     ("cell",),
     ("results.schema",),
     ("results.store",),
     ("results.superseded",),
-    ("results.prune", "dataset", "grid.lease", "engine.checkpoint"),
+    ("results.prune", "weights", "dataset", "grid.lease", "engine.checkpoint"),
     ("backbone",),
     ("method", "data.store", "data.audit", "datasets"),
     ("engine.features",),

@@ -6,8 +6,8 @@ import sys
 from dataclasses import dataclass
 
 from kdbench.files import cache_folder, folder_of, written_aside
-from kdbench.known_backbones import BACKBONES, TINY
 from kdbench.registry import dataset_names, get_dataset
+from kdbench.weights import BACKBONES, TINY
 
 PACKAGES = (
     "torch",
@@ -96,7 +96,7 @@ def _folders() -> list[Finding]:
 
 
 def _weights() -> list[Finding]:
-    from kdbench.backbone import cached_weights
+    from kdbench.weights import cached_weights
 
     found = []
     for name in BACKBONES:

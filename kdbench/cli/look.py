@@ -95,7 +95,7 @@ def list_datasets() -> None:
 @list_app.command("backbones")
 def list_backbones() -> None:
     """Teachers that were tried; every timm backbone NAME.TAG with feature maps can be named."""
-    from kdbench.known_backbones import BACKBONES
+    from kdbench.weights import BACKBONES
 
     table = new_table("backbone", "what it is", title="backbones")
     for name, what in BACKBONES.items():

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdbench.backbone import find_weights
 from kdbench.data.store import open_images
 from kdbench.dataset import Category, Dataset, fingerprint, fingerprint_of
 from kdbench.engine import provenance
@@ -26,6 +25,7 @@ from kdbench.metrics.exact import METRIC_VERSION, image_metrics, label_regions, 
 from kdbench.registry import get_dataset
 from kdbench.results.schema import CODE, IDENTITY, picked
 from kdbench.results.store import DETECTORS, PROBES, Results
+from kdbench.weights import find_weights
 
 NAMED = 3  # cells in one line
 AREA = (0.02, 0.15)  # of the pasted rectangle, as a share of the image

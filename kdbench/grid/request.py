@@ -434,7 +434,7 @@ def _configs(request: Request, methods: list[str], complaints: list[str]) -> Con
 
 
 def _weights(request: Request, configs: Configs, complaints: list[str]) -> dict[str, Any]:
-    from kdbench.backbone import check_levels, find_weights
+    from kdbench.weights import check_levels, find_weights
 
     found: dict[str, Any] = {}
     for config in (config for tried in configs.values() for config in tried):

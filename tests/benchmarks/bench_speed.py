@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from kdbench.backbone import EMBEDDED, find_weights, teacher
+from kdbench.backbone import teacher
 from kdbench.data.store import Truth, _decode_all
 from kdbench.engine import train
 from kdbench.engine.batches import Batches
@@ -24,6 +24,7 @@ from kdbench.engine.evaluate import Scored, measure
 from kdbench.metrics.exact import label_regions
 from kdbench.metrics.presets import PRESETS
 from kdbench.registry import get_method, method_names
+from kdbench.weights import EMBEDDED, find_weights
 
 SIZE, DEVICE = 256, torch.device("cuda" if torch.cuda.is_available() else "cpu")
 BACKBONE = "resnet18.tv_in1k" if os.environ.get("KDBENCH_WEIGHTS") else EMBEDDED

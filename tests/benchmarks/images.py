@@ -19,12 +19,13 @@ sys.path[:0] = [str(Path(__file__).parents[2])]
 import numpy as np
 import torch
 
-from kdbench.backbone import find_weights, teacher
+from kdbench.backbone import teacher
 from kdbench.data.store import _decode_all
 from kdbench.engine import train
 from kdbench.engine.batches import Batches
 from kdbench.engine.device import choose_precision, place_networks
 from kdbench.registry import get_method
+from kdbench.weights import find_weights
 
 NUM_IMAGES, SIZE = 1000, 256
 NUM_TRAIN = 200  # of an epoch; as many as a category of MVTec AD has

@@ -23,7 +23,7 @@ import numpy as np
 import timm
 import torch
 
-from kdbench.backbone import find_weights, read_state, teacher
+from kdbench.backbone import read_state, teacher
 from kdbench.data.store import Images, Truth, open_images, open_truth
 from kdbench.dataset import fingerprint
 from kdbench.engine import train
@@ -33,6 +33,7 @@ from kdbench.engine.evaluate import Scored, measure, score
 from kdbench.metrics.exact import label_regions
 from kdbench.metrics.presets import PRESETS
 from kdbench.registry import get_dataset, get_method
+from kdbench.weights import find_weights
 
 SIZE, BATCH, BACKBONE, DEVICE = 256, 32, "resnet18.tv_in1k", torch.device("cpu")
 PACKAGES = ("anomalib", "adeval", "torch", "timm", "numpy")

@@ -7,9 +7,10 @@ import psutil
 import pytest
 import torch
 
-from kdbench.backbone import find_weights, teacher
+from kdbench.backbone import teacher
 from kdbench.engine.batches import CACHE_SHARE, Batches, split_heldout
 from kdbench.methods.stfpm import STFPM
+from kdbench.weights import find_weights
 
 CPU = torch.device("cpu")
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 from conftest import TINY, slow_but
 
-from kdbench.backbone import find_weights, teacher
+from kdbench.backbone import teacher
 from kdbench.engine import features
 from kdbench.engine.batches import Batches
 from kdbench.engine.features import Shared
 from kdbench.metrics.exact import METRICS
+from kdbench.weights import find_weights
 
 CPU = torch.device("cpu")
 

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from kdbench.backbone import find_weights, teacher
+from kdbench.backbone import teacher
 from kdbench.engine import train
 from kdbench.engine.batches import Batches
 from kdbench.engine.evaluate import score
 from kdbench.methods.stfpm import STFPM
+from kdbench.weights import find_weights
 
 CPU = torch.device("cpu")
 

@@ -10,9 +10,9 @@ from conftest import write_category
 
 from kdbench.errors import RequestError
 from kdbench.grid.request import Plan, Request, enough_disk, parse_sets, plan, read_request
-from kdbench.known_backbones import EMBEDDED
 from kdbench.method import DEMO
 from kdbench.registry import get_dataset, method_names
+from kdbench.weights import EMBEDDED
 
 
 @pytest.fixture

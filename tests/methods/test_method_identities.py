@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from kdbench.backbone import FeaturePyramid, find_weights, pyramid, teacher
+from kdbench.backbone import FeaturePyramid, pyramid, teacher
 from kdbench.method import cosine_distance, flat_cosine_distance
 from kdbench.methods._cram import CRAM
 from kdbench.methods._reverse import Bottleneck, Decoder
@@ -16,6 +16,7 @@ from kdbench.methods.dskd import DSKD
 from kdbench.methods.rd4ad import RD4AD
 from kdbench.methods.snl import SNL, between, spatial_divergence, within
 from kdbench.methods.stfpm import STFPM
+from kdbench.weights import find_weights
 
 
 def build(kind: type, seed: int = 0, **changes: object) -> nn.Module:

@@ -8,9 +8,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from kdbench.backbone import find_weights, teacher
+from kdbench.backbone import teacher
 from kdbench.method import Method
 from kdbench.registry import get_method, method_names
+from kdbench.weights import find_weights
 
 pytestmark = pytest.mark.parametrize("name", method_names())
 SIZE = 64

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from kdbench.backbone import find_weights, teacher
+from kdbench.backbone import teacher
 from kdbench.errors import DataError
 from kdbench.method import cosine_distance, scale_gradient, top_mean
 from kdbench.methods._corrupt import Textures, corrupt
@@ -14,6 +14,7 @@ from kdbench.methods.destseg import DeSTSeg, focal_loss
 from kdbench.methods.rd4ad import RD4AD
 from kdbench.methods.rdpp import RDPP, projection, rectangles_of_noise
 from kdbench.methods.recontrast import ReContrast, hard_places
+from kdbench.weights import find_weights
 
 
 def build(method_class: type, **changes: object) -> nn.Module:

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from kdbench.backbone import find_weights, pyramid, teacher
+from kdbench.backbone import pyramid, teacher
 from kdbench.method import cosine_distance, gaussian_blur, unit_vectors, upsample
 from kdbench.methods.stfpm import STFPM
+from kdbench.weights import find_weights
 
 
 def build(**changes: object) -> STFPM:

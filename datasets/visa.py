@@ -6,8 +6,8 @@ import io
 from pathlib import Path
 from typing import ClassVar
 
-from kdbench.dataset import Category, Dataset, Sample, image_files
-from kdbench.datasets._layout import AGAIN, Archive, checked, existing
+from kdbench.dataset import Archive, Category, Dataset, Sample, image_files
+from kdbench.datasets._layout import AGAIN, checked, existing
 from kdbench.errors import DataError
 from kdbench.files import read_text
 

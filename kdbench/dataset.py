@@ -1,16 +1,12 @@
-"""What a dataset is: where its images lie, what is normal, and a fingerprint of their content."""
+"""What a dataset is: where its images lie, which are normal, what is published of it."""
 
 import hashlib
-import json
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from kdbench.cell import canonical_json
-from kdbench.errors import DataError, reason
-from kdbench.files import cache_folder, folder_of, written_aside
+from kdbench.errors import DataError
+from kdbench.files import folder_of
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 LITTER = ("Thumbs.db", "desktop.ini", "__MACOSX")  # left by file managers; so are names that begin with a dot
@@ -45,6 +41,16 @@ class Category:
         return path.relative_to(self.root).as_posix()
 
 
+@dataclass(frozen=True)
+class Archive:
+    """A file to download and what it must be; `strip` is the folder in it that holds the dataset."""
+
+    url: str
+    sha256: str
+    size_bytes: int | None = None
+    strip: str = ""
+
+
 class Dataset:
     """A dataset's layout and facts; one file in `datasets/` per dataset."""
 
@@ -53,6 +59,8 @@ class Dataset:
     categories: ClassVar[tuple[str, ...]]  # all that the dataset has, on disk or not
     textures: ClassVar[tuple[str, ...]] = ()  # the rest are objects
     counts: ClassVar[dict[str, tuple[int, int, int]]] = {}  # published: train, normal test, defective test
+    totals: ClassVar[dict[str, tuple[int, int]]] = {}  # published without a split: normal, defective
+    archives: ClassVar[tuple[Archive, ...]] = ()  # what `datasets download` fetches; none: by hand
     licence: ClassVar[str]
     source: ClassVar[str]  # where people get it
     profile: ClassVar[str] = "paper"  # the profile that is used when none is asked for
@@ -116,80 +124,3 @@ def image_files(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> lis
             raise DataError(f"{str(path)!r} has a name that no result file can hold. Rename it")
         files.append(path)
     return files
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contents:
-    """What identifies a category's content: its fingerprint, and the digest of every train and test image."""
-
-    fingerprint: str
-    train: dict[str, Path]
-    test: dict[str, Path]
-
-
-def fingerprint(dataset: Dataset, category: Category) -> str:
-    """The fingerprint of `contents`."""
-    return contents(dataset, category).fingerprint
-
-
-def contents(dataset: Dataset, category: Category) -> Contents:
-    """Hash of the names, roles and contents of a category's files; DataError if train and test overlap.
-
-    Contents are read once: digests are remembered per file with its size and time of change.
-    """
-    files = [("train", "good", path) for path in category.train]
-    files += [("test", s.defect, s.path) for s in category.test]
-    files += [("mask", s.defect, s.mask) for s in category.test if s.mask]
-    digests = _digests(dataset, category, {path for _, _, path in files})
-    train = {digests[path]: path for path in category.train}
-    test = {digests[s.path]: s.path for s in category.test}
-    check_apart(train, test)
-    listed = sorted([role, kind, category.relative(path), digests[path]] for role, kind, path in files)
-    print_ = hashlib.sha256(canonical_json([category.name, dataset.mask_above, listed]).encode()).hexdigest()
-    return Contents(fingerprint=print_[:20], train=train, test=test)
-
-
-def check_apart(train: Mapping[str, Path], test: Mapping[str, Path]) -> None:
-    """Raise DataError if the same content is among the train and the test images."""
-    for digest in test.keys() & train.keys():
-        raise DataError(
-            f"{test[digest]} is a test image and has the content of the train image {train[digest]}"
-        )
-
-
-def fingerprint_of(fingerprints: Iterable[str]) -> str:
-    """The fingerprint of several categories together."""
-    return hashlib.sha256(canonical_json(sorted(fingerprints)).encode()).hexdigest()[:20]
-
-
-def _digests(dataset: Dataset, category: Category, paths: Iterable[Path]) -> dict[Path, str]:
-    key = hashlib.sha256(f"{dataset.name} {category.root} {category.name}".encode()).hexdigest()[:20]
-    memory = cache_folder() / "digests" / f"{key}.json"
-    known = _remembered(memory)
-
-    def look(path: Path) -> tuple[str, list[int | str]]:
-        try:
-            stat = path.stat()
-            size, changed = stat.st_size, stat.st_mtime_ns
-            old = known.get(str(path))
-            digest = old[2] if old and old[:2] == [size, changed] else dataset.digest(path)
-        except (OSError, SyntaxError, ValueError) as error:  # the latter two from a digest that decodes
-            raise DataError(f"{path}: {reason(error)}") from error
-        return str(path), [size, changed, digest]
-
-    with ThreadPoolExecutor() as pool:
-        fresh = dict(pool.map(look, sorted(paths)))
-    if fresh != known:
-        with written_aside(memory) as aside:
-            aside.write_text(json.dumps(fresh))
-    return {Path(path): str(entry[2]) for path, entry in fresh.items()}
-
-
-def _remembered(memory: Path) -> dict[str, list[Any]]:
-    """Digests of an earlier run; whatever else the file holds is forgotten, and they are computed again."""
-    try:
-        known = json.loads(memory.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    entries = known.items() if isinstance(known, dict) else ()
-    return {path: entry for path, entry in entries if isinstance(entry, list) and len(entry) == 3}

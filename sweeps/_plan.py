@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.cell import canonical_json
-from kdbench.dataset import check_apart, contents
+from kdbench.data.fingerprint import check_apart, contents
 from kdbench.defects import DEFECTS_VERSION
 from kdbench.engine.batches import split_heldout
 from kdbench.errors import RequestError, unknown

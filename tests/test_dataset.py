@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import write_category, write_image, write_mask
 
-from kdbench.dataset import Category, Dataset, fingerprint, fingerprint_of, image_files
+from kdbench.data.fingerprint import fingerprint, fingerprint_of
+from kdbench.dataset import Category, Dataset, image_files
 from kdbench.datasets._layout import scan_layout
 from kdbench.datasets.mvtec_ad import MVTecAD
 from kdbench.errors import DataError

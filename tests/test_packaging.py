@@ -22,6 +22,7 @@ LAYERS = (
     ("results.superseded",),
     ("results.prune", "weights", "dataset", "grid.lease", "engine.checkpoint"),
     ("backbone",),
+    ("data.fingerprint",),
     ("method", "data.store", "data.audit", "datasets"),
     ("engine.features",),
     ("engine.batches",),

@@ -85,7 +85,7 @@ def list_datasets() -> None:
         dataset = get_dataset(name)
         known = f"{len(dataset.categories)}: {', '.join(dataset.categories)}"
         row = (name, known if dataset.categories else "what is on disk", dataset.licence)
-        table.add_row(*map(escape, row), "yes" if getattr(dataset, "archives", ()) else "")
+        table.add_row(*map(escape, row), "yes" if dataset.archives else "")
     show(table)
     for name in dataset_names():
         for note in get_dataset(name).notes:

@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from kdbench.data.fingerprint import fingerprint
 from kdbench.data.store import decode, marks_nothing, read_mask
-from kdbench.dataset import Category, Dataset, Sample, fingerprint
+from kdbench.dataset import Category, Dataset, Sample
 from kdbench.errors import DataError
 
 # Told the category and how many of how many of its files are done.
@@ -99,7 +100,7 @@ def _differences(dataset: Dataset, name: str, found: Counts) -> list[str]:
         there = (found.train, found.normal, found.defective)
         pairs = list(zip(PARTS, there, dataset.counts[name], strict=True))
     else:  # published without a split
-        totals = getattr(dataset, "totals", {}).get(name, ())
+        totals = dataset.totals.get(name, ())
         pairs = list(
             zip(("normal", "defective"), (found.train + found.normal, found.defective), totals, strict=False)
         )

@@ -25,8 +25,7 @@ from uuid import uuid4
 from filelock import FileLock, Timeout
 
 from kdbench import __version__
-from kdbench.dataset import Dataset
-from kdbench.datasets._layout import Archive
+from kdbench.dataset import Archive, Dataset
 from kdbench.errors import DataError, RequestError
 from kdbench.files import cache_folder, folder_of
 
@@ -70,11 +69,6 @@ class _Fetching:
             path.unlink(missing_ok=True)
 
 
-def archives_of(dataset: Dataset) -> tuple[Archive, ...]:
-    """What `download` fetches for a dataset; empty if it has to be got by hand."""
-    return getattr(dataset, "archives", ())
-
-
 def licence_of(dataset: Dataset) -> str:
     """A dataset's licence and where its text is."""
     texts = [text for name, text in LICENCE_TEXTS.items() if dataset.licence.startswith(name)]
@@ -105,7 +99,7 @@ def download(
     What was fetched stays in NAME.part beside `root` until it is unpacked, so that the same call goes on.
     RequestError for what the user has to change, DataError for an archive that is not what it must be.
     """
-    archives = archives_of(dataset)
+    archives = dataset.archives
     if not archives:
         raise RequestError(
             [

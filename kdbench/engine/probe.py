@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from kdbench.data.fingerprint import fingerprint, fingerprint_of
 from kdbench.data.store import open_images
-from kdbench.dataset import Category, Dataset, fingerprint, fingerprint_of
+from kdbench.dataset import Category, Dataset
 from kdbench.engine import provenance
 from kdbench.engine.batches import batches_of
 from kdbench.engine.build import config_of, load_detector

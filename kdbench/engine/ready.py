@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from kdbench.cell import Cell, Place, canonical_json
+from kdbench.data.fingerprint import fingerprint, fingerprint_of
 from kdbench.data.store import Images, open_images, store_name
-from kdbench.dataset import Category, Dataset, fingerprint, fingerprint_of
+from kdbench.dataset import Category, Dataset
 from kdbench.engine import provenance
 from kdbench.engine.batches import Batches, batches_of, split_heldout
 from kdbench.engine.build import build_method

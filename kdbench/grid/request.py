@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from kdbench.cell import PROFILES, SETTINGS, Cell, Place, canonical_json, groups_of
-from kdbench.dataset import Category, Contents, Dataset, check_apart, contents, fingerprint_of
+from kdbench.data.fingerprint import Contents, check_apart, contents, fingerprint_of
+from kdbench.dataset import Category, Dataset
 from kdbench.errors import DataError, RequestError, reason, unknown
 from kdbench.files import expanded, read_text
 from kdbench.grid.cluster import Cluster, Need

@@ -24,8 +24,8 @@ import timm
 import torch
 
 from kdbench.backbone import read_state, teacher
+from kdbench.data.fingerprint import fingerprint
 from kdbench.data.store import Images, Truth, open_images, open_truth
-from kdbench.dataset import fingerprint
 from kdbench.engine import train
 from kdbench.engine.batches import Batches
 from kdbench.engine.device import autocast_for, choose_precision, place_networks

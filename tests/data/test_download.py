@@ -18,9 +18,9 @@ from conftest import write_category
 from filelock import FileLock
 
 from kdbench.data import download as module
-from kdbench.data.download import archives_of, download, download_folder, licence_of
-from kdbench.dataset import Category, Dataset
-from kdbench.datasets._layout import Archive, scan_layout
+from kdbench.data.download import download, download_folder, licence_of
+from kdbench.dataset import Archive, Category, Dataset
+from kdbench.datasets._layout import scan_layout
 from kdbench.errors import DataError, RequestError
 from kdbench.files import cache_folder
 from kdbench.registry import dataset_names, get_dataset
@@ -203,14 +203,14 @@ def test_a_dataset_without_an_archive_says_where_to_get_it(tmp_path: Path) -> No
 @pytest.mark.parametrize("name", dataset_names())
 def test_every_archive_is_complete_and_has_a_licence(name: str) -> None:
     dataset = get_dataset(name)
-    for archive in archives_of(dataset):
+    for archive in dataset.archives:
         assert archive.url.startswith("https://")
         assert len(bytes.fromhex(archive.sha256)) == 32
         assert "https://creativecommons.org/" in licence_of(dataset)
 
 
 def test_only_what_is_verified_can_be_downloaded() -> None:
-    known = {name for name in dataset_names() if archives_of(get_dataset(name))}
+    known = {name for name in dataset_names() if get_dataset(name).archives}
     assert known == {"mvtec_ad", "visa", "btad", "kolektor_sdd"}
 
 

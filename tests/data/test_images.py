@@ -16,8 +16,9 @@ import pytest
 from conftest import write_category
 from PIL import Image
 
+from kdbench.data.fingerprint import fingerprint
 from kdbench.data.store import decode, images_ready, open_images, open_truth
-from kdbench.dataset import Category, Sample, fingerprint
+from kdbench.dataset import Category, Sample
 from kdbench.datasets.mvtec_ad import MVTecAD
 from kdbench.errors import DataError
 from kdbench.files import cache_folder

@@ -10,8 +10,9 @@ from conftest import tiny_jobs as jobs
 from conftest import write_category, write_image
 from PIL import Image
 
+from kdbench.data.fingerprint import fingerprint
 from kdbench.data.pictures import SIDE, grey, inputs_of, maps_of
-from kdbench.dataset import Category, Sample, fingerprint
+from kdbench.dataset import Category, Sample
 from kdbench.grid.attempt import execute_cell
 from kdbench.registry import get_dataset
 

@@ -11,7 +11,8 @@ from conftest import write_category
 from PIL import Image
 
 from kdbench.data.check import CategoryCheck, Counts, check
-from kdbench.dataset import Category, Dataset, fingerprint
+from kdbench.data.fingerprint import fingerprint
+from kdbench.dataset import Category, Dataset
 from kdbench.datasets._layout import by_hash
 from kdbench.datasets.btad import BTAD
 from kdbench.datasets.folder import Folder

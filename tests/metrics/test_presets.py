@@ -11,8 +11,8 @@ from conftest import TINY, slow_but, write_category, write_image
 from PIL import Image
 from scipy import ndimage
 
+from kdbench.data.fingerprint import fingerprint
 from kdbench.data.store import _two_tap, open_truth
-from kdbench.dataset import fingerprint
 from kdbench.datasets.mvtec_ad import MVTecAD
 from kdbench.engine.evaluate import Scored, at_size, measure
 from kdbench.metrics.exact import label_regions, pixel_metrics

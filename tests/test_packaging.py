@@ -3,6 +3,9 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -11,75 +14,87 @@ ROOT = Path(__file__).parents[1]
 LINKED = ("methods", "datasets", "sweeps", "reports")
 STAGES = ("metrics", "results", "data", "engine", "grid", "cli")
 
-# Who may import whom, lowest first: a module imports only from its own line or from lines above it.
+# The entries of kdbench/ in layers, lowest first. An entry imports only what stands before it: in an earlier
+# line, or to the left in its own.
 LAYERS = (
-    ("errors", "engine.device", "grid.cluster"),
-    ("metrics.exact", "metrics.legacy", "results.storage", "defects", "files"),
-    ("metrics.presets", "metrics.curves"),
-    ("cell",),
-    ("results.schema",),
-    ("results.store",),
-    ("results.superseded",),
-    ("results.prune", "weights", "dataset", "grid.lease", "engine.checkpoint"),
-    ("backbone",),
-    ("data.fingerprint",),
-    ("method", "data.store", "data.audit", "datasets"),
-    ("engine.features",),
-    ("engine.batches",),
-    ("methods", "registry", "engine.train"),
-    ("engine.evaluate", "data.pictures", "engine.provenance", "engine.build"),
-    ("engine.ready",),
-    ("engine.run", "engine.probe", "grid.status"),
-    (
-        "grid.request",
-        "grid.attempt",
-        "cli.view",
-        "data.check",
-        "data.audit",
-        "data.download",
-        "engine.latency",
-    ),
-    ("reports",),
-    ("grid.costs", "cli.doctor", "grid.prepare", "sweeps", "new_method"),
-    ("grid.schedule", "cli.terminal"),
-    ("cli.options",),
-    ("cli.report", "cli.look", "cli.results"),
-    ("cli.datasets",),
-    ("cli.app",),
-    ("__main__",),
+    ("errors", "metrics", "files", "cell", "results"),  # plain data
+    ("weights", "dataset", "backbone", "method", "registry"),  # what a plug-in may import
+    ("defects", "methods", "datasets"),  # the plug-ins
+    ("data",),  # images on disk
+    ("engine",),  # one cell on one device
+    ("reports", "grid"),  # rows; many cells
+    ("sweeps",),
+    ("cli", "__main__"),
 )
+ORDER = [entry for line in LAYERS for entry in line]
+MOST_ARROWS = 66
+MOST_LINES, MOST_LINES_OF_A_FUNCTION = 400, 60
+STILL_LONG = {
+    "grid.schedule",
+    "grid.request",
+    "datasets._draw",
+    "reports.page",
+    "grid.request.plan",
+    "cli.app._run",
+}
+KNOW_RAY = {"grid.cluster", "grid.schedule", "sweeps.tune"}
 
 
-def modules() -> list[Path]:
-    files = [*(ROOT / "kdbench").glob("*.py")]
-    for stage in STAGES:
-        files += (ROOT / "kdbench" / stage).glob("[!_]*.py")
-    for folder in LINKED:
-        files += (ROOT / folder).rglob("*.py")
-    return files
+def modules() -> dict[str, Path]:
+    """Name below kdbench -> file, of all modules but the one that is the package itself."""
+    package = ROOT / "kdbench"
+    files = [path for path in package.glob("*.py") if path.name != "__init__.py"]
+    for folder in (*STAGES, *LINKED):
+        files += (package / folder).rglob("*.py")
+    return {".".join(path.relative_to(package).with_suffix("").parts): path for path in files}
 
 
-def part(path: Path) -> str:
-    if path.parent.name == "kdbench":
-        return path.stem
-    if path.parent.parent.name == "kdbench":
-        return f"{path.parent.name}.{path.stem}"
-    return path.relative_to(ROOT).parts[0]
+MODULES = modules()
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
 
 
 def imports(path: Path) -> set[str]:
+    """What a module imports, at its top or in a function, without what only a type checker reads."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    nodes: list[ast.AST] = [tree_of(path)]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            nodes += node.orelse
+            continue
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             found |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+        nodes += ast.iter_child_nodes(node)
     return found
 
 
-def layer(name: str) -> int:
-    return next(i for i, names in enumerate(LAYERS) if name in names)
+def own_imports(name: str) -> set[str]:
+    """The modules of kdbench that a module imports."""
+    names = {other.removeprefix("kdbench.") for other in imports(MODULES[name])}
+    return (names & MODULES.keys()) - {name}
+
+
+def entry(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def arrows() -> set[tuple[str, str]]:
+    """Who imports whom among the entries of kdbench/."""
+    pairs = {(entry(name), entry(other)) for name in MODULES for other in own_imports(name)}
+    return {(one, other) for one, other in pairs if one != other}
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
 
 
 @pytest.mark.parametrize("name", LINKED)
@@ -91,39 +106,68 @@ def test_the_four_folders_are_linked_and_have_no_init(name):
     assert not (ROOT / name / "__init__.py").exists()
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: p.relative_to(ROOT).as_posix())
-def test_imports_go_one_way(path):
-    own = part(path)
-    if own == "__init__":
-        return
-    for name in imports(path):
-        if not name.startswith("kdbench."):
-            continue
-        parts = name.split(".")[1:]
-        if parts[0] in STAGES and len(parts) == 1:
-            continue  # the package alone; what is imported from it is looked at by its own name
-        other = ".".join(parts[:2]) if parts[0] in STAGES else parts[0]
-        if other in ("__version__", own):
-            continue
-        assert layer(other) <= layer(own), f"{own} imports {other}"
-        assert layer(other) < layer(own) or other == own, f"{own} imports {other}, which stands beside it"
+def test_every_entry_has_its_place_in_the_layers():
+    assert {entry(name) for name in MODULES} == set(ORDER)
+    assert len(ORDER) == len(set(ORDER))
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: p.relative_to(ROOT).as_posix())
-def test_only_schedule_and_tune_know_ray_and_reports_know_only_rows(path):
-    tops = {name.split(".")[0] for name in imports(path)}
-    if path.name != "schedule.py" and path != ROOT / "sweeps/tune.py":
-        assert "ray" not in tops
-    if part(path) == "reports":
-        assert not tops & {"torch", "timm", "torchvision"}
-        assert not {
-            n
-            for n in imports(path)
-            if n.startswith(("kdbench.engine.run", "kdbench.methods", "kdbench.engine.train"))
-        }
-    if part(path) in ("methods", "datasets"):
-        other = {"methods": "kdbench.datasets", "datasets": "kdbench.methods"}[part(path)]
-        assert not {n for n in imports(path) if n.startswith((other, "kdbench.reports", "kdbench.sweeps"))}
+def test_imports_go_one_way():
+    backward = sorted(
+        f"{name} imports {other}"
+        for name in MODULES
+        for other in own_imports(name)
+        if ORDER.index(entry(other)) > ORDER.index(entry(name))
+    )
+    assert backward == []
+
+
+def test_few_arrows_connect_the_entries():
+    # Any entry may import errors, which imports nothing.
+    counted = {arrow for arrow in arrows() if "errors" not in arrow}
+    assert len(counted) <= MOST_ARROWS, sorted(counted)
+
+
+@pytest.mark.parametrize("folder", [*STAGES, *LINKED])
+def test_no_modules_of_a_folder_import_one_another_in_a_circle(folder):
+    graph = {name: own_imports(name) for name in MODULES if entry(name) == folder}
+    inside = {name: {other for other in found if other in graph} for name, found in graph.items()}
+    try:
+        TopologicalSorter(inside).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle: {' imports '.join(reversed(error.args[1]))}")
+
+
+def test_only_three_modules_know_ray():
+    with_ray = {
+        name for name, path in MODULES.items() if "ray" in {n.partition(".")[0] for n in imports(path)}
+    }
+    assert with_ray <= KNOW_RAY
+
+
+def test_reports_know_only_rows_and_plug_ins_know_only_their_contract():
+    by_entry = {one: {other for first, other in arrows() if first == one} for one in ORDER}
+    assert by_entry["reports"] <= {"errors", "files", "metrics", "results", "registry"}
+    assert by_entry["datasets"] <= {"errors", "files", "dataset"}
+    assert by_entry["methods"] <= {"errors", "backbone", "method", "weights", "defects"}
+    for name, path in MODULES.items():
+        if entry(name) == "reports":
+            assert not {n.partition(".")[0] for n in imports(path)} & {"torch", "timm", "torchvision"}, name
+
+
+def test_no_module_and_no_function_is_too_long():
+    long_modules = {name for name, path in MODULES.items() if len(path.read_text().splitlines()) > MOST_LINES}
+    long_functions = {
+        f"{name}.{function.name}"
+        for name, path in MODULES.items()
+        for function in functions(path)
+        if (function.end_lineno or 0) - function.lineno + 1 > MOST_LINES_OF_A_FUNCTION
+    }
+    assert long_modules <= STILL_LONG
+    assert long_functions <= STILL_LONG
+
+
+def test_planning_does_not_load_torch():
+    assert "torch" not in loaded_by("import kdbench.grid.request, kdbench.grid.status, kdbench.weights")
 
 
 def loaded_by(code: str) -> set[str]:

@@ -109,7 +109,7 @@ def new_method_(
     folder: Annotated[Path, typer.Option(help="Where the package is written.", callback=at_home)] = Path(),
 ) -> None:
     """Write a package with a method of your own that runs as it stands."""
-    from kdbench.new_method import new_method
+    from kdbench.cli.new_method import new_method
 
     path = new_method(name, folder)
     say(f"wrote {path}; next: pip install -e {path}, then kdbench run --methods {name}")

@@ -103,9 +103,10 @@ def left_out(rows: Rows) -> str:
     lines = []
     if len(rows.earlier):
         of = rows.earlier[["dataset", "category"]].drop_duplicates().itertuples(index=False)
+        images = ", ".join(f"{dataset}/{category}" for dataset, category in of)
         lines.append(
-            f"{len(rows.earlier)} rows of earlier images of {', '.join(f'{one[0]}/{one[1]}' for one in of)} "
-            "do not count: the report names them, `kdbench results prune` moves them away"
+            f"rows of earlier images of {images}: {len(rows.earlier)}, which do not count; "
+            "the report names them, `kdbench results prune` moves them away"
         )
     lines += [f"{name} is a copy, and does not count" for name in rows.copies]
     return "\n".join(lines)

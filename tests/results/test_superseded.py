@@ -175,7 +175,7 @@ def test_a_change_that_was_taken_back_counts_again_in_the_report(corrected):
 
 def test_the_terminal_says_what_does_not_count(corrected):
     assert holes_of(corrected).headline == (
-        "2 rows of earlier images of fabricated/b do not count: the report names them, "
+        "rows of earlier images of fabricated/b: 2, which do not count; the report names them, "
         "`kdbench results prune` moves them away"
     )
     assert holes_of(corrected).headline in write_leaderboard(corrected, corrected / "report")[1]

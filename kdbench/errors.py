@@ -1,7 +1,8 @@
 """The errors that kdbench tells a user about, and the wording that their messages share."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class DataError(ValueError):
@@ -22,6 +23,43 @@ class ResultsError(OSError):
 
 class CellTimeout(RuntimeError):
     """The cell took longer than it may."""
+
+
+class Complaints:
+    """Collects everything that is wrong with a request, so that the user hears all of it at once."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def add(self, *texts: str) -> None:
+        """Keep these complaints."""
+        self.texts += texts
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Keep the complaints of a RequestError or DataError that the block raises, and go on after it."""
+        try:
+            yield
+        except RequestError as error:
+            self.add(*error.complaints)
+        except DataError as error:
+            self.add(*str(error).splitlines())
+
+    def check(self) -> None:
+        """Raise RequestError with every complaint, each once; do nothing if there is none."""
+        if self.texts:
+            raise RequestError(dict.fromkeys(self.texts))
+
+
+@contextmanager
+def complained(what: str) -> Iterator[None]:
+    """Raise a RequestError that begins with `what` for an OSError of the block, such as a full disk."""
+    try:
+        yield
+    except BrokenPipeError:  # the reader of our output went away
+        raise
+    except OSError as error:
+        raise RequestError([f"{what}: {error}"]) from error
 
 
 def unknown(kind: str, name: str, names: Iterable[str], plural: str | None = None) -> str:

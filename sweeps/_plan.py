@@ -12,7 +12,8 @@ from kdbench.data.fingerprint import check_apart, contents
 from kdbench.defects import DEFECTS_VERSION
 from kdbench.engine.batches import split_heldout
 from kdbench.errors import RequestError, unknown
-from kdbench.grid.request import Plan, Request, plan
+from kdbench.grid.plan import Plan, plan
+from kdbench.grid.request import Request
 from kdbench.metrics.exact import METRICS, PIXEL_METRICS
 from kdbench.registry import get_method, method_names
 from kdbench.results.storage import Storage

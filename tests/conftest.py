@@ -149,7 +149,8 @@ ALL_SET = {"all.image_size": 32, "all.batch_size": 4}
 
 def tiny_jobs(root: Path, results: Path, **changes: object) -> list[Any]:
     """The jobs of STFPM with the smallest network on `root`; `changes` are keys of a request."""
-    from kdbench.grid.request import Request, plan
+    from kdbench.grid.plan import plan
+    from kdbench.grid.request import Request
 
     asked = {
         "methods": ("stfpm",),

@@ -75,8 +75,8 @@ def prepare_dataset(
     """Decode all images once, so that no run has to; `kdbench run` does the same where it is needed."""
     from kdbench.errors import unknown
     from kdbench.files import cache_folder
+    from kdbench.grid.plan import find_data
     from kdbench.grid.prepare import decode
-    from kdbench.grid.request import find_data
     from kdbench.metrics.presets import PRESETS
     from kdbench.registry import get_dataset
 
@@ -138,7 +138,7 @@ def audit_dataset(
     """Find numbers that see no defect and still tell the test images apart: brightness, size, position."""
     from kdbench.data.audit import LEVEL, PERMUTATIONS, audit
     from kdbench.errors import reason
-    from kdbench.grid.request import find_data
+    from kdbench.grid.plan import find_data
     from kdbench.registry import get_dataset
     from kdbench.reports.statistics import holm
 

@@ -7,8 +7,8 @@ import typer
 from rich.markup import escape
 
 from kdbench.cli.options import REPORT, OldOut, Out, Results, Root, Weights, at_home, report_folder
-from kdbench.cli.terminal import SOME_FAILED, complained, new_table, reading, say, show
-from kdbench.errors import RequestError
+from kdbench.cli.terminal import SOME_FAILED, new_table, reading, say, show
+from kdbench.errors import RequestError, complained
 
 
 def report(
@@ -129,13 +129,11 @@ def probe(
 ) -> None:
     """Measure, with normal images only, how far the categories of each multiclass detector interfere."""
     from kdbench.engine.probe import probe as probe_detectors
-    from kdbench.grid.request import choose_device
+    from kdbench.grid.plan import choose_device
     from kdbench.results.store import CELLS, Results, read
 
     folder = report_folder(out, report)
-    chosen, wrong = choose_device(device)
-    if wrong:
-        raise RequestError(wrong)
+    chosen = choose_device(device)
     with complained(f"cannot probe the detectors of {results}"):
         count, left_out = probe_detectors(
             Results(results),

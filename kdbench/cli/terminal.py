@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from kdbench.errors import RequestError
+from kdbench.errors import complained
 
 # Without a terminal rich assumes 80 columns and cuts tables; logs and pipes have room.
 out, err = (Console(stderr=e, width=None if sys.stdout.isatty() else 160) for e in (False, True))
@@ -38,17 +38,6 @@ def new_table(*columns: str, title: str | None = None) -> Table:
 def show(table: Table) -> None:
     """Print a table."""
     out.print(table)
-
-
-@contextmanager
-def complained(what: str) -> Iterator[None]:
-    """An object store that does not answer, or a folder that may not be read or written, is a complaint."""
-    try:
-        yield
-    except BrokenPipeError:  # the reader of our output went away
-        raise
-    except OSError as error:
-        raise RequestError([f"{what}: {error}"]) from error
 
 
 def reading(results: str) -> AbstractContextManager[None]:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console
@@ -20,21 +19,25 @@ from rich.progress import (
 from kdbench.cell import Outcome
 from kdbench.cell import Progress as CellProgress
 from kdbench.grid.lease import Holder
+from kdbench.grid.plan import Job
+from kdbench.grid.schedule import Running
 from kdbench.grid.status import part_done, seconds_left
 
 LOG_EVERY_S = 10.0  # without a terminal, at most one line in this time
 
 
 class View:
-    """Shows the queue, running cells and the time that is left; a context manager.
+    """Shows a run: decoding, the queue, running cells, the time that is left, timings.
 
-    `expected` is cell id -> seconds that each may take, or numbers in proportion to them.
+    Errors go to a console of their own; `published` is the folder that rows are taken over from.
     """
 
-    def __init__(self, console: Console, expected: Mapping[str, float]) -> None:
-        self.console, self.expected = console, dict(expected)
+    def __init__(self, console: Console, errors: Console, published: str | None = None) -> None:
+        self.console, self.errors, self.published = console, errors, published
+        self.expected: dict[str, float] = {}
         self.ended_ids: set[str] = set()
         self.num_failed, self.num_waiting = 0, 0
+        self.num_timed, self.num_to_time = 0, 0
         self.started, self.logged = time.monotonic(), 0.0
         self.paces: dict[str, _Pace] = {}
         self.parts: dict[str, float] = {}  # running cell -> how much of it is done
@@ -48,50 +51,95 @@ class View:
             console=console,
             transient=True,
         )
-        self.all_cells = self.bars.add_task("cells", total=len(expected), note="")
+        self.all_cells: TaskID | None = None
         self.cells: dict[str, TaskID] = {}
+        self.images: TaskID | None = None
 
-    def __enter__(self) -> "View":
-        if self.console.is_terminal:
-            self.bars.start()
-        return self
+    def note(self, text: str) -> None:
+        """A yellow line."""
+        self._say(f"note: {text}", style="yellow")
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def taken_over(self, count: int) -> None:
+        """Say how many cells need not run."""
+        self._say(f"{count} cells taken over from {self.published}")
+
+    def decoding(self, done: int, total: int) -> None:
+        """A bar until the last image is decoded."""
+        if self.images is None:
+            self.images = self.bars.add_task("decoding images", note="")
+            self._start()
+        self.bars.update(self.images, completed=done, total=total)
+        if done >= total:
+            self.bars.remove_task(self.images)
+            self.images = None
+            self.bars.stop()
+
+    def begin(self, expected: Mapping[str, float]) -> None:
+        """Show a bar of all cells."""
+        self.expected, self.started = dict(expected), time.monotonic()
+        self.all_cells = self.bars.add_task("cells", total=len(expected), note="")
+        self._start()
+
+    def end(self) -> None:
+        """Take the bars away."""
         self.bars.stop()
 
-    def notify(self, progress: CellProgress) -> None:
+    def progress(self, progress: CellProgress) -> None:
         """Show where the one running cell is; called after every batch, so it must be cheap."""
         self._show({progress.cell_id: (progress.label, progress)})
         self._log([f"{progress.label} · {self._note(progress)}"])
 
-    def watch(self, running: Sequence[Holder], num_waiting: int, elsewhere: Sequence[Holder]) -> None:
-        """Show which cells run where; `elsewhere` are cells that another run is working on."""
-        self.num_waiting = num_waiting
-        cells = {holder.cell_id: (f"{holder.host}: {holder.label}", _progress(holder)) for holder in running}
-        for holder in elsewhere:
+    def running(self, running: Running) -> None:
+        """Show which cells run where, also those that another run is working on."""
+        self.num_waiting = running.num_waiting
+        cells = {h.cell_id: (f"{h.host}: {h.label}", _progress(h)) for h in running.holders}
+        for holder in running.elsewhere:
             label = f"{holder.host}: {holder.label} (run {holder.run_id})"
             cells[holder.cell_id] = (label, _progress(holder))
         self._show(cells)
         lines = [f"{label} · {self._note(progress)}" for label, progress in cells.values()]
         self._log([f"{self._totals()}", *lines])
 
-    def ended(self, outcome: Outcome) -> None:
-        """One line that stays for every cell that ended."""
+    def finished(self, outcome: Outcome) -> None:
+        """One line that stays for every cell that finished."""
         self.ended_ids.add(outcome.cell_id)
         self.num_failed += outcome.status != "ok"
         bar = self.cells.pop(outcome.cell_id, None)
         if bar is not None:
             self.bars.remove_task(bar)
-        self.bars.update(self.all_cells, completed=len(self.ended_ids), note=self._totals())
-        said = outcome.summary or outcome.error
+        self._update_all()
+        text = outcome.summary or outcome.error
         took = f"{outcome.status} in {duration(outcome.seconds)}"
         self._line(
             f"[{len(self.ended_ids)}/{len(self.expected)}] {outcome.label}: {took}"
-            + (f" · {said}" if said else ""),
+            + (f" · {text}" if text else ""),
             style="green" if outcome.status == "ok" else "red",
         )
+
+    def timing(self, count: int) -> None:
+        """Say how many detectors will be timed."""
+        self.num_to_time = count
+        self._say(f"timing {count} detectors, each alone on the device (--no-latency: not)")
+
+    def timed(self, job: Job, error: str) -> None:
+        """One line for every detector that was timed or could not be."""
+        self.num_timed += 1
+        if error:
+            text = escape(f"error: {job.cell.label} could not be timed: {error}")
+            self.errors.print(text, style="red", highlight=False, soft_wrap=True)
+        else:
+            self._say(f"[{self.num_timed}/{self.num_to_time}] {job.cell.method} is timed")
+
+    def _start(self) -> None:
+        if self.console.is_terminal:
+            self.bars.start()
+
+    def _say(self, text: str, style: str | None = None) -> None:
+        self.console.print(escape(text), style=style, highlight=False, soft_wrap=True)
+
+    def _update_all(self) -> None:
+        if self.all_cells is not None:
+            self.bars.update(self.all_cells, completed=len(self.ended_ids), note=self._totals())
 
     def _show(self, cells: Mapping[str, tuple[str, CellProgress]]) -> None:
         self.parts = {i: part_done(p.phase, p.done, p.total) for i, (_, p) in cells.items()}
@@ -107,7 +155,7 @@ class View:
                 total=progress.total or None,
                 note=self._note(progress),
             )
-        self.bars.update(self.all_cells, note=self._totals())
+        self._update_all()
 
     def _totals(self) -> str:
         elapsed = time.monotonic() - self.started
@@ -142,7 +190,7 @@ class View:
 
     def _line(self, text: str, style: str | None = None) -> None:
         stamp = "" if self.console.is_terminal else time.strftime("%H:%M:%S ")
-        self.console.print(escape(stamp + text), style=style, highlight=False, soft_wrap=True)
+        self._say(stamp + text, style=style)
 
 
 class _Pace:

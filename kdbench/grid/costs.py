@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Hashable, Mapping, Sequence, Set
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -13,9 +13,10 @@ from kdbench.cell import Cell
 from kdbench.engine.build import build_method
 from kdbench.engine.device import autocast_for, choose_precision, synchronise, threads
 from kdbench.grid.cluster import Cluster, Need
-from kdbench.grid.request import Found, Job, Request
+from kdbench.grid.plan import Found, Job
+from kdbench.grid.request import Request
 from kdbench.results.storage import Storage
-from kdbench.results.store import CELLS, DETECTORS, LATENCY, Results, read
+from kdbench.results.store import CELLS, read
 
 STEP_IMAGES = 4  # of a measured step; enough to keep two cores busy
 MEMORY_MARGIN = 1.25  # on what cells of the kind were seen to take
@@ -27,7 +28,6 @@ COST_COLUMNS = (
     *("num_train", "num_heldout", "num_test", "prepare_s", "train_s", "evaluate_s"),
     *("peak_memory_bytes", "device_memory_bytes"),
 )
-TIMING_COLUMNS = ("cell_id", "device", "device_name", "busy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class Costs:
     def of(self, job: Job) -> Cost | None:
         """What cells of the nearest known kind took; None where none of the method ended on such a device."""
         config = json.loads(job.cell.config)
-        for kind in _kinds(job.cell.method, config, _device_type(job), job.place.num_threads):
+        for kind in _kinds(job.cell.method, config, device_type(job), job.place.num_threads):
             if kind in self.known:
                 cost = self.known[kind]
                 scale = config["image_size"] ** 2 / cost.pixels
@@ -144,63 +144,6 @@ def expected_seconds(jobs: Sequence[Job], data: Mapping[str, Found], costs: Cost
     return {i: speed * works[i] if seconds is None else seconds for i, seconds in known.items()}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Timed:
-    """What a results folder has of timings: the files of detectors that were kept, and TIMING_COLUMNS."""
-
-    kept: Set[str]
-    rows: Sequence[Mapping[str, Any]]
-
-
-def read_timed(results: Results) -> Timed:
-    """Read it, which `to_time` and `without_timing` both need."""
-    rows = read(results.storage, LATENCY, columns=TIMING_COLUMNS).to_pylist()
-    return Timed(kept=set(DETECTORS.names(results.storage)), rows=rows)
-
-
-def to_time(
-    jobs: Sequence[Job], there: Timed, device_name: str | None = None, *, busy_again: bool = False
-) -> list[Job]:
-    """One job of each entry in each section of a report whose detector was kept and none was timed.
-
-    Seed and category change no latency; a report shows a timing where the cell that was timed stands. What
-    was timed on another kind of device, or on one of another name where that is known, is timed here, too;
-    with `busy_again` also what was timed while something else ran.
-    """
-    done = {
-        (row["cell_id"], row["device"])
-        for row in there.rows
-        if not (busy_again and row["busy"] is not False) and device_name in (None, row["device_name"])
-    }
-    found = []
-    for alike in _entries(jobs):
-        able = [job for job in alike if DETECTORS.name(job.cell.id) in there.kept]
-        if able and not any((job.cell.id, _device_type(job)) in done for job in alike):
-            found.append(able[0])
-    return found
-
-
-def without_timing(jobs: Sequence[Job], there: Timed) -> list[Job]:
-    """One job of each entry in each section of a report that has neither a timing nor a detector to time."""
-    done = {row["cell_id"] for row in there.rows}
-    return [
-        alike[0]
-        for alike in _entries(jobs)
-        if not any(DETECTORS.name(job.cell.id) in there.kept or job.cell.id in done for job in alike)
-    ]
-
-
-def _entries(jobs: Sequence[Job]) -> list[list[Job]]:
-    """The jobs by entry and section of a report: cells of one differ in seed and category only."""
-    kinds: dict[Hashable, list[Job]] = {}
-    for job in jobs:
-        cell = job.cell
-        entry = (cell.method, cell.config, cell.teacher_sha256, job.place.device)
-        section = (cell.dataset, cell.setting, cell.profile, cell.preset)
-        kinds.setdefault((*entry, *section), []).append(job)
-    return [*kinds.values()]
-
-
 def known_seconds(job: Job, data: Mapping[str, Found], costs: Costs) -> float | None:
     """How long a cell will take by the rows there are, or None."""
     cost = costs.of(job)
@@ -264,7 +207,7 @@ def _kinds(method: str, config: Mapping[str, Any], device: str, threads: int | N
     ]
 
 
-def _device_type(job: Job) -> str:
+def device_type(job: Job) -> str:
     """`cpu` or `cuda`, as rows say it."""
     return torch.device(job.place.device).type
 

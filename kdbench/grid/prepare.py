@@ -1,6 +1,7 @@
 """What every machine needs before its first cell: teachers that can be built, decoded images and masks."""
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -8,8 +9,9 @@ from kdbench.backbone import teacher
 from kdbench.data.store import images_ready, open_images, open_truth
 from kdbench.errors import DataError, RequestError
 from kdbench.files import cache_folder
-from kdbench.grid.request import Found, Job
+from kdbench.grid.plan import Found, Job
 from kdbench.metrics.presets import PRESETS
+from kdbench.results.storage import Storage
 
 Tick = Callable[[int, int], None]  # told how many images were decoded, of how many
 
@@ -55,6 +57,17 @@ def decode(needed: Sequence[tuple[str, str, int, str]], data: Mapping[str, Found
         except OSError as error:
             complaints.append(f"cannot write decoded images in {cache_folder()}: {error.strerror or error}")
     return complaints
+
+
+def enough_disk(results: str, needed: int = 64 << 20) -> str | None:
+    """A complaint if a results folder on a disk has less free space than results need at the least."""
+    folder = Storage(results).local
+    if folder is None:
+        return None
+    existing = next(p for p in (folder.resolve(), *folder.resolve().parents) if p.exists())
+    stats = os.statvfs(existing)
+    free = stats.f_bavail * stats.f_frsize
+    return None if free >= needed else f"{folder}: {free >> 20} MiB free, {needed >> 20} MiB are needed"
 
 
 def _num_to_decode(data: Found, category: str, size: int) -> int:

@@ -6,21 +6,18 @@ import re
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from kdbench.cell import ELSEWHERE, Notify, Outcome, outcome_of
-from kdbench.engine.latency import time_detector
-from kdbench.errors import DataError, RequestError, ResultsError, last_line
+from kdbench.cell import ELSEWHERE, Cell, Notify, Outcome, Place, outcome_of
+from kdbench.errors import DataError, RequestError, ResultsError
 from kdbench.grid.attempt import execute_cell, record_end
 from kdbench.grid.cluster import Cluster, Node, this_machine
 from kdbench.grid.lease import Holder, holders, leased, remove_void, revoke
+from kdbench.grid.plan import Found, Job
 from kdbench.grid.prepare import prepare
-from kdbench.grid.request import Found, Job
 from kdbench.results.storage import Storage
 from kdbench.results.store import CELLS, Results
 
@@ -37,7 +34,8 @@ GRACE_S = 30.0  # a cell that does not stop by itself when its time is over is k
 CALLS_ON_CPU = 50
 MORE_WAITING = 8  # tasks submitted beyond what fits: the next worker starts early, an autoscaler sees demand
 
-Work = Callable[[Any, Any, str, Notify, float | None], Outcome]
+Executor = Literal["local", "ray"]
+Work = Callable[[Cell, Place, str, Notify, float | None], Outcome]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +50,14 @@ class Running:
 Watch = Callable[[Running], None]
 
 
-def connect(executor: str | None, address: str | None) -> Cluster | None:
+def connect(executor: Executor | None, address: str | None) -> Cluster | None:
     """The running Ray cluster at an address, or None where there is none yet.
 
     Raises RequestError where no cluster answers.
     """
     if executor == "local" or not address:
         return None
-    return _start_ray(address, this_machine())
+    return start_ray(address, this_machine())
 
 
 def refuse_impossible(jobs: Sequence[Job], cluster: Cluster) -> None:
@@ -70,7 +68,7 @@ def refuse_impossible(jobs: Sequence[Job], cluster: Cluster) -> None:
         raise RequestError([*complaints, f"the cluster has {cluster}"])
 
 
-def choose_executor(asked: str | None, jobs: Sequence[Job], cluster: Cluster) -> str:
+def choose_executor(asked: Executor | None, jobs: Sequence[Job], cluster: Cluster) -> Executor:
     """`ray` where more than one cell is to run and more than one can run at once, unless asked otherwise."""
     if asked is not None:
         return asked
@@ -82,9 +80,9 @@ def choose_executor(asked: str | None, jobs: Sequence[Job], cluster: Cluster) ->
 
 def execute(
     jobs: Sequence[Job],
-    data: dict[str, Found],
+    data: Mapping[str, Found],
     *,
-    executor: str,
+    executor: Executor,
     address: str | None = None,
     run_id: str,
     notify: Notify,
@@ -107,62 +105,12 @@ def execute(
             Results(storage).remove_unfinished({job.cell.id for job in jobs} - leased(storage))
 
 
-def measure(
-    jobs: Sequence[Job], *, executor: str, address: str | None = None, run_id: str
-) -> Iterator[tuple[Job, str]]:
-    """Time the detectors of these jobs, one after another, each in a process that owns a whole machine.
-
-    Yields each job with what went wrong, "" if nothing did; the rows are on disk by then.
-    """
-    if executor == "ray":
-        yield from _measure_with_ray(jobs, address, run_id)
-        return
-    for job in jobs:
-        # Not forked: CUDA would not work in it, and it would carry what this process has trained. A pool is
-        # broken for good when its process is killed, so each detector has its own.
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            timed = pool.submit(time_detector, job.cell, job.place, run_id)
-            error = timed.exception()  # a detector that cannot be timed does not end the others' timing
-        yield job, "" if error is None else f"{type(error).__name__}: {error}"
-
-
-def _measure_with_ray(jobs: Sequence[Job], address: str | None, run_id: str) -> Iterator[tuple[Job, str]]:
-    import ray
-    from ray.exceptions import RayError
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    _start_ray(address, this_machine())
-
-    @ray.remote(max_calls=1, max_retries=RETRIES)
-    def time_one(job: Job) -> None:
-        if not job.need.gpus:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        time_detector(job.cell, job.place, run_id)
-
-    for job in jobs:
-        gpus = 1 if job.need.gpus else 0
-        fitting = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("GPU", 0) >= gpus]
-        if not fitting:
-            yield job, "no node is left that it could be timed on"
-            continue
-        # All on one machine, which the task has for itself: every task of ours takes at least one CPU.
-        node = min(fitting, key=lambda node: (node["NodeManagerHostname"], node["NodeID"]))
-        there = NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
-        owning = {"num_cpus": node["Resources"].get("CPU", 1), "num_gpus": gpus}
-        try:
-            ray.get(time_one.options(scheduling_strategy=there, **owning).remote(job))
-        except RayError as error:  # also what was raised in the task
-            yield job, last_line(str(error))
-        else:
-            yield job, ""
-
-
 @dataclass(frozen=True)
 class _Grid:
     """What `execute` was asked for."""
 
     jobs: Sequence[Job]
-    data: dict[str, Found]
+    data: Mapping[str, Found]
     storage: Storage
     run_id: str
     address: str | None
@@ -217,7 +165,7 @@ class _Attempt:
 
 
 def _with_ray(grid: _Grid) -> Iterator[Outcome]:
-    cluster = _start_ray(grid.address, this_machine())
+    cluster = start_ray(grid.address, this_machine())
     if not grid.address:  # what others use of this machine now Ray does not give: who needs that runs alone
         most = int(cluster.nodes[0].memory_bytes)
         needs = [replace(job.need, memory_bytes=min(job.need.memory_bytes, most)) for job in grid.jobs]
@@ -406,7 +354,7 @@ def _prepare_nodes(grid: _Grid) -> None:
     grid.storage.write(marker, b"kdbench")
 
     @ray.remote(num_cpus=0, max_retries=1)
-    def prepare_node(jobs: Sequence[Job], data: dict[str, Found]) -> list[str]:
+    def prepare_node(jobs: Sequence[Job], data: Mapping[str, Found]) -> list[str]:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         if not Storage(jobs[0].place.results).exists(marker):
             return [f"does not see the results folder {jobs[0].place.results}; it must be on shared storage"]
@@ -427,7 +375,7 @@ def _prepare_nodes(grid: _Grid) -> None:
         raise RequestError(complaints)
 
 
-def _start_ray(address: str | None, here: Cluster) -> Cluster:
+def start_ray(address: str | None, here: Cluster) -> Cluster:
     """Join the cluster at an address, or start one of this machine; returns what it has."""
     import ray
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
@@ -20,19 +21,33 @@ os.environ["PYTHONPATH"] = os.pathsep.join(sys.path[:2])  # of the workers
 import ray_work
 from conftest import write_category
 
-from kdbench.grid import schedule
+from kdbench.cell import Outcome
 from kdbench.grid.cluster import this_machine
-from kdbench.grid.costs import known_costs, longest_first, with_needs
-from kdbench.grid.request import Request, plan
-from kdbench.results.store import Results
+from kdbench.grid.grid import Silent, plan_grid, run_grid
+from kdbench.grid.request import Request
+from kdbench.grid.schedule import Work, start_ray
 
 NUM_WORKERS = 2
 CELL_S = 2.0  # ray_work.waits
 NUM_CELLS = 10_000
 
 
-def run(root: Path, results: Path, num_cells: int, work: schedule.Work) -> tuple[float, int]:
-    """The steps of `kdbench run` with another work; returns seconds of execution and cells that were run."""
+class Watch(Silent):
+    """Sees when the first cell begins and when each has finished."""
+
+    def __init__(self) -> None:
+        self.started = self.took_s = 0.0
+
+    def begin(self, expected: Mapping[str, float]) -> None:
+        self.started = time.perf_counter()
+
+    def finished(self, outcome: Outcome) -> None:
+        assert outcome.status == "ok", outcome
+        self.took_s = time.perf_counter() - self.started
+
+
+def run(root: Path, results: Path, num_cells: int, work: Work) -> tuple[float, int]:
+    """`kdbench run` with another work; returns seconds of execution and cells that were run."""
     request = Request(
         methods=("stfpm",),
         dataset=("mvtec_ad",),
@@ -41,29 +56,13 @@ def run(root: Path, results: Path, num_cells: int, work: schedule.Work) -> tuple
         seeds=tuple(range(num_cells)),
         executor="ray",
         cpus_per_cell=1,
+        latency=False,
         results=str(results),
     )
-    planned = plan(request)
-    store = Results(request.results)
-    costs = known_costs(store.storage)
-    jobs = with_needs(planned.jobs, request, this_machine(), costs, planned.data)
-    ended = store.ends(job.cell.id for job in jobs)
-    todo = longest_first([j for j in jobs if j.cell.id not in ended], planned.data, costs)
-    schedule._start_ray(None, this_machine())
-    started, count = time.perf_counter(), 0
-    if todo:
-        for outcome in schedule.execute(
-            todo,
-            planned.data,
-            executor="ray",
-            run_id="bench",
-            notify=lambda progress: None,
-            watch=lambda running: None,
-            work=work,
-        ):
-            assert outcome.status == "ok", outcome
-            count += 1
-    return time.perf_counter() - started, count
+    start_ray(None, this_machine())  # before the clock runs
+    watch = Watch()
+    result = run_grid(plan_grid(request), watch, work)
+    return watch.took_s, result.num_finished
 
 
 def overhead(root: Path, folder: Path) -> None:

@@ -218,8 +218,7 @@ def test_detectors_that_are_not_kept_cannot_be_timed_and_that_is_said(run: Call,
     code, text = run(*words, "--results", "others", "--published", "shared")
     assert code == 0
     assert (
-        "note: 1 detectors cannot be timed, for they were not kept; first: stfpm on mvtec_ad, oneclass"
-        in text
+        "note: 1 detectors were not kept, so they cannot be timed; first: stfpm on mvtec_ad, oneclass" in text
     )
     (row,) = rows("others")
     Results("others").write(LATENCY, [{"cell_id": row["cell_id"], "device": "cuda", "device_name": "a"}])
@@ -520,7 +519,7 @@ def test_an_interruption_loses_only_the_cell_that_runs(brittle: Call) -> None:
     words = ("--set", "brittle.act=nothing,interrupt")
     code, text = brittle(*words)
     assert code == 130
-    assert "interrupted: 1 of 2 cells ended and are kept; the same command resumes" in text
+    assert "interrupted: 1 of 2 cells finished and are kept; the same command resumes" in text
     assert traceless(text)
     (row,) = rows()
     assert row["status"] == "ok"
@@ -533,7 +532,7 @@ def test_an_interruption_loses_only_the_cell_that_runs(brittle: Call) -> None:
 
 
 @pytest.mark.parametrize(
-    "step", ["kdbench.grid.request.plan", "kdbench.cli.app._prepare", "kdbench.cli.app._report"]
+    "step", ["kdbench.grid.grid.plan", "kdbench.grid.grid.prepare", "kdbench.cli.app._report"]
 )
 def test_an_interruption_outside_of_the_cells_has_the_same_code(
     run: Call, monkeypatch: pytest.MonkeyPatch, step: str
@@ -552,7 +551,7 @@ def test_a_disk_that_becomes_full_keeps_what_is_whole(brittle: Call) -> None:
     code, text = brittle(*words)
     assert code == 1
     assert "cannot write results in results: " in text
-    assert "1 cells ended and are kept; the same command resumes" in text
+    assert "1 of 2 cells finished and are kept; the same command resumes" in text
     assert traceless(text)
     (row,) = rows()
     assert files() == files_of(row)

@@ -13,7 +13,8 @@ from kdbench.engine import train
 from kdbench.engine.checkpoint import Checkpoints, remove_checkpoint
 from kdbench.engine.run import run_cell
 from kdbench.grid.attempt import execute_cell
-from kdbench.grid.request import Request, plan
+from kdbench.grid.plan import plan
+from kdbench.grid.request import Request
 from kdbench.registry import method_names
 from kdbench.results.storage import Storage
 
@@ -132,8 +133,10 @@ def test_a_disk_that_is_full_for_a_while_costs_no_training(mvtec, tmp_path, monk
     assert before == after != b""
     full = "no checkpoint: No space left on device"
     assert [p.problem for p in seen if p.phase == "train" and p.done in (12, 20, 28)] == ["", full, ""]
-    view = View(Console(file=StringIO(), width=300), {planned.cell.id: 1.0})
-    view.notify(next(p for p in seen if p.problem))
+    console = Console(file=StringIO(), width=300)
+    view = View(console, console)
+    view.begin({planned.cell.id: 1.0})
+    view.progress(next(p for p in seen if p.problem))
     assert full in view.console.file.getvalue()
 
 

@@ -14,8 +14,9 @@ from conftest import TINY
 from kdbench.engine import latency
 from kdbench.engine.latency import Timing, summary, time_detector
 from kdbench.grid.attempt import execute_cell
-from kdbench.grid.costs import read_timed, to_time
-from kdbench.grid.request import Request, plan
+from kdbench.grid.plan import plan
+from kdbench.grid.request import Request
+from kdbench.grid.timing import read_timed, to_time
 from kdbench.results.schema import LATENCY_SCHEMA
 from kdbench.results.store import DETECTORS, LATENCY, Results, read
 

@@ -7,7 +7,7 @@ from conftest import write_category, write_image
 
 from kdbench.engine.device import threads
 from kdbench.engine.run import run_cell
-from kdbench.grid.request import Job
+from kdbench.grid.plan import Job
 from kdbench.metrics.exact import METRICS
 from kdbench.results.store import Results
 

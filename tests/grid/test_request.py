@@ -9,7 +9,9 @@ import pytest
 from conftest import write_category
 
 from kdbench.errors import RequestError
-from kdbench.grid.request import Plan, Request, enough_disk, parse_sets, plan, read_request
+from kdbench.grid.plan import Plan, plan
+from kdbench.grid.prepare import enough_disk
+from kdbench.grid.request import Request, parse_sets, read_request
 from kdbench.method import DEMO
 from kdbench.registry import get_dataset, method_names
 from kdbench.weights import EMBEDDED

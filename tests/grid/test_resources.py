@@ -1,21 +1,23 @@
 """What a cell needs, what machines have, in which order cells start, and when the last will end."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
-from kdbench.cli import app as cli
+from kdbench.cli.app import show_plan
 from kdbench.grid.cluster import Cluster, Need, Node, makespan_s
 from kdbench.grid.costs import (
     Costs,
-    estimate_seconds,
     expected_seconds,
     known_seconds,
     longest_first,
     with_needs,
 )
-from kdbench.grid.request import Request, plan
+from kdbench.grid.grid import estimate, plan_grid
+from kdbench.grid.plan import plan
+from kdbench.grid.request import Request
 
 GIB = 2**30
 
@@ -205,18 +207,21 @@ def test_a_need_never_changes_what_a_cell_is(mvtec):
     assert json.loads(one[0].cell.config) == json.loads(other[0].cell.config)
 
 
-def test_how_long_what_only_other_machines_can_run_takes_is_unknown(mvtec, monkeypatch, capsys):
+def test_how_long_what_only_other_machines_can_run_takes_is_unknown(mvtec, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     machines = cluster(node(cpus=32, gpus=2))
-    planned = plan(request(mvtec), machines)
-    first, second = planned.jobs = with_needs(planned.jobs, request(mvtec), machines, Costs([]), planned.data)
-    assert estimate_seconds(planned.jobs, planned.data, Costs([])) == {
-        first.cell.id: None,
-        second.cell.id: None,
-    }
-    cli._show_plan(planned, planned.jobs, {}, Costs([]), machines, "ray")
+    grid = plan_grid(request(mvtec, results=tmp_path / "r"), machines)
+    first, second = grid.todo
+    expected = estimate(grid)
+    assert expected.cells == {first.cell.id: None, second.cell.id: None}
+    assert (expected.one_by_one_s, expected.together_s) == (None, None)
+    show_plan(grid, expected)
     said = capsys.readouterr().out
-    assert said.count("unknown") == 3
-    assert "2 of 2 cells to run with ray: a: 32 CPUs, 2 GPUs, 16.0 GiB\nhow long is unknown" in said
-    both = Costs([row(job, device="cuda") for job in planned.jobs])
-    assert estimate_seconds(planned.jobs, planned.data, both)[first.cell.id] == pytest.approx(1 + 40 + 4)
+    assert said.count("unknown") == 2
+    assert "2 of 2 cells to run with ray: a: 32 CPUs, 2 GPUs, 16.0 GiB\nno estimate" in said
+    learnt = replace(grid, costs=Costs([row(job, device="cuda") for job in grid.todo]))
+    assert estimate(learnt).cells == {job.cell.id: pytest.approx(1 + 40 + 4) for job in grid.todo}
+    assert estimate(learnt).one_by_one_s == pytest.approx(90)
+    assert estimate(learnt).together_s == pytest.approx(45)  # two GPUs
+    alone = replace(learnt, executor="local")
+    assert estimate(alone).together_s == pytest.approx(90)

@@ -17,7 +17,8 @@ from kdbench.grid import schedule
 from kdbench.grid.attempt import execute_cell
 from kdbench.grid.cluster import Cluster, Need, Node
 from kdbench.grid.lease import Holder, acquire, holders
-from kdbench.grid.request import Request, plan
+from kdbench.grid.plan import plan
+from kdbench.grid.request import Request
 from kdbench.grid.status import RunFile, part_done, seconds_left, states, write_run
 from kdbench.results.storage import Storage
 from kdbench.results.store import CELLS, Results, read
@@ -32,7 +33,7 @@ def ray_here() -> Iterator[None]:
     # Workers import what they run from beside this file.
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [before])])
-    schedule._start_ray(None, Cluster(nodes=(Node(name="a", cpus=2, gpus=0, memory_bytes=2**30),)))
+    schedule.start_ray(None, Cluster(nodes=(Node(name="a", cpus=2, gpus=0, memory_bytes=2**30),)))
     yield
     ray.shutdown()
     os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)

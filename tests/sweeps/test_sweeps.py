@@ -17,7 +17,8 @@ from kdbench.engine import train
 from kdbench.engine.batches import Batches, split_heldout
 from kdbench.engine.run import run_cell
 from kdbench.errors import RequestError
-from kdbench.grid.request import plan, read_request
+from kdbench.grid.plan import plan
+from kdbench.grid.request import read_request
 from kdbench.metrics.exact import METRICS
 from kdbench.registry import get_method, method_names
 from kdbench.results.store import AUDITS, DETECTORS, TRIALS, Results, read

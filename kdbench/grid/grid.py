@@ -1,0 +1,326 @@
+"""A run: what a request takes, and doing it. Nothing here prints or exits: a view is told what happens."""
+
+import signal
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+from uuid import uuid4
+
+import torch
+
+from kdbench.cell import Outcome, Progress
+from kdbench.engine import provenance
+from kdbench.errors import RequestError, ResultsError, complained
+from kdbench.grid import schedule
+from kdbench.grid.attempt import execute_cell
+from kdbench.grid.cluster import Cluster, makespan_s, this_machine
+from kdbench.grid.costs import (
+    Costs,
+    estimate_seconds,
+    expected_seconds,
+    known_costs,
+    longest_first,
+    with_needs,
+)
+from kdbench.grid.plan import Found, Job, plan
+from kdbench.grid.prepare import enough_disk, prepare
+from kdbench.grid.request import Request
+from kdbench.grid.schedule import Executor, Running, Work
+from kdbench.grid.status import RunFile, write_run
+from kdbench.grid.timing import measure, read_timed, to_time, without_timing
+from kdbench.results.store import CELLS, End, Results, read
+
+NOT_RUN = "not run"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """A request that can be run; every job knows its place and its need."""
+
+    request: Request
+    jobs: tuple[Job, ...]  # all cells of the request, in its order
+    todo: tuple[Job, ...]  # those that are to run, in the order in which they start
+    finished: Mapping[str, str]  # cell id -> status of those that finished before, or are taken over
+    published: frozenset[str]  # cells whose rows are copied from `request.published`
+    data: Mapping[str, Found]  # per dataset
+    costs: Costs
+    cluster: Cluster
+    executor: Executor
+    notices: tuple[str, ...]  # what the user should know before it begins
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """How long a grid will take, in seconds; None where nobody can know."""
+
+    cells: Mapping[str, float | None]  # cell id -> seconds
+    one_by_one_s: float | None
+    together_s: float | None  # on the machines that the grid has
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridResult:
+    """What a run did; the numbers are in its rows."""
+
+    run_id: str
+    statuses: Mapping[str, str]  # cell id -> status of its rows, NOT_RUN if it has none
+    num_finished: int  # cells that this run brought to their end
+    num_untimed: int = 0  # detectors that could not be timed
+    stopped_by: int = 0  # the number of the signal that stopped it; 0: none
+    complaints: tuple[str, ...] = field(default=())  # why it stopped early, if no signal stopped it
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How many cells have which status."""
+        return Counter(self.statuses.values())
+
+    @property
+    def complete(self) -> bool:
+        """Whether every cell succeeded and every detector that was to be timed is timed."""
+        return self.counts.keys() == {"ok"} and not self.num_untimed and not self.complaints
+
+
+class View(Protocol):
+    """Somebody who watches a run: a terminal, a notebook, a log."""
+
+    def note(self, text: str) -> None:
+        """Something that the user should know."""
+
+    def taken_over(self, count: int) -> None:
+        """The rows of so many cells were copied from `request.published`."""
+
+    def decoding(self, done: int, total: int) -> None:
+        """So many images are decoded, of how many."""
+
+    def begin(self, expected: Mapping[str, float]) -> None:
+        """The cells start; cell id -> seconds that each may take, or numbers in proportion to them."""
+
+    def progress(self, progress: Progress) -> None:
+        """The cell that runs in this process is there; called after every batch, so it must be cheap."""
+
+    def running(self, running: Running) -> None:
+        """What runs where, looked up about once a second."""
+
+    def finished(self, outcome: Outcome) -> None:
+        """A cell has finished."""
+
+    def end(self) -> None:
+        """No cell runs any more, whatever the reason."""
+
+    def timing(self, count: int) -> None:
+        """So many detectors will be timed now."""
+
+    def timed(self, job: Job, error: str) -> None:
+        """A detector was timed, or could not be: `error` says why."""
+
+
+class Silent:
+    """A view that shows nothing."""
+
+    def note(self, text: str) -> None: ...
+    def taken_over(self, count: int) -> None: ...
+    def decoding(self, done: int, total: int) -> None: ...
+    def begin(self, expected: Mapping[str, float]) -> None: ...
+    def progress(self, progress: Progress) -> None: ...
+    def running(self, running: Running) -> None: ...
+    def finished(self, outcome: Outcome) -> None: ...
+    def end(self) -> None: ...
+    def timing(self, count: int) -> None: ...
+    def timed(self, job: Job, error: str) -> None: ...
+
+
+def plan_grid(request: Request, cluster: Cluster | None = None) -> Grid:
+    """What a request takes on the machines of `cluster`: by default those of the Ray cluster at
+    `request.address`, else this one.
+
+    Raises RequestError with every complaint at once if any of it cannot be run.
+    """
+    joined = cluster or schedule.connect(request.executor, request.address)
+    planned, machines = plan(request, joined), joined or this_machine()
+    results = Results(request.results)
+    with _reading(request.results):
+        costs = known_costs(results.storage)
+        ends = results.ends(job.cell.id for job in planned.jobs)
+    published = _published(request.published, {job.cell.id for job in planned.jobs} - ends.keys())
+    # Decided by the outcomes read above; a cell that another run finishes later is not redone.
+    failed = {cell_id: end for cell_id, end in ends.items() if end.status != "ok"}
+    again = {"all": ends, "failed": failed}.get(request.redo or "", {})
+    jobs = with_needs(planned.jobs, request, machines, costs, planned.data)
+    jobs = [_replacing(job, again.get(job.cell.id)) for job in jobs]
+    finished = {cell_id: end.status for cell_id, end in ends.items()} | dict.fromkeys(published, "ok")
+    todo = [job for job in jobs if job.cell.id not in finished or job.cell.id in again]
+    schedule.refuse_impossible(todo, machines)
+    notices = planned.notices
+    if todo and request.latency and not request.keep_detectors:
+        notices = [*notices, "detectors that are not kept (--discard-detectors) cannot be timed"]
+    asked = "ray" if request.executor is None and request.address else request.executor
+    return Grid(
+        request=request,
+        jobs=tuple(jobs),
+        todo=tuple(longest_first(todo, planned.data, costs)),
+        finished=finished,
+        published=published,
+        data=planned.data,
+        costs=costs,
+        cluster=machines,
+        executor=schedule.choose_executor(asked, todo, machines),
+        notices=tuple(notices),
+    )
+
+
+def estimate(grid: Grid) -> Estimate:
+    """How long the cells to run will take: by earlier rows, else by training steps measured now."""
+    cells = estimate_seconds(grid.todo, grid.data, grid.costs)
+    known = {cell_id: seconds for cell_id, seconds in cells.items() if seconds is not None}
+    if len(known) < len(cells):
+        return Estimate(cells=cells, one_by_one_s=None, together_s=None)
+    total = sum(known.values())
+    if grid.executor == "local":
+        return Estimate(cells=cells, one_by_one_s=total, together_s=total)
+    together = makespan_s([(known[job.cell.id], job.need) for job in grid.todo], grid.cluster)
+    return Estimate(cells=cells, one_by_one_s=total, together_s=together)
+
+
+def run_grid(grid: Grid, view: View | None = None, work: Work = execute_cell) -> GridResult:
+    """Run the cells that are to run, then time one detector of each line of the report.
+
+    Whatever a cell raises is a failed row, and a signal or a full disk ends the run early: the result says
+    so. Raises RequestError for what is wrong before the first cell, such as an image that cannot be decoded.
+    `work` is what runs a cell.
+    """
+    run = _Run(grid, view or Silent(), work)
+    stopped_by, untimed, complaints = 0, 0, list[str]()
+    try:
+        run.take_over()
+        if grid.todo:
+            run.prepare()
+            run.execute()
+        if grid.request.latency:
+            untimed = run.time()
+    except KeyboardInterrupt:
+        stopped_by = signal.SIGINT
+    except ResultsError as error:
+        complaints = [f"cannot write results in {grid.request.results}: {error}"]
+    return GridResult(
+        run_id=run.id,
+        statuses={job.cell.id: run.statuses.get(job.cell.id, NOT_RUN) for job in grid.jobs},
+        num_finished=run.num_finished,
+        num_untimed=untimed,
+        stopped_by=stopped_by,
+        complaints=tuple(complaints),
+    )
+
+
+class _Run:
+    """The steps of one run, and what came of its cells so far."""
+
+    def __init__(self, grid: Grid, view: View, work: Work) -> None:
+        self.grid, self.view, self.work = grid, view, work
+        self.id = time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + uuid4().hex[:6]
+        self.results = Results(grid.request.results)
+        self.statuses = dict(grid.finished)
+        self.num_finished = 0
+
+    def take_over(self) -> None:
+        """Copy published rows; RequestError if the results folder cannot be written."""
+        published, results = self.grid.request.published, self.grid.request.results
+        if self.grid.published or self.grid.todo:
+            with complained(f"cannot write results in {results}"):
+                self.results.check_writable()
+        if self.grid.published and published is not None:
+            with complained(f"cannot copy rows of {published} to {results}"):
+                self.results.take_over(published, self.grid.published)
+            self.view.taken_over(len(self.grid.published))
+
+    def prepare(self) -> None:
+        """Build each teacher and decode all images before the first cell; RequestError if one is wrong."""
+        full = enough_disk(self.grid.request.results)
+        complaints = [full] if full else prepare(self.grid.todo, self.grid.data, self.view.decoding)
+        if complaints:
+            raise RequestError(complaints)
+
+    def execute(self) -> None:
+        """Run the cells."""
+        grid, request = self.grid, self.grid.request
+        expected = expected_seconds(grid.todo, grid.data, grid.costs)
+        run = RunFile(
+            run_id=self.id,
+            started=time.time(),
+            cells=expected,
+            finished=sorted(grid.finished.keys() - expected.keys()),
+            labels={job.cell.id: job.cell.label for job in grid.todo},
+            replaces={job.cell.id: job.place.replaces for job in grid.todo if job.place.replaces},
+        )
+        with complained(f"cannot write results in {request.results}"):
+            write_run(self.results, run)
+        self.view.begin(expected)
+        try:
+            for outcome in schedule.execute(
+                grid.todo,
+                grid.data,
+                executor=grid.executor,
+                address=request.address,
+                run_id=self.id,
+                notify=self.view.progress,
+                watch=self.view.running,
+                timeout_s=request.timeout,
+                work=self.work,
+            ):
+                self.statuses[outcome.cell_id] = outcome.status
+                self.num_finished += 1
+                self.view.finished(outcome)
+        finally:
+            self.view.end()
+
+    def time(self) -> int:
+        """Time a detector of each entry that was not timed yet; returns how many could not be timed."""
+        grid, request = self.grid, self.grid.request
+        good = [job for job in grid.jobs if self.statuses.get(job.cell.id) == "ok"]
+        with _reading(request.results):
+            there = read_timed(self.results)
+        jobs = to_time(good, there, self._device_name(good), busy_again=request.redo == "failed")
+        lacking = without_timing(good, there)
+        if lacking and request.keep_detectors:  # else a notice of the grid says it
+            self.view.note(_cannot_be_timed(lacking))
+        if jobs:
+            self.view.timing(len(jobs))
+        num_wrong = 0
+        for job, error in measure(jobs, executor=grid.executor, address=request.address, run_id=self.id):
+            num_wrong += bool(error)
+            self.view.timed(job, error)
+        return num_wrong
+
+    def _device_name(self, jobs: Sequence[Job]) -> str | None:
+        """What the timing will run on, where that is this machine; None for the nodes of a cluster."""
+        if not jobs or (self.grid.executor == "ray" and self.grid.request.address):
+            return None
+        return provenance.device_name(torch.device(jobs[0].place.device))
+
+
+def _cannot_be_timed(jobs: Sequence[Job]) -> str:
+    cell = jobs[0].cell
+    return (
+        f"{len(jobs)} detectors were not kept, so they cannot be timed; "
+        f"first: {cell.method} on {cell.dataset}, {cell.setting}"
+    )
+
+
+def _published(folder: str | None, wanted: Set[str]) -> frozenset[str]:
+    """Which of these cells succeeded among published rows."""
+    if folder is None:
+        return frozenset()
+    with _reading(folder):
+        ends = read(folder, CELLS, columns=["cell_id", "status"]).to_pylist()
+    return frozenset({end["cell_id"] for end in ends if end["status"] == "ok"} & wanted)
+
+
+def _reading(results: str) -> AbstractContextManager[None]:
+    return complained(f"cannot read results in {results}")
+
+
+def _replacing(job: Job, before: End | None) -> Job:
+    """The job, knowing which end of its cell it replaces, if any."""
+    return replace(job, place=replace(job.place, replaces=before.run_id if before else None))

@@ -1,0 +1,318 @@
+"""From a request to the jobs that do it; everything is checked here, before anything runs."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from kdbench.cell import PROFILES, SETTINGS, Cell, Place, Weights, canonical_json, groups_of
+from kdbench.data.fingerprint import Contents, check_apart, contents, fingerprint_of
+from kdbench.dataset import Category, Dataset
+from kdbench.errors import Complaints, DataError, RequestError, unknown
+from kdbench.grid.cluster import Cluster, Need
+from kdbench.grid.request import EVERY, OF_METHODS, Request, complaints_of
+from kdbench.metrics.presets import PRESETS
+from kdbench.registry import dataset_names, get_dataset, get_method, method_names
+from kdbench.results.storage import Storage
+from kdbench.weights import check_levels, find_weights
+
+Configs = dict[tuple[str, str, str], list[dict[str, Any]]]  # (method, profile, setting) -> values of keys
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A cell with its place and what it occupies there."""
+
+    cell: Cell
+    place: Place
+    need: Need = field(default_factory=Need)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A dataset on disk: its categories with the fingerprints of their content."""
+
+    dataset: Dataset
+    root: Path
+    categories: dict[str, Category]
+    fingerprints: dict[str, str]
+
+
+@dataclass(kw_only=True)
+class Plan:
+    """The jobs of a request in the order in which they should run, and what the user should know."""
+
+    jobs: list[Job]
+    notices: list[str] = field(default_factory=list)
+    data: dict[str, Found] = field(default_factory=dict)  # per dataset
+
+
+def plan(request: Request, cluster: Cluster | None = None) -> Plan:
+    """All jobs of a request, to run on a Ray `cluster` (None: this machine); they have no needs yet.
+
+    Raises RequestError with every complaint at once if any of it cannot be run.
+    """
+    complaints, device = Complaints(), ""
+    complaints.add(*_wrong_words(request))
+    with complaints.collecting():
+        device = choose_device(request.device, cluster, request.executor)
+    complaints.add(*_wrong_set_names(request))
+    datasets = [get_dataset(name) for name in request.dataset if name in dataset_names()]
+    complaints.add(*_wrong_splits(datasets, request.split))
+    found: dict[str, Found] = {}
+    for dataset in datasets:
+        with complaints.collecting():
+            found[dataset.name] = find_data(dataset, request.root, request.categories)
+    configs = _configs(request, datasets, complaints)
+    weights = _weights(request, configs, complaints)
+    complaints.check()
+    # Two values of a key that mean the same make one cell, not two.
+    jobs = {job.cell.id: job for job in _jobs(request, found, configs, weights, device)}
+    return Plan(jobs=[*jobs.values()], data=found, notices=_notices(found))
+
+
+def find_data(dataset: Dataset, root: Path | None, wanted: tuple[str, ...]) -> Found:
+    """The dataset's categories on disk with fingerprints; RequestError with every complaint."""
+    folder, complaints = dataset.root(root), Complaints()
+    present, known = dataset.present(folder), dataset.all_categories(folder)
+    for name in wanted:
+        if name not in known:
+            complaints.add(unknown(f"{dataset.name} category", name, known, "categories"))
+    for name in wanted:
+        if name in known and name not in present:
+            complaints.add(f"{dataset.name}: no folder {folder / name}")
+    if not present:
+        complaints.add(
+            f"{dataset.name}: {folder} has none of the categories {', '.join(known) or '(any folder)'}. "
+            f"Is it the folder that holds them?"
+        )
+    looked: dict[str, tuple[Category, Contents]] = {}
+    with ThreadPoolExecutor(4) as pool:
+        names = [name for name in present if not wanted or name in wanted]
+        futures = {name: pool.submit(_look, dataset, folder, name) for name in names}
+        for name, future in futures.items():
+            with complaints.collecting():
+                looked[name] = future.result()
+    seen = [content for _, content in looked.values()]
+    with complaints.collecting():  # a multiclass model must not train on a test image of another category
+        check_apart(_union(c.train for c in seen), _union(c.test for c in seen))
+    complaints.check()
+    return Found(
+        dataset=dataset,
+        root=folder,
+        categories={name: category for name, (category, _) in looked.items()},
+        fingerprints={name: content.fingerprint for name, (_, content) in looked.items()},
+    )
+
+
+def resolved(results: str) -> str:
+    """A results folder as every process finds it: an absolute path, or the URI as it is."""
+    local = Storage(results).local
+    return str(local.resolve()) if local else results
+
+
+def choose_device(asked: str, cluster: Cluster | None = None, executor: str | None = None) -> str:
+    """The device that `auto` means here, or the one asked for; RequestError if there is no such device.
+
+    Ray, here or on a `cluster`, hands out GPUs, and a worker sees only its own: there is no cuda:N to choose.
+    """
+    import torch
+
+    if cluster and asked in ("auto", "cuda"):
+        if asked == "cuda" and not cluster.gpus:
+            raise RequestError([f"no device 'cuda' on any node. The cluster has {cluster}"])
+        return "cuda" if cluster.gpus else "cpu"
+    if (cluster or executor == "ray") and asked.startswith("cuda:"):
+        raise RequestError(
+            [f"device {asked!r}: Ray chooses the GPU. Devices: auto, cpu, cuda; or --executor local"]
+        )
+    if asked == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(asked)
+    except RuntimeError:
+        raise RequestError([f"no device {asked!r}. Devices: auto, cpu, cuda, cuda:N"]) from None
+    if device.type not in ("cpu", "cuda"):
+        raise RequestError([f"device {asked!r} is not supported. Devices: auto, cpu, cuda, cuda:N"])
+    count = torch.cuda.device_count() if device.type == "cuda" else 1
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise RequestError([f"no device {asked!r}: this machine has {count} CUDA devices"])
+    return asked
+
+
+def _methods(request: Request) -> list[str]:
+    return list(request.methods or method_names())
+
+
+def _wrong_words(request: Request) -> Iterator[str]:
+    for method in _methods(request):
+        if method not in method_names():
+            yield unknown("method", method, method_names())
+    for dataset in request.dataset:
+        if dataset not in dataset_names():
+            yield unknown("dataset", dataset, dataset_names())
+    for setting in request.setting:
+        if setting not in SETTINGS:
+            yield unknown("setting", setting, (*SETTINGS, "both"))
+    if request.preset not in PRESETS:
+        yield unknown("preset", request.preset, PRESETS)
+    if request.profile is not None and request.profile not in PROFILES:
+        yield unknown("profile", request.profile, PROFILES)
+    if request.root is not None and len(request.dataset) > 1:
+        yield "--root is the folder of one dataset; for several set KDBENCH_DATA to their parent"
+    if request.redo == "all" and request.published is not None:
+        yield "--redo all runs every cell, and --published takes ended ones over: drop one of them"
+
+
+def _wrong_set_names(request: Request) -> Iterator[str]:
+    scopes = (*_methods(request), EVERY)
+    for name in request.set:
+        scope = name.partition(".")[0]
+        if scope not in scopes:
+            yield f"--set {name}: " + unknown("method", scope, scopes) + " (of this run)"
+
+
+def _wrong_splits(datasets: Iterable[Dataset], split: str | None) -> Iterator[str]:
+    for dataset in datasets:
+        if split is None or split == dataset.split:
+            continue
+        reason = dataset.refused_splits.get(split)
+        if reason:
+            yield f"{dataset.name}: the split {split!r} is refused: {reason}"
+        else:
+            yield f"{dataset.name}: " + unknown("split", split, [dataset.split])
+
+
+def _look(dataset: Dataset, folder: Path, name: str) -> tuple[Category, Contents]:
+    """One category of a dataset; DataError for what cannot be read."""
+    try:
+        category = dataset.scan(folder, name)
+        return category, contents(dataset, category)
+    except OSError as error:
+        raise DataError(f"{error.filename}: {error.strerror}") from error
+
+
+def _union(parts: Iterable[Mapping[str, Path]]) -> dict[str, Path]:
+    return {digest: path for part in parts for digest, path in part.items()}
+
+
+def _notices(found: Mapping[str, Found]) -> list[str]:
+    notices = []
+    for name, data in found.items():
+        notices += [f"{name}: {note}" for note in data.dataset.notes]
+        everything = data.dataset.all_categories(data.root)
+        missing = [c for c in everything if c not in data.categories]
+        if missing:
+            notices.append(
+                f"{name}: {len(data.categories)} of {len(everything)} categories; "
+                f"without {', '.join(missing)}. Their means are marked as partial and not ranked"
+            )
+    return notices
+
+
+def _configs(request: Request, datasets: Iterable[Dataset], complaints: Complaints) -> Configs:
+    """Every configuration of each known method; complains of what the methods do not take."""
+    overrides = {key: getattr(request, key) for key in OF_METHODS if getattr(request, key) is not None}
+    profiles = sorted({request.profile or dataset.profile for dataset in datasets})
+    known = [name for name in _methods(request) if name in method_names()]
+    configs: Configs = {}
+    for method, profile, setting in itertools.product(known, profiles, request.setting):
+        recipe = get_method(method).recipe(profile, setting) | overrides
+        for values in _tried(request, method, complaints):
+            with complaints.collecting():
+                config = _config(method, recipe | values, request.preset)
+                configs.setdefault((method, profile, setting), []).append(config)
+    return configs
+
+
+def _tried(request: Request, method: str, complaints: Complaints) -> Iterator[dict[str, Any]]:
+    """Every combination of the values that --set gives keys of a method."""
+    tried = {
+        name.partition(".")[2]: values if isinstance(values, list | tuple) else [values]
+        for scope in (EVERY, method)  # the method's own setting wins
+        for name, values in request.set.items()
+        if name.partition(".")[0] == scope
+    }
+    empty = [key for key, values in tried.items() if not len(values)]
+    if empty:
+        complaints.add(f"{method}.{empty[0]}: the list of values to try is empty")
+        return
+    for values in itertools.product(*tried.values()):
+        yield dict(zip(tried, values, strict=True))
+
+
+def _config(method: str, values: Mapping[str, Any], preset: str) -> dict[str, Any]:
+    """The validated configuration; RequestError if the method or the preset does not take it."""
+    config_class = get_method(method).Config
+    try:
+        config = config_class.model_validate(values).model_dump(mode="json")
+    except ValidationError as error:
+        raise RequestError(complaints_of(f"{method}.", error, config_class)) from error
+    smoothing, own = PRESETS[preset].sigma if preset in PRESETS else None, config.get("sigma", 0.0)
+    if smoothing is not None and own != smoothing:
+        raise RequestError(
+            [
+                f"preset {preset!r} is for maps smoothed with sigma {smoothing:g}, {method} has "
+                f"{own:g}: --set {method}.sigma={smoothing:g}, or another preset"
+            ]
+        )
+    return config
+
+
+def _weights(request: Request, configs: Configs, complaints: Complaints) -> dict[str, Weights]:
+    """The weights of each backbone; none once there is a complaint."""
+    if request.weights is not None and not request.weights.exists():
+        complaints.add(f"no weights file {str(request.weights)!r}")
+    every = [config for tried in configs.values() for config in tried]
+    for config in every:
+        with complaints.collecting():
+            check_levels(config["backbone"], tuple(config["levels"]))
+    found: dict[str, Weights] = {}
+    if complaints.texts:  # weights may have to be downloaded: only for a request that is right otherwise
+        return found
+    for backbone in dict.fromkeys(config["backbone"] for config in every):
+        with complaints.collecting():
+            found[backbone] = find_weights(backbone, request.weights)
+    return found
+
+
+def _jobs(
+    request: Request,
+    found: Mapping[str, Found],
+    configs: Configs,
+    weights: Mapping[str, Weights],
+    device: str,
+) -> Iterator[Job]:
+    for seed, data, setting in itertools.product(request.seeds, found.values(), request.setting):
+        profile = request.profile or data.dataset.profile
+        for method in _methods(request):
+            for config in configs[method, profile, setting]:
+                place = Place(
+                    root=str(data.root),
+                    weights=weights[config["backbone"]],
+                    results=resolved(request.results),
+                    device=device,
+                    num_threads=request.cpus_per_cell,
+                    keep_detectors=request.keep_detectors,
+                    keep_pictures=request.keep_pictures,
+                    checkpoint_every_s=60 * request.checkpoint_every,
+                )
+                for category, categories in groups_of(setting, tuple(data.categories)):
+                    cell = Cell(
+                        method=method,
+                        config=canonical_json(config),
+                        dataset=data.dataset.name,
+                        setting=setting,
+                        category=category,
+                        categories=categories,
+                        fingerprint=fingerprint_of(data.fingerprints[c] for c in categories),
+                        teacher_sha256=place.weights.sha256,
+                        seed=seed,
+                        preset=request.preset,
+                        profile=profile,
+                    )
+                    yield Job(cell=cell, place=place)

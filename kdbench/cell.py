@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from kdbench.metrics.presets import metric_version
 
@@ -12,6 +12,16 @@ ALL = "all"  # the category of a multiclass cell
 SETTINGS = ("oneclass", "multiclass")
 PROFILES = ("paper", "demo")
 ELSEWHERE = "elsewhere"  # the status of a cell that another process runs
+
+
+class Section(NamedTuple):
+    """What cells must have in common to stand in one section of a report."""
+
+    dataset: str
+    setting: str
+    profile: str
+    preset: str
+    metric_version: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +46,22 @@ class Cell:
         identity = asdict(self) | {"metric_version": metric_version(self.preset)}
         del identity["profile"]
         return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:20]
+
+    @property
+    def section(self) -> Section:
+        """The section of a report that shows this cell."""
+        version = metric_version(self.preset)
+        return Section(self.dataset, self.setting, self.profile, self.preset, version)
+
+    @property
+    def recipe_key(self) -> str:
+        """Equal for the cells of a run that make one entry of a section: they differ in seed and category.
+
+        The rows know more: the split, which a run has once for each dataset, and the precision, which follows
+        from the config and the device.
+        """
+        categories = "+".join(sorted(self.categories)) if self.setting == "multiclass" else ALL
+        return recipe_key(self.config, teacher=self.teacher_sha256, categories=categories)
 
     @property
     def label(self) -> str:
@@ -103,6 +129,24 @@ def outcome_of(cell: Cell, status: str, seconds: float, *, error: str = "", summ
     return Outcome(
         cell_id=cell.id, label=cell.label, status=status, error=error, seconds=seconds, summary=summary
     )
+
+
+def recipe_key(
+    config: str,
+    *,
+    teacher: str | None,
+    categories: str,
+    split: str | None = None,
+    precision: str | None = None,
+) -> str:
+    """What makes two results of a method different entries of a section, as JSON.
+
+    `config` is the JSON of the configuration; `teacher` and `split` are digests; `categories` are those that
+    the detector is trained on; `precision` replaces the one that the config asks for.
+    """
+    facts = {"teacher": (teacher or "")[:8], "split": (split or "")[:8], "categories": categories}
+    facts |= {"precision": precision} if precision else {}
+    return json.dumps(json.loads(config) | facts, sort_keys=True)
 
 
 def canonical_json(value: Any) -> str:

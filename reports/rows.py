@@ -12,11 +12,12 @@ from typing import Any
 
 import pandas as pd
 
+from kdbench.cell import Section, recipe_key
 from kdbench.results.storage import Storage
 from kdbench.results.store import CELLS, LATENCY, PROBES, SCORES, Kind, read_and_copies
 from kdbench.results.superseded import COLUMNS, last_asked, superseded
 
-APART = ["dataset", "setting", "profile", "preset", "metric_version", "oracle"]
+APART = [*Section._fields, "oracle"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,9 +210,13 @@ def _recipes(rows: pd.DataFrame, folder: str | None) -> pd.Series:
     """
 
     def recipe(config: str, teacher: object, split: object, trained_on: str, precision: object) -> str:
-        said = {"teacher": _short(teacher), "split": _short(split), "categories": trained_on}
-        said |= {"precision": precision} if isinstance(precision, str) else {}
-        return json.dumps(json.loads(config) | said, sort_keys=True)
+        return recipe_key(
+            config,
+            teacher=_text(teacher),
+            split=_text(split),
+            categories=trained_on,
+            precision=_text(precision),
+        )
 
     digests = (rows["teacher_sha256"], rows["split_sha256"])
     columns = (rows["config"], *digests, _trained_on(rows), _precisions(rows, folder))
@@ -251,8 +256,9 @@ def _plain(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _short(digest: object) -> str:
-    return digest[:8] if isinstance(digest, str) else ""
+def _text(value: object) -> str | None:
+    """The text of a cell of a column; None where it is null."""
+    return value if isinstance(value, str) else None
 
 
 def _python(value: Any) -> Any:

@@ -6,13 +6,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from kdbench.errors import RequestError, unknown
 from kdbench.grid.request import complaints_of, read_toml
-from kdbench.method import Method
+
+if TYPE_CHECKING:
+    from kdbench.method import Method
 
 DIGITS = 4  # significant ones of a drawn number, so that people can read and repeat it
 
@@ -94,7 +96,7 @@ def space_of(method: str) -> Space:
     return space
 
 
-def read_space(file: Path, kind: type[Method]) -> Space:
+def read_space(file: Path, kind: "type[Method]") -> Space:
     """The space of a TOML file; RequestError with every complaint.
 
     `lr = {low = 0.01, high = 1.0, log = true}` is a range, `levels = {values = [[1], [1, 2]]}` a choice.
@@ -142,7 +144,7 @@ def _domain(said: Any, *, whole: bool) -> Between | OneOf | str:
     return Between(low=low, high=high, log=log, whole=whole)
 
 
-def check_space(space: Space, kind: type[Method], base: Mapping[str, Any]) -> list[str]:
+def check_space(space: Space, kind: "type[Method]", base: Mapping[str, Any]) -> list[str]:
     """Complaints about keys and values that the method refuses, and about a default that cannot be drawn."""
     complaints = []
     for key, domain in space.items():
@@ -164,7 +166,7 @@ def check_space(space: Space, kind: type[Method], base: Mapping[str, Any]) -> li
     return complaints
 
 
-def _refused(kind: type[Method], base: Mapping[str, Any], key: str, value: Any) -> list[str]:
+def _refused(kind: "type[Method]", base: Mapping[str, Any], key: str, value: Any) -> list[str]:
     try:
         kind.Config.model_validate({**base, key: value})
     except ValidationError as error:

@@ -66,13 +66,12 @@ def without_timing(jobs: Sequence[Job], there: Timed) -> list[Job]:
 
 def _entries(jobs: Sequence[Job]) -> list[list[Job]]:
     """The jobs by entry and section of a report: cells of one differ in seed and category only."""
-    kinds: dict[Hashable, list[Job]] = {}
+    entries: dict[Hashable, list[Job]] = {}
     for job in jobs:
         cell = job.cell
-        entry = (cell.method, cell.config, cell.teacher_sha256, job.place.device)
-        section = (cell.dataset, cell.setting, cell.profile, cell.preset)
-        kinds.setdefault((*entry, *section), []).append(job)
-    return [*kinds.values()]
+        key = (cell.section, cell.method, cell.recipe_key, job.place.device)
+        entries.setdefault(key, []).append(job)
+    return [*entries.values()]
 
 
 def measure(

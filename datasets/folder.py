@@ -4,7 +4,7 @@ from pathlib import Path
 
 from kdbench.dataset import LITTER, Category, Dataset
 from kdbench.datasets._layout import scan_layout
-from kdbench.errors import DataError
+from kdbench.errors import DataError, reason
 
 
 class Folder(Dataset):
@@ -26,7 +26,7 @@ class Folder(Dataset):
             folders = [p for p in sorted(root.iterdir()) if p.name not in LITTER and p.name[0] != "."]
             return tuple(p.name for p in folders if _is_category(p))
         except OSError as error:
-            raise DataError(f"{error.filename}: {error.strerror}") from error
+            raise DataError(f"{error.filename}: {reason(error)}") from error
 
     def scan(self, root: Path, category: str) -> Category:
         parent = root.parent if _is_category(root) else root

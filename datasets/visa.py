@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from kdbench.dataset import Archive, Category, Dataset, Sample, image_files
 from kdbench.datasets._layout import AGAIN, checked, existing
-from kdbench.errors import DataError
+from kdbench.errors import DataError, reason
 from kdbench.files import read_text
 
 COLUMNS = ("object", "split", "label", "image", "mask")
@@ -53,7 +53,7 @@ class VisA(Dataset):
         try:
             return hashlib.sha256(_list_of(root).read_bytes()).hexdigest()
         except OSError as error:
-            raise DataError(f"{_list_of(root)}: {error.strerror}. {AGAIN}") from error
+            raise DataError(f"{_list_of(root)}: {reason(error)}. {AGAIN}") from error
 
     def scan(self, root: Path, category: str) -> Category:
         folder = root / category
@@ -103,9 +103,7 @@ def _rows(file: Path, category: str) -> list[Row]:
         absent = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
         rows = [row for row in reader if row.get("object") == category]
     except OSError as error:
-        raise DataError(
-            f"{file}: {error.strerror}. It says which images are for training. {AGAIN}"
-        ) from error
+        raise DataError(f"{file}: {reason(error)}. It says which images are for training. {AGAIN}") from error
     except (csv.Error, ValueError) as error:
         raise DataError(f"{file} cannot be read: {error}. {AGAIN}") from error
     if absent:

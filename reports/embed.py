@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdbench.errors import RequestError, unknown
+from kdbench.errors import RequestError, reason, unknown
 from kdbench.files import written_aside
 from kdbench.reports.tables import Table, to_markdown
 
@@ -19,7 +19,7 @@ def embed(page: Path, tables: Sequence[Table]) -> None:
     try:
         before = page.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RequestError([f"{page}: {getattr(error, 'strerror', None) or error}"]) from error
+        raise RequestError([f"{page}: {reason(error)}"]) from error
     known = {table.title: table for table in tables}
     named = [title for _, title, _ in BLOCK.findall(before)]
     complaints = [f"{page}: {unknown('table', title, [*known])}" for title in named if title not in known]

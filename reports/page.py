@@ -19,6 +19,7 @@ import jinja2
 import pandas as pd
 
 import kdbench
+from kdbench.errors import last_line
 from kdbench.files import written_aside
 from kdbench.reports import figures, figures_accuracy, figures_speed, gallery
 from kdbench.reports.costs import FEW
@@ -276,7 +277,7 @@ def _facts(cells: pd.DataFrame, links: Links) -> dict[str, Any]:
         title = f"{row['place']}, host {_said(row['host'])}, kdbench {_said(row['kdbench_version'])}"
         machine = machines.add(title, _lines(row, ENVIRONMENT))
         said = "" if pd.isna(row["error"]) else row["error"].strip()
-        error = errors.add(said.splitlines()[-1], said) if said else None
+        error = errors.add(last_line(said), said) if said else None
         values = means.loc[cell_id]
         listed.append(
             {

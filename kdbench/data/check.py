@@ -9,7 +9,7 @@ from pathlib import Path
 from kdbench.data.fingerprint import fingerprint
 from kdbench.data.store import decode, marks_nothing, read_mask
 from kdbench.dataset import Category, Dataset, Sample
-from kdbench.errors import DataError
+from kdbench.errors import DataError, reason
 
 # Told the category and how many of how many of its files are done.
 Progress = Callable[[str, int, int], None]
@@ -141,4 +141,4 @@ def _look(dataset: Dataset, sample: Sample) -> tuple[str, bool]:
 
 
 def _text(error: DataError | OSError) -> str:
-    return f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+    return f"{error.filename}: {reason(error)}" if isinstance(error, OSError) else str(error)

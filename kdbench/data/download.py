@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 
 from kdbench import __version__
 from kdbench.dataset import Archive, Dataset
-from kdbench.errors import DataError, RequestError
+from kdbench.errors import DataError, RequestError, reason
 from kdbench.files import cache_folder, folder_of
 
 # Told what is being done (download, verify, unpack), how many bytes are done, and of how many if known.
@@ -141,7 +141,7 @@ def download(
             for fetching in fetchings:
                 fetching.forget()
     except OSError as error:
-        raise RequestError([f"{error.filename or root}: {error.strerror or error}"]) from error
+        raise RequestError([f"{error.filename or root}: {reason(error)}"]) from error
     return root
 
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from kdbench.cell import PROFILES, SETTINGS, Cell, Place, Weights, canonical_json, groups_of
 from kdbench.data.fingerprint import Contents, check_apart, contents, fingerprint_of
 from kdbench.dataset import Category, Dataset
-from kdbench.errors import Complaints, DataError, RequestError, unknown
+from kdbench.errors import Complaints, DataError, RequestError, reason, unknown
 from kdbench.grid.cluster import Cluster, Need
 from kdbench.grid.request import EVERY, OF_METHODS, Request, complaints_of
 from kdbench.metrics.presets import PRESETS
@@ -193,7 +193,7 @@ def _look(dataset: Dataset, folder: Path, name: str) -> tuple[Category, Contents
         category = dataset.scan(folder, name)
         return category, contents(dataset, category)
     except OSError as error:
-        raise DataError(f"{error.filename}: {error.strerror}") from error
+        raise DataError(f"{error.filename}: {reason(error)}") from error
 
 
 def _union(parts: Iterable[Mapping[str, Path]]) -> dict[str, Path]:

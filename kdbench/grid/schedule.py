@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from kdbench.cell import ELSEWHERE, Cell, Notify, Outcome, Place, outcome_of
-from kdbench.errors import DataError, RequestError, ResultsError
+from kdbench.errors import DataError, RequestError, ResultsError, first_line
 from kdbench.grid.attempt import execute_cell, record_end
 from kdbench.grid.cluster import Cluster, Node, this_machine
 from kdbench.grid.lease import Holder, holders, leased, remove_void, revoke
@@ -395,8 +395,9 @@ def start_ray(address: str | None, here: Cluster) -> Cluster:
                 ray.init(address="local", **quiet, **own)
         except (ConnectionError, RuntimeError, ValueError) as error:
             where = f"at {address}" if address else "here"
-            said = str(error).splitlines()[0]
-            raise RequestError([f"no Ray cluster {where}: {said}. --executor local needs none"]) from error
+            raise RequestError(
+                [f"no Ray cluster {where}: {first_line(error)}. --executor local needs none"]
+            ) from error
     return _cluster()
 
 

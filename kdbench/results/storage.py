@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdbench.errors import RequestError
+from kdbench.errors import RequestError, first_line
 
 if TYPE_CHECKING:
     from pyarrow import NativeFile
@@ -165,8 +165,9 @@ class Storage:
             try:
                 files, base = FileSystem.from_uri(self.where)
             except (pa.ArrowException, OSError, ValueError) as error:
-                said = str(error).splitlines()[0]
-                raise RequestError([f"cannot open the results folder {self.where}: {said}"]) from error
+                raise RequestError(
+                    [f"cannot open the results folder {self.where}: {first_line(error)}"]
+                ) from error
             if not base.strip("/"):
                 raise RequestError([f"the results folder {self.where} names no bucket or folder"])
             self._opened = files, base.rstrip("/")

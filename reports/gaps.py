@@ -80,8 +80,9 @@ def earlier(rows: pd.DataFrame) -> Iterator[Table]:
             keys=("method", "section", "categories", "others count since"),
             notes=(
                 "The images of these categories, or their labels, changed between two runs. Of rows with "
-                "the same dataset, split and categories those with the images of the cell that started last "
-                "count; all others are in no table but this one. `kdbench results prune` moves them away.",
+                "the same dataset, split and categories those with the images of the cell that started last, "
+                "or that the last run found finished, count; all others are in no table but this one. "
+                "`kdbench results prune` moves them away.",
             ),
         )
 

@@ -4,7 +4,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 from uuid import uuid4
@@ -198,6 +198,8 @@ def run_grid(grid: Grid, view: View | None = None, work: Work = execute_cell) ->
         if grid.todo:
             run.prepare()
             run.execute()
+        else:
+            run.record()
         if grid.request.latency:
             untimed = run.time()
     except KeyboardInterrupt:
@@ -274,6 +276,12 @@ class _Run:
                 self.view.finished(outcome)
         finally:
             self.view.end()
+
+    def record(self) -> None:
+        """Say which cells this run asked for, though it has none to run: of changed images theirs count."""
+        run = RunFile(run_id=self.id, started=time.time(), cells={}, finished=sorted(self.grid.finished))
+        with suppress(OSError):  # a folder that is only read has no new rows either
+            write_run(self.results, run)
 
     def time(self) -> int:
         """Time a detector of each entry that was not timed yet; returns how many could not be timed."""

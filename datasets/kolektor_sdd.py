@@ -4,12 +4,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-from PIL import Image
-
 from kdbench.dataset import Archive, Category, Dataset, Sample
 from kdbench.datasets._layout import AGAIN, by_hash, checked, masks_beside
 from kdbench.errors import DataError
+from kdbench.picture import read_mask
 
 ITEMS = tuple(f"kos{number:02}" for number in range(1, 51))
 TRAINED = 40  # items whose normal images are for training
@@ -64,11 +62,7 @@ class KolektorSDD(Dataset):
 
 
 def _marks_anything(mask: Path) -> bool:
-    try:
-        with Image.open(mask) as file:
-            return bool(np.asarray(file).any())
-    except (OSError, SyntaxError) as error:
-        raise DataError(f"{mask} cannot be read as a mask: {error}") from error
+    return bool(read_mask(mask).any())
 
 
 DATASET = KolektorSDD

@@ -65,6 +65,7 @@ class Dataset:
     source: ClassVar[str]  # where people get it
     profile: ClassVar[str] = "paper"  # the profile that is used when none is asked for
     mask_above: ClassVar[int] = 0  # a mask's grey value above this is defect
+    max_mask_values: ClassVar[int | None] = None  # a mask of more grey values is refused; None: any number
     empty_masks: ClassVar[bool] = False  # whether the published data has defects with an empty mask
     notes: ClassVar[tuple[str, ...]] = ()  # what people should know of this data before they use a number
     split: ClassVar[str] = "original"  # the published split that is used

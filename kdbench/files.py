@@ -20,6 +20,17 @@ MARKS = {
     b"\xfe\xff": "UTF-16",
 }
 
+LFS_POINTER = "it is a pointer of Git LFS, not the file itself. Get the file with `git lfs pull`"
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether a file is the short text that Git LFS leaves in place of a file that was not fetched."""
+    try:
+        with path.open("rb") as file:
+            return file.read(64).startswith(b"version https://git-lfs.github.com/spec/")
+    except OSError:
+        return False
+
 
 def expanded(path: str) -> str:
     """The path, with `~` or `~NAME` at its start replaced by that user's home folder.

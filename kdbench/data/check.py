@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdbench.data.fingerprint import fingerprint
-from kdbench.data.store import decode, marks_nothing, read_mask
+from kdbench.data.masks import NOTHING, Remarks, read_mask, remarks_of
+from kdbench.data.store import look
+from kdbench.data.together import Seen, check_together, twins
 from kdbench.dataset import Category, Dataset, Sample
 from kdbench.errors import DataError, reason
 
@@ -36,7 +38,8 @@ class CategoryCheck:
     found: Counts | None
     published: tuple[int, int, int] | None  # train, normal test, defective test
     problems: tuple[str, ...]
-    num_empty_masks: int | None = None  # only known after a deep check
+    num_empty_masks: int | None = None  # only known after a deep check, as are remarks
+    remarks: tuple[str, ...] = ()  # what only a person can judge
 
     @property
     def good(self) -> bool:
@@ -44,9 +47,16 @@ class CategoryCheck:
 
 
 def check(
-    dataset: Dataset, root: Path, *, deep: bool = False, on_progress: Progress | None = None
+    dataset: Dataset,
+    root: Path,
+    *,
+    deep: bool = False,
+    accept_large: bool = False,
+    on_progress: Progress | None = None,
 ) -> list[CategoryCheck]:
     """Every category of the dataset, there or not; `deep` also decodes every image and every mask.
+
+    `accept_large`: say nothing of masks that mark most of their image.
 
     DataError only if there is nothing to check: everything else is a problem of its category.
     """
@@ -55,11 +65,20 @@ def check(
         raise DataError(f"{dataset.name}: {root} has no categories. Is it the folder that holds them?")
     present = dataset.present(root)
     tell = on_progress or (lambda category, done, total: None)
-    return [_check(dataset, root, category, category in present, deep, tell) for category in categories]
+    return [
+        _check(dataset, root, category, category in present, deep, accept_large, tell)
+        for category in categories
+    ]
 
 
 def _check(
-    dataset: Dataset, root: Path, name: str, present: bool, deep: bool, tell: Progress
+    dataset: Dataset,
+    root: Path,
+    name: str,
+    present: bool,
+    deep: bool,
+    accept_large: bool,
+    tell: Progress,
 ) -> CategoryCheck:
     published = dataset.counts.get(name)
     if not present:
@@ -80,9 +99,9 @@ def _check(
         masks=sum(sample.mask is not None for sample in category.test),
     )
     problems = _differences(dataset, name, found)
-    empty = None
+    empty, remarks = None, list[str]()
     if deep:
-        worse, empty = _decoded(dataset, category, tell)
+        worse, remarks, empty = _decoded(dataset, category, tell, accept_large)
         problems += worse
     return CategoryCheck(
         category=name,
@@ -91,6 +110,7 @@ def _check(
         published=published,
         problems=tuple(problems),
         num_empty_masks=empty,
+        remarks=tuple(remarks),
     )
 
 
@@ -111,33 +131,50 @@ def _differences(dataset: Dataset, name: str, found: Counts) -> list[str]:
     return problems
 
 
-def _decoded(dataset: Dataset, category: Category, tell: Progress) -> tuple[list[str], int]:
-    """What is wrong with the content of the category's files, and how many masks mark nothing."""
+@dataclass(frozen=True, kw_only=True)
+class _Look:
+    """What is seen of one image and its mask; `problem` is "" if both are readable and fit."""
+
+    problem: str = ""
+    seen: Seen | None = None
+    empty: bool = False  # a mask that marks nothing, as some published ones do
+    remarks: Remarks = NOTHING
+
+
+def _decoded(
+    dataset: Dataset, category: Category, tell: Progress, accept_large: bool
+) -> tuple[list[str], list[str], int]:
+    """What is wrong with the content of the category's files, remarks on it, and how many masks are empty."""
     samples = [Sample(path=path, label=False, defect="good") for path in category.train]
     samples += category.test
-    problems: list[str] = []
-    num_empty = 0
+    looks: list[_Look] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        looks = pool.map(lambda sample: _look(dataset, sample), samples)
-        for done, (problem, empty) in enumerate(looks, 1):
-            problems += [problem] if problem else []
-            num_empty += empty
-            tell(category.name, done, len(samples))
+        for look in pool.map(lambda sample: _look(dataset, category, sample), samples):
+            looks.append(look)
+            tell(category.name, len(looks), len(samples))
+    problems = [look.problem for look in looks if look.problem]
+    remarks = sum((look.remarks for look in looks), NOTHING).texts(category.name, accept_large=accept_large)
     try:
         fingerprint(dataset, category)  # DataError for a test image that is also in train
+        seen = [look.seen for look in looks if look.seen]
+        if len(seen) == len(looks):
+            parted = seen[: len(category.train)], seen[len(category.train) :]
+            remarks += twins(category, *parted)
+            check_together(category, *parted)
     except (DataError, OSError) as error:
-        problems.append(_text(error))
-    return problems, num_empty
+        problems += [_text(error)] if _text(error) not in problems else []
+    return problems, remarks, sum(look.empty for look in looks)
 
 
-def _look(dataset: Dataset, sample: Sample) -> tuple[str, bool]:
-    """What is wrong with an image or its mask, "" if nothing; and whether the mask marks nothing."""
+def _look(dataset: Dataset, category: Category, sample: Sample) -> _Look:
     try:
-        decode(sample.path, 8)
-        filled = sample.mask is None or bool(read_mask(dataset, sample).any())
+        seen = look(sample.path, 8)[1]
+        if sample.mask is None:
+            return _Look(seen=seen)
+        mask = read_mask(dataset, sample)
     except (DataError, OSError) as error:
-        return _text(error), False
-    return "" if filled or dataset.empty_masks else marks_nothing(sample), not filled
+        return _Look(problem=_text(error))
+    return _Look(seen=seen, empty=not mask.share, remarks=remarks_of(category, sample, mask))
 
 
 def _text(error: DataError | OSError) -> str:

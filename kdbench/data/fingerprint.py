@@ -2,16 +2,22 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kdbench.cell import canonical_json
-from kdbench.dataset import Category, Dataset
+from kdbench.dataset import Category, Dataset, Sample
 from kdbench.errors import DataError, reason
 from kdbench.files import cache_folder, written_aside
+from kdbench.picture import reads_by_rule
+
+DIGESTS = 2  # how digests are remembered: those of a file from before say nothing of how a mask is read
+# Beside the digest of a mask whose palette, transparency, pages or orientation count. Such masks were once
+# read by the stored values of their first page, and rows of then must not be taken for rows of these masks.
+BY_RULE = " as it is seen"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,15 +37,18 @@ def fingerprint(dataset: Dataset, category: Category) -> str:
 def contents(dataset: Dataset, category: Category) -> Contents:
     """Hash of the names, roles and contents of a category's files; DataError if train and test overlap.
 
+    DataError, too, for a test image that is normal in one place and defective in another.
     Contents are read once: digests are remembered per file with its size and time of change.
     """
     files = [("train", "good", path) for path in category.train]
     files += [("test", s.defect, s.path) for s in category.test]
     files += [("mask", s.defect, s.mask) for s in category.test if s.mask]
-    digests = _digests(dataset, category, {path for _, _, path in files})
+    masks = {sample.mask for sample in category.test if sample.mask}
+    digests = _digests(dataset, category, {path for _, _, path in files}, masks)
     train = {digests[path]: path for path in category.train}
     test = {digests[s.path]: s.path for s in category.test}
     check_apart(train, test)
+    check_labels((digests[sample.path], sample) for sample in category.test)
     listed = sorted([role, kind, category.relative(path), digests[path]] for role, kind, path in files)
     digest = hashlib.sha256(canonical_json([category.name, dataset.mask_above, listed]).encode()).hexdigest()
     return Contents(fingerprint=digest[:20], train=train, test=test)
@@ -53,13 +62,30 @@ def check_apart(train: Mapping[str, Path], test: Mapping[str, Path]) -> None:
         )
 
 
+def check_labels(tested: Iterable[tuple[str, Sample]]) -> None:
+    """Raise DataError if the same content, given by its digest, is a normal and a defective test image."""
+    first: dict[str, Sample] = {}
+    for digest, sample in tested:
+        other = first.setdefault(digest, sample)
+        if other.label != sample.label:
+            good, bad = sorted((other, sample), key=lambda each: each.label)
+            raise DataError(
+                f"{good.path} is a normal test image and has the content of the defective test image "
+                f"{bad.path}. Remove the one that is in the wrong folder"
+            )
+
+
 def fingerprint_of(fingerprints: Iterable[str]) -> str:
     """The fingerprint of several categories together."""
     return hashlib.sha256(canonical_json(sorted(fingerprints)).encode()).hexdigest()[:20]
 
 
-def _digests(dataset: Dataset, category: Category, paths: Iterable[Path]) -> dict[Path, str]:
-    key = hashlib.sha256(f"{dataset.name} {category.root} {category.name}".encode()).hexdigest()[:20]
+def _digests(
+    dataset: Dataset, category: Category, paths: Iterable[Path], masks: Collection[Path]
+) -> dict[Path, str]:
+    """The digest of each file; that of a mask says, too, if more than its stored values mark the defect."""
+    of = f"{dataset.name} {category.root} {category.name} {DIGESTS}"
+    key = hashlib.sha256(of.encode()).hexdigest()[:20]
     memory = cache_folder() / "digests" / f"{key}.json"
     known = _remembered(memory)
 
@@ -68,7 +94,12 @@ def _digests(dataset: Dataset, category: Category, paths: Iterable[Path]) -> dic
             stat = path.stat()
             size, changed = stat.st_size, stat.st_mtime_ns
             old = known.get(str(path))
-            digest = old[2] if old and old[:2] == [size, changed] else dataset.digest(path)
+            unchanged = old is not None and old[:2] == [size, changed]
+            digest = old[2] if old and unchanged else dataset.digest(path)
+            if not unchanged and path in masks and reads_by_rule(path):
+                digest += BY_RULE
+        except DataError:
+            raise
         except (OSError, SyntaxError, ValueError) as error:  # the latter two from a digest that decodes
             raise DataError(f"{path}: {reason(error)}") from error
         return str(path), [size, changed, digest]

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from kdbench.data.store import open_upright, read_mask
+from kdbench.data.masks import read_mask
 from kdbench.dataset import Category, Dataset, Sample
+from kdbench.picture import open_image
 
 SIDE = 128  # pixels; the longer side of a picture
 
@@ -46,7 +47,7 @@ def inputs_of(dataset: Dataset, category: Category, fingerprint: str) -> list[di
     """Rows of INPUT_SCHEMA of a category's test images; the same for every cell, whatever its image size."""
 
     def row(sample: Sample) -> dict[str, Any]:
-        image = open_upright(sample.path).convert("RGB")
+        image = open_image(sample.path).image
         size = image.size
         image.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
         return {
@@ -56,7 +57,7 @@ def inputs_of(dataset: Dataset, category: Category, fingerprint: str) -> list[di
             "width": size[0],
             "height": size[1],
             "input": _encoded(image, "JPEG", quality=80),
-            "mask": None if sample.mask is None else _mask(read_mask(dataset, sample), image.size),
+            "mask": None if sample.mask is None else _mask(read_mask(dataset, sample).marked, image.size),
         }
 
     with ThreadPoolExecutor() as pool:

@@ -247,11 +247,10 @@ def test_a_mask_says_the_same_in_every_kind_of_file(tmp_path: Path, mask: Image.
     assert (truth_of(one_image(tmp_path, mask))[0] > 0).tolist() == (SPOTS > 0).tolist()
 
 
-def test_class_ids_of_a_palette_stay_class_ids(tmp_path: Path) -> None:
-    mask = Image.fromarray((SPOTS > 0).astype(np.uint8) * 2, "L")
-    mask = mask.convert("P")
-    mask.putpalette([255, 255, 255, 0, 0, 0, 0, 0, 0])  # background is white, the defect black
-    mask.putdata((SPOTS > 0).astype(np.uint8).ravel() * 2)
+def test_a_palette_says_by_colour_what_is_defect(tmp_path: Path) -> None:
+    """Index 0 is white, as adaptive palettes have it, and three classes of defect have colours."""
+    mask = Image.fromarray(np.where(SPOTS > 0, np.indices((8, 8)).sum(0) % 3, 3).astype(np.uint8), "P")
+    mask.putpalette([255, 255, 255, 200, 0, 0, 0, 0, 90, 0, 0, 0])
     assert (truth_of(one_image(tmp_path, mask))[0] > 0).tolist() == (SPOTS > 0).tolist()
 
 

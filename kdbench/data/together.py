@@ -1,0 +1,53 @@
+"""What the images of a category are to one another: the same picture twice, or transparent beside opaque."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kdbench.data.fingerprint import check_apart, check_labels
+from kdbench.dataset import Category
+from kdbench.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What is kept of a decoded image: a hash of its pixels, and whether parts of it were transparent."""
+
+    content: str
+    transparent: bool
+
+
+def check_together(category: Category, train: Sequence[Seen], test: Sequence[Seen]) -> None:
+    """DataError for a picture in train and test or with two labels, whatever kind of file it is saved in.
+
+    Also for transparent images beside opaque ones: what is transparent is read as black.
+    """
+    trained = {seen.content: path for seen, path in zip(train, category.train, strict=True)}
+    tested = {seen.content: sample.path for seen, sample in zip(test, category.test, strict=True)}
+    check_apart(trained, tested)
+    check_labels((seen.content, sample) for seen, sample in zip(test, category.test, strict=True))
+    paths = [*category.train, *(sample.path for sample in category.test)]
+    clear = [path for path, seen in zip(paths, [*train, *test], strict=True) if seen.transparent]
+    opaque = [path for path, seen in zip(paths, [*train, *test], strict=True) if not seen.transparent]
+    if clear and opaque:
+        raise DataError(
+            f"{clear[0]} and {len(clear) - 1} more images of {category.name} have transparent parts, which "
+            f"are read as black; {opaque[0]} and {len(opaque) - 1} more have none. Save all of them without "
+            f"transparency, on the same background"
+        )
+
+
+def twins(category: Category, train: Sequence[Seen], test: Sequence[Seen]) -> list[str]:
+    """A note on pictures that are there more than once, in train or with the same label in test."""
+    places: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for seen, path in zip(train, category.train, strict=True):
+        places["train", seen.content].append(category.relative(path))
+    for seen, sample in zip(test, category.test, strict=True):
+        places["test", seen.content].append(category.relative(sample.path))
+    again = [names for names in places.values() if len(names) > 1]
+    if not again:
+        return []
+    return [
+        f"{category.name}: {len(again)} pictures are there more than once with the same label and count as "
+        f"often, first: {', '.join(again[0])}"
+    ]

@@ -16,24 +16,47 @@ from kdbench.errors import RequestError, first_line
 from kdbench.weights import (
     EMBEDDED,
     EMBEDDED_PACKAGE,
+    RANDOM,
     TINY,
+    TINY_PDN,
+    TINY_VIT,
     architecture,
     check_levels,
+    is_pdn,
+    is_vit,
     timm_config,
 )
 
+PDN_CHANNELS = 384  # of the only level of a patch description network
+# Its output channels and kernel of each convolution but the last; the first two are followed by a pooling.
+PDN_SMALL = ((128, 4), (256, 4), (256, 3))
+PDN_MEDIUM = ((256, 4), (512, 4), (512, 1), (512, 3))
+PDN_TINY = ((8, 4), (12, 4), (12, 3))
+
 
 class FeaturePyramid(nn.Module):
-    """Normalised images [B,3,H,W] -> one map [B,C,h,w] per level, nothing computed past the last of them."""
+    """Normalised images [B,3,H,W] -> one map [B,C,h,w] per level, nothing computed past the last of them.
+
+    Where `crop` is set, only that square of the centre is looked at.
+    """
 
     def __init__(
         self, body: nn.Module, levels: tuple[int, ...], channels: list[int], strides: list[int]
     ) -> None:
         super().__init__()
         self.body, self.levels, self.channels, self.strides = body, levels, channels, strides
+        self.crop = 0
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        if self.crop:
+            top, left = ((side - self.crop) // 2 for side in images.shape[2:])
+            images = images[..., top : top + self.crop, left : left + self.crop]
         return list(self.body(images))
+
+    @property
+    def pretrained(self) -> nn.Module:
+        """The part whose tensors a weights file names."""
+        return self.body.network if isinstance(self.body, Blocks | OneLevel) else self.body
 
 
 class _Tiny(nn.Module):
@@ -60,12 +83,102 @@ class _Tiny(nn.Module):
         return maps
 
 
+class Blocks(nn.Module):
+    """Images [B,3,H,W] -> the patch tokens behind the blocks `levels` (counted from 1) as maps [B,C,h,w].
+
+    Class and register tokens take part in every block and in no map. Positions are interpolated for other
+    image sizes than the weights were trained with; H and W are multiples of the patch.
+    """
+
+    def __init__(self, network: Any, levels: tuple[int, ...]) -> None:
+        super().__init__()
+        self.network, self.indices = network, [level - 1 for level in levels]
+        self.network.blocks = self.network.blocks[: levels[-1]]
+        self.network.norm = nn.Identity()  # it would follow the last block, which may be cut off
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        maps: list[Tensor] = self.network.forward_intermediates(
+            images, indices=self.indices, norm=False, output_fmt="NCHW", intermediates_only=True
+        )
+        return maps
+
+
+def build_blocks(backbone: str, levels: tuple[int, ...]) -> tuple[Blocks, int, int]:
+    """The randomly started transformer up to its last level, its channels and its stride.
+
+    Raises RequestError for a network that timm does not have or that has fewer blocks.
+    """
+    import timm
+    from timm.models.vision_transformer import VisionTransformer
+
+    options: dict[str, Any] = {"num_classes": 0, "dynamic_img_size": True}
+    if backbone == TINY_VIT:
+        shape: dict[str, Any] = {
+            "img_size": 56,
+            "patch_size": 14,
+            "embed_dim": 32,
+            "depth": 10,
+            "num_heads": 2,
+        }
+        network: Any = VisionTransformer(**shape, reg_tokens=4, no_embed_class=True, **options)
+    else:
+        try:
+            network = timm.create_model(backbone, pretrained=False, **options)
+        except (RuntimeError, TypeError) as error:
+            raise RequestError([f"backbone {backbone!r} with levels {levels}: {error}"]) from error
+    if levels[-1] > len(network.blocks):
+        raise RequestError(
+            [f"backbone {backbone!r} has the levels 1 to {len(network.blocks)}, not {levels[-1]}"]
+        )
+    return Blocks(network, levels), network.embed_dim, network.patch_embed.patch_size[0]
+
+
+def pdn_channels(backbone: str) -> int:
+    """Channels of the teacher's level."""
+    return 16 if backbone == TINY_PDN else PDN_CHANNELS
+
+
+def build_pdn(backbone: str, outputs: int) -> nn.Sequential:
+    """A randomly started network of this size with `outputs` channels: [B,3,H,W] -> [B,outputs,h,w].
+
+    No convolution is padded: 256 pixels become 56 places, about a quarter less eight.
+    """
+    medium = backbone.startswith("pdn_medium")
+    hidden = PDN_TINY if backbone == TINY_PDN else PDN_MEDIUM if medium else PDN_SMALL
+    layers, inputs = list[nn.Module](), 3
+    for number, (channels, kernel) in enumerate(hidden):
+        layers += [nn.Conv2d(inputs, channels, kernel), nn.ReLU()]
+        layers += [nn.AvgPool2d(2)] if number < 2 else []
+        inputs = channels
+    layers.append(nn.Conv2d(inputs, outputs, 4))
+    if medium:
+        layers += [nn.ReLU(), nn.Conv2d(outputs, outputs, 1)]
+    return nn.Sequential(*layers)
+
+
+class OneLevel(nn.Module):
+    """A patch description network as a pyramid of one level."""
+
+    def __init__(self, network: nn.Sequential) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [self.network(images)]
+
+
 def pyramid(backbone: str, levels: tuple[int, ...]) -> FeaturePyramid:
     """A randomly initialised pyramid (torch's global generator) that ends at the last level asked for."""
     check_levels(backbone, levels)
     if backbone == TINY:
         channels = [_Tiny.CHANNELS[level - 1] for level in levels]
         return FeaturePyramid(_Tiny(levels), levels, channels, [2 ** (level + 1) for level in levels])
+    if is_pdn(backbone):
+        channels = [pdn_channels(backbone)]
+        return FeaturePyramid(OneLevel(build_pdn(backbone, channels[0])), levels, channels, [4])
+    if is_vit(backbone):
+        blocks, width, stride = build_blocks(backbone, levels)
+        return FeaturePyramid(blocks, levels, [width] * len(levels), [stride] * len(levels))
     import timm
 
     name = architecture(backbone) if backbone == EMBEDDED else backbone
@@ -86,7 +199,7 @@ def pyramid(backbone: str, levels: tuple[int, ...]) -> FeaturePyramid:
 
 def teacher(backbone: str, levels: tuple[int, ...], weights: Weights) -> FeaturePyramid:
     """The frozen pretrained pyramid in eval mode; RequestError if the weights do not fit it."""
-    if backbone == TINY:
+    if backbone in RANDOM:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(20210301)
             network = pyramid(backbone, levels)
@@ -96,14 +209,16 @@ def teacher(backbone: str, levels: tuple[int, ...], weights: Weights) -> Feature
         state = read_state(Path(weights.path))
         if backbone == EMBEDDED:
             state = _renamed_by_order(backbone, state)
-        _load(network.body, state, backbone, weights)
+        _load(network.pretrained, state, backbone, weights)
     return network.requires_grad_(False).eval()
 
 
 def normalisation(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel, for pixels in 0..1, that this backbone was trained with."""
-    if backbone in (TINY, EMBEDDED):
+    if backbone in (*RANDOM, EMBEDDED):
         return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+    if is_pdn(backbone):
+        return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
     config = timm_config(backbone)
     return tuple(config.mean), tuple(config.std)
 

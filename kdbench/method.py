@@ -32,9 +32,12 @@ class Method(nn.Module):
     paper: ClassVar[str]
     fidelity: ClassVar[Fidelity]
     departures: ClassVar[tuple[str, ...]] = ()  # where this file differs from the paper, in words
+    needs: ClassVar[str] = ""  # what must be given beyond a usual teacher; then --methods has to name it
     multiclass: ClassVar[
         dict[str, Any]
     ] = {}  # what the paper's recipe changes when one model has all categories
+    tiny: ClassVar[dict[str, Any]] = {}  # what tests with the smallest network change in the configuration
+    scheduler_every: ClassVar[Literal["epoch", "step"]] = "epoch"  # when the scheduler is stepped
     demo: ClassVar[dict[str, Any]] = {}  # what the demo profile changes beside DEMO
     training_only: ClassVar[tuple[str, ...]] = ()  # attributes that only the loss uses; no detector has them
     calibrates: ClassVar[bool] = (
@@ -100,7 +103,7 @@ class Method(nn.Module):
         raise TypeError(f"{type(self).__name__} has no optimizer")
 
     def scheduler(self, optimizer: Optimizer) -> LRScheduler | None:
-        """What changes the learning rate at the end of every epoch; None leaves it constant."""
+        """What changes the rate after every epoch, or step (`scheduler_every`); None leaves it constant."""
         return None
 
     @property

@@ -34,11 +34,17 @@ class MethodFacts:
     fidelity: str
     departures: tuple[str, ...]
     summary: str  # the first sentence of the file
+    needs: str  # what it needs beyond a teacher that everybody has; "" for most
 
 
 def method_names() -> tuple[str, ...]:
     """All methods: the files of `methods/`, then those of installed packages."""
     return tuple(_method_modules())
+
+
+def usual_methods() -> tuple[str, ...]:
+    """The methods that run where nobody names any: those that need nothing beyond a usual teacher."""
+    return tuple(name for name in method_names() if not method_facts(name).needs)
 
 
 def dataset_names() -> tuple[str, ...]:
@@ -82,6 +88,7 @@ def method_facts(name: str) -> MethodFacts:
         fidelity=said.get("fidelity", ""),
         departures=tuple(said.get("departures", ())),
         summary=(ast.get_docstring(tree) or "").partition("\n")[0],
+        needs=said.get("needs", ""),
     )
 
 
@@ -91,6 +98,8 @@ def methods_page() -> str:
     for name in _plugin_names("methods"):
         fact = method_facts(name)
         parts.append(f"## {name}\n\n{fact.summary}\n\nPaper: {fact.paper}. Fidelity: **{fact.fidelity}**.\n")
+        if fact.needs:
+            parts.append(f"Needs {fact.needs}; it runs where `--methods` names it.\n")
         parts.append("Departures:\n\n" + "\n".join(f"- {departure}" for departure in fact.departures) + "\n")
     return "\n".join(parts)
 
@@ -143,6 +152,6 @@ def _class_attributes(tree: ast.Module) -> dict[str, Any]:
             target, value = node.target, node.value
         else:
             continue
-        if isinstance(target, ast.Name) and target.id in ("paper", "fidelity", "departures"):
+        if isinstance(target, ast.Name) and target.id in ("paper", "fidelity", "departures", "needs"):
             said[target.id] = ast.literal_eval(value)
     return said

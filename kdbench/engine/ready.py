@@ -84,6 +84,7 @@ class Ready:
         # The hardware and torch are in it: another machine that shares the cache rounds in another way.
         hardware = provenance.machine_provenance(self.device)["device_name"]
         network = [self.cell.teacher_sha256, self.config.backbone, self.config.levels, self.precision]
+        network += [self.method.teacher.crop] if self.method.teacher.crop else []
         made_by = canonical_json([network, torch.__version__, hardware])
         return Shared(names=names, pixels=stored, rows=rows, made_by=made_by)
 

@@ -131,10 +131,12 @@ class Training:
             self.scaler.scale(loss).backward()
             self.scaler.step(self.optimizer)
             self.scaler.update()
+            if self.scheduler and self.method.scheduler_every == "step":
+                self.scheduler.step()
             losses.append(loss.detach() * len(index))
             self.history.num_steps += 1
             on_step(len(index))
-        if self.scheduler:
+        if self.scheduler and self.method.scheduler_every == "epoch":
             self.scheduler.step()
         return torch.stack(losses).sum().item() / len(train)
 

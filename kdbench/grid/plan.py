@@ -16,7 +16,7 @@ from kdbench.errors import Complaints, DataError, RequestError, reason, unknown
 from kdbench.grid.cluster import Cluster, Need
 from kdbench.grid.request import EVERY, OF_METHODS, Request, complaints_of
 from kdbench.metrics.presets import PRESETS
-from kdbench.registry import dataset_names, get_dataset, get_method, method_names
+from kdbench.registry import dataset_names, get_dataset, get_method, method_facts, method_names, usual_methods
 from kdbench.results.storage import Storage
 from kdbench.weights import check_levels, find_weights
 
@@ -72,7 +72,7 @@ def plan(request: Request, cluster: Cluster | None = None) -> Plan:
     complaints.check()
     # Two values of a key that mean the same make one cell, not two.
     jobs = {job.cell.id: job for job in _jobs(request, found, configs, weights, device)}
-    return Plan(jobs=[*jobs.values()], data=found, notices=_notices(found))
+    return Plan(jobs=[*jobs.values()], data=found, notices=[*_left_out(request), *_notices(found)])
 
 
 def find_data(dataset: Dataset, root: Path | None, wanted: tuple[str, ...]) -> Found:
@@ -145,7 +145,15 @@ def choose_device(asked: str, cluster: Cluster | None = None, executor: str | No
 
 
 def _methods(request: Request) -> list[str]:
-    return list(request.methods or method_names())
+    return list(request.methods or usual_methods())
+
+
+def _left_out(request: Request) -> Iterator[str]:
+    """Which methods do not run because nobody named them, and what they need."""
+    for name in () if request.methods else method_names():
+        needs = method_facts(name).needs
+        if needs:
+            yield f"{name} is left out: it needs {needs}. Name it with --methods"
 
 
 def _wrong_words(request: Request) -> Iterator[str]:

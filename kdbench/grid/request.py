@@ -104,7 +104,7 @@ class Request(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    methods: Names = Field((), description="Comma list; all methods if not given.")
+    methods: Names = Field((), description="Comma list; all that need no special teacher if not given.")
     dataset: Names = Field(("synthetic",), min_length=1, description="Comma list.")
     root: Root = None
     split: Split = None

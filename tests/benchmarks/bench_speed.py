@@ -23,7 +23,7 @@ from kdbench.engine.device import autocast_for, choose_precision, place_networks
 from kdbench.engine.evaluate import Scored, measure
 from kdbench.metrics.exact import label_regions
 from kdbench.metrics.presets import PRESETS
-from kdbench.registry import get_method, method_names
+from kdbench.registry import get_method, usual_methods
 from kdbench.weights import EMBEDDED, find_weights
 
 SIZE, DEVICE = 256, torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -51,7 +51,7 @@ def batches(method, count: int, *, cached: bool) -> Batches:
     return Batches(noise(count), method.teacher, BACKBONE, **found)
 
 
-@pytest.mark.parametrize("name", method_names())
+@pytest.mark.parametrize("name", usual_methods())
 def test_training_epoch(benchmark, name):
     method = built(name)
     data = batches(method, NUM_TRAIN, cached=True)
@@ -62,7 +62,7 @@ def test_training_epoch(benchmark, name):
 
 
 @pytest.mark.parametrize("batch_size", [1, 32])
-@pytest.mark.parametrize("name", method_names())
+@pytest.mark.parametrize("name", usual_methods())
 def test_inference(benchmark, name, batch_size):
     method = built(name)
     method.eval()

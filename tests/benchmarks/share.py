@@ -29,7 +29,7 @@ from kdbench.cli import app as cli
 from kdbench.engine import train
 from kdbench.engine.device import threads
 from kdbench.method import Method
-from kdbench.registry import get_method, method_names
+from kdbench.registry import get_method, usual_methods
 
 STEP = ("forward", "backward", "optimizer")
 WORDS = ["--categories", "wood,capsule,mesh", "--setting", "oneclass"]
@@ -62,7 +62,7 @@ class Clock:
 def clocked_run(words: list[str]) -> tuple[Counter[str], float]:
     """Run the grid; seconds by what was going on, and in all."""
     clock = Clock()
-    for name in method_names():
+    for name in usual_methods():
         clock.wrap(get_method(name), "loss", "forward")
         clock.wrap(get_method(name), "anomaly_map", "forward of held-out and test images")
     clock.wrap(FeaturePyramid, "forward", "forward of the teacher")
@@ -182,7 +182,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, help="the page to write")
     asked, words = parser.parse_known_args()
-    words = words or ["--methods", ",".join(method_names()), *WORDS]
+    words = words or ["--methods", ",".join(usual_methods()), *WORDS]
     with tempfile.TemporaryDirectory() as folder:
         spent, seconds = clocked_run([*words, "--results", f"{folder}/r", "--report", f"{folder}/report"])
         rows = pd.read_parquet(f"{folder}/r/cells")

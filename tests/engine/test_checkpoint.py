@@ -5,7 +5,7 @@ from io import StringIO
 
 import pytest
 import torch
-from conftest import slow_but, write_category
+from conftest import ALL_SET, slow_but, write_category
 from rich.console import Console
 
 from kdbench.cli.view import View
@@ -15,7 +15,7 @@ from kdbench.engine.run import run_cell
 from kdbench.grid.attempt import execute_cell
 from kdbench.grid.plan import plan
 from kdbench.grid.request import Request
-from kdbench.registry import method_names
+from kdbench.registry import get_method, method_names
 from kdbench.results.storage import Storage
 
 CODE = {"torch_version": "1", "num_threads": 1}
@@ -68,7 +68,12 @@ def numbers(rows):
 def test_a_lost_training_goes_on_as_if_nothing_had_happened(tmp_path, method):
     root = tmp_path / "mvtec"
     write_category(root, "bottle", seed=1)
-    planned, undisturbed = (job(root, tmp_path / name, methods=(method,)) for name in ("r", "u"))
+    smallest = dict(get_method(method).tiny)
+    changes = {"backbone": smallest.pop("backbone", "tiny")}
+    if smallest:
+        own = {f"{method}.{key}": value for key, value in smallest.items()}
+        changes["set"] = ALL_SET | own | {"all.image_size": 64}
+    planned, undisturbed = (job(root, tmp_path / name, methods=(method,), **changes) for name in ("r", "u"))
     whole = run_cell(undisturbed.cell, undisturbed.place, lambda progress: None)
     lose(planned, epoch=3)
     assert Storage(tmp_path / "r").names("checkpoints") == [f"checkpoints/{planned.cell.id}.pt"]

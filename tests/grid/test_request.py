@@ -321,9 +321,16 @@ def test_the_profile_is_by_default_that_of_the_dataset(planned: Callable[..., Pl
     assert [j.cell.profile for j in planned(**synthetic, profile="paper").jobs] == ["paper"]
 
 
-def test_all_methods_are_planned_where_none_is_named(planned: Callable[..., Plan]) -> None:
-    jobs = planned(methods=(), categories=("screw",)).jobs
-    assert {job.cell.method for job in jobs} == set(method_names())
+def test_where_none_is_named_all_methods_run_that_need_no_special_teacher(
+    planned: Callable[..., Plan],
+) -> None:
+    plan = planned(methods=(), categories=("screw",))
+    left_out = {"dinomaly", "efficientad"}
+    assert {job.cell.method for job in plan.jobs} == set(method_names()) - left_out
+    assert [notice.partition(" ")[0] for notice in plan.notices if "is left out" in notice] == sorted(
+        left_out
+    )
+    assert not any("is left out" in notice for notice in planned().notices)
 
 
 # --- complaints -------------------------------------------------------------------------------------------

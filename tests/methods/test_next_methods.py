@@ -1,4 +1,4 @@
-"""What RD++, ReContrast and DeSTSeg promise beyond the contract: their identities, counts and ramps."""
+"""What the newer methods promise beyond the contract: their identities, counts and ramps."""
 
 import numpy as np
 import pytest
@@ -6,11 +6,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from kdbench.backbone import teacher
-from kdbench.errors import DataError
+from kdbench.backbone import build_pdn, teacher
+from kdbench.errors import DataError, RequestError
 from kdbench.method import cosine_distance, scale_gradient, top_mean
+from kdbench.methods._autoencoder import Autoencoder, jittered
 from kdbench.methods._corrupt import Textures, corrupt
+from kdbench.methods._stable_adamw import StableAdamW
+from kdbench.methods._transformer import Block, Bottleneck, linear_attention
 from kdbench.methods.destseg import DeSTSeg, focal_loss
+from kdbench.methods.dinomaly import Dinomaly
+from kdbench.methods.efficientad import EfficientAD
 from kdbench.methods.rd4ad import RD4AD
 from kdbench.methods.rdpp import RDPP, projection, rectangles_of_noise
 from kdbench.methods.recontrast import ReContrast, hard_places
@@ -18,8 +23,8 @@ from kdbench.weights import find_weights
 
 
 def build(method_class: type, **changes: object) -> nn.Module:
-    config = method_class.Config(backbone="tiny", image_size=64, **changes)
-    network = teacher("tiny", config.levels, find_weights("tiny"))
+    config = method_class.Config(**{"backbone": "tiny", "image_size": 64} | method_class.tiny | changes)
+    network = teacher(config.backbone, config.levels, find_weights(config.backbone))
     torch.manual_seed(0)
     return method_class(config, network)
 
@@ -242,3 +247,175 @@ def test_the_map_is_a_probability_and_the_score_the_mean_of_its_largest_values(i
 def test_levels_need_a_next_one_for_the_decoder():
     with pytest.raises(ValueError, match="the decoder starts from the next one"):
         build(DeSTSeg, levels=(2, 4))
+
+
+# --- Dinomaly ---
+
+
+def test_linear_attention_is_what_its_formula_says():
+    q, k, v = torch.randn(3, 1, 2, 5, 4, generator=torch.Generator().manual_seed(0))
+    fq, fk = (nn.functional.elu(x) + 1 for x in (q, k))
+    weights = fq @ fk.transpose(-2, -1)  # the whole [N,N] that the method never makes
+    expected = weights / weights.sum(-1, keepdim=True) @ v
+    torch.testing.assert_close(linear_attention(q, k, v), expected)
+    constant = torch.ones(1, 2, 5, 4)
+    torch.testing.assert_close(linear_attention(q, k, constant), constant)
+
+
+def test_bottleneck_and_blocks_of_the_base_have_the_computed_number_of_parameters():
+    with torch.device("meta"):
+        bottleneck, block = Bottleneck(768, 0.2), Block(768)
+    assert sum(p.numel() for p in bottleneck.parameters()) == 2 * 768 * 3072 + 3072 + 768
+    assert sum(p.numel() for p in block.parameters()) == 7_087_872  # of a block of ViT-B
+
+
+def test_the_last_block_of_the_decoder_answers_to_the_first_levels(images):
+    method = build(Dinomaly).eval()
+    taught = method.teacher(images)
+    before = method.groups(taught)
+    method.decoder[-1].mlp[2].bias.data += 1.0
+    after = method.groups(taught)
+    assert not torch.equal(before[0][1], after[0][1])  # the first four levels
+    assert torch.equal(before[1][1], after[1][1])
+    torch.testing.assert_close(after[0][0], torch.stack(taught[:4]).mean(0))
+
+
+def test_the_teacher_sees_the_crop_and_the_map_is_nought_around_it(images):
+    method = build(Dinomaly).eval()
+    taught = method.teacher(images)
+    assert [level.shape for level in taught] == [(3, 32, 4, 4)] * 8
+    changed = images.clone()
+    changed[..., :4] = 0  # 64 pixels, the crop is 4 to 60
+    changed[..., 60:] = 0
+    assert torch.equal(method.teacher(changed)[0], taught[0])
+    maps = method.anomaly_map(images, taught)
+    assert maps[:, 4:60, 4:60].min() > 0
+    assert maps[:, :4].abs().max() == maps[:, 60:].abs().max() == maps[..., :4].abs().max() == 0
+
+
+def test_the_rate_warms_up_and_falls_along_a_cosine_step_by_step():
+    method = build(Dinomaly)
+    assert method.scheduler_every == "step"
+    assert method.rate(0.005) == pytest.approx(0.5)
+    assert method.rate(0.01) == pytest.approx(1.0)
+    assert method.rate(0.505) == pytest.approx(0.55)  # half way between 2e-3 and 2e-4
+    assert method.rate(1.0) == pytest.approx(0.1)
+
+
+def test_stable_adamw_is_adamw_where_gradients_do_not_jump():
+    ours, theirs = (nn.Parameter(torch.linspace(-1, 1, 7)) for _ in range(2))
+    ours_optimizer = StableAdamW([ours], lr=0.01, weight_decay=0.1)
+    reference = torch.optim.AdamW([theirs], lr=0.01, weight_decay=0.1, amsgrad=True)
+    for step in range(20):
+        for parameter, optimizer in ((ours, ours_optimizer), (theirs, reference)):
+            parameter.grad = torch.cos(torch.arange(7.0)) * 0.99**step
+            optimizer.step()
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_stable_adamw_shortens_the_step_after_a_jump_and_clips_the_norm():
+    steps = {}
+    for jump in (1.0, 100.0):
+        parameter = nn.Parameter(torch.zeros(3))
+        optimizer = StableAdamW([parameter], lr=0.1)
+        for size in (1.0, 1.0, jump):
+            before = parameter.detach().clone()
+            parameter.grad = torch.full((3,), size)
+            optimizer.step()
+        steps[jump] = (parameter - before).abs().max().item()
+    mean, square = (100 * 0.1 + 0.9 * 0.1 + 0.81 * 0.1) / 0.271, 0.0
+    square = (1e4 * 0.001 + 0.001 * 0.999 + 0.001 * 0.998001) / (1 - 0.999**3)
+    expected = 0.1 / (100 / square**0.5) * mean / square**0.5
+    assert steps[100.0] == pytest.approx(expected, rel=1e-4)
+    clipped = nn.Parameter(torch.zeros(4))
+    clipped.grad = torch.full((4,), 10.0)
+    StableAdamW([clipped], lr=0.1, clip=0.1).step()
+    assert clipped.grad.norm().item() == pytest.approx(0.1, rel=1e-4)
+
+
+def test_levels_of_a_transformer_are_its_blocks_and_a_missing_one_is_an_error(images):
+    with pytest.raises(RequestError, match="has the levels 1 to 10, not 12"):
+        build(Dinomaly, levels=(11, 12))
+    whole = teacher("tiny_vit", tuple(range(1, 11)), find_weights("tiny_vit"))
+    part = teacher("tiny_vit", (2, 5), find_weights("tiny_vit"))
+    maps, some = whole(images[..., 4:60, 4:60]), part(images[..., 4:60, 4:60])
+    assert len(part.body.network.blocks) == 5
+    torch.testing.assert_close(some, [maps[1], maps[4]])
+
+
+# --- EfficientAD ---
+
+
+@pytest.mark.parametrize(
+    ("backbone", "outputs", "count"),
+    [
+        ("pdn_small.distilled", 384, 2_694_144),
+        ("pdn_small.distilled", 768, 4_267_392),
+        ("pdn_medium.distilled", 384, 8_026_624),
+        ("pdn_medium.distilled", 768, 11_615_488),
+    ],
+)
+def test_patch_networks_have_the_published_numbers_of_parameters_and_56_places(backbone, outputs, count):
+    with torch.device("meta"):
+        network = build_pdn(backbone, outputs)
+        assert network(torch.empty(1, 3, 256, 256)).shape == (1, outputs, 56, 56)
+    assert sum(p.numel() for p in network.parameters()) == count
+
+
+def test_the_autoencoder_has_the_published_number_of_parameters_and_the_places_of_the_teacher():
+    with torch.device("meta"):
+        network = Autoencoder(384, 256)
+        assert network(torch.empty(1, 3, 256, 256)).shape == (1, 384, 56, 56)
+    assert sum(p.numel() for p in network.parameters()) == 1_096_320
+    assert network.sizes == [3, 8, 15, 32, 63, 127]
+
+
+def test_preparing_gives_every_channel_of_the_teacher_mean_0_and_deviation_1(images):
+    method = build(EfficientAD)
+    pairs = [(part, method.teacher(part)) for part in images.split(2)]
+    method.prepare(pairs)
+    normalised = method.normalised(method.teacher(images)[0])
+    torch.testing.assert_close(normalised.mean((0, 2, 3)), torch.zeros(16), atol=1e-4, rtol=0)
+    torch.testing.assert_close(normalised.std((0, 2, 3), correction=0), torch.ones(16), rtol=1e-3, atol=0)
+
+
+def test_calibrating_brings_the_quantiles_of_heldout_maps_to_nought_and_a_tenth(images):
+    method = build(EfficientAD).eval()
+    taught = method.teacher(images)
+    with torch.no_grad():
+        method.calibrate([(images, taught)])
+        for (low, high), values in zip(method.quantiles, method.differences(images, taught), strict=True):
+            assert low.item() == pytest.approx(values.flatten().quantile(0.9).item(), rel=0.02)
+            assert high.item() == pytest.approx(values.flatten().quantile(0.995).item(), rel=0.02)
+            assert (0.1 * (values - low) / (high - low) > 0).float().mean().item() == pytest.approx(
+                0.1, abs=0.01
+            )
+    assert "quantiles" in method.detector_state()
+
+
+def test_only_the_hardest_differences_are_learnt_from(images):
+    method = build(EfficientAD, autoencoder=False, hardest=0.01).train()
+    taught = method.teacher(images)
+    difference = (method.normalised(taught[0]) - method.student(images)).square().flatten()
+    hardest = difference.sort(descending=True).values[: int(0.01 * len(difference))]
+    torch.testing.assert_close(method.loss(images, taught), hardest.mean())
+
+
+def test_the_autoencoders_image_has_one_other_property_and_stays_near(images):
+    torch.manual_seed(0)
+    for _ in range(6):
+        changed = jittered(images, [-1.0, -1.0, -1.0])
+        assert changed.shape == images.shape
+        assert 0 < (changed - images).abs().max() <= 0.2 * 2.01
+
+
+def test_without_weights_the_patch_teacher_says_which_files_fit(monkeypatch, tmp_path):
+    with pytest.raises(RequestError, match="the public files of EfficientAD's teachers fit"):
+        find_weights("pdn_small.distilled")
+    state = build_pdn("pdn_small.distilled", 384).state_dict()
+    assert {"0.weight", "3.weight", "6.weight", "8.weight"} <= state.keys()  # as in the public files
+    torch.save(state, tmp_path / "teacher_small.pth")
+    loaded = teacher(
+        "pdn_small.distilled", (1,), find_weights("pdn_small.distilled", tmp_path / "teacher_small.pth")
+    )
+    assert torch.equal(loaded.body.network[8].weight, state["8.weight"])

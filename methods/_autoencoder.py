@@ -1,0 +1,45 @@
+"""EfficientAD's autoencoder: the whole image through one vector of 64 values; what it sees in training."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+JITTER = 0.2  # of the brightness, the contrast or the saturation of what the autoencoder sees
+WIDTHS = (32, 32, 64, 64, 64)  # of the convolutions that halve the size
+
+
+class Autoencoder(nn.Module):
+    """Images [B,3,S,S] -> [B,outputs,h,w], h as of a patch description network: S / 4 less 8."""
+
+    def __init__(self, outputs: int, image_size: int) -> None:
+        super().__init__()
+        layers, inputs = list[nn.Module](), 3
+        for width in WIDTHS:
+            layers += [nn.Conv2d(inputs, width, 4, stride=2, padding=1), nn.ReLU()]
+            inputs = width
+        self.encoder = nn.Sequential(*layers, nn.Conv2d(inputs, inputs, image_size // 32))
+        # 3, 8, 15, 32, 63, 127 for 256 pixels: every second size is one less than a power of two.
+        self.sizes = [max(1, image_size // 2 ** (6 - i) - (i % 2 == 0 or i == 5)) for i in range(6)]
+        self.places = image_size // 4 - 8
+        self.decoder = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(inputs, inputs, 4, padding=2), nn.ReLU(), nn.Dropout(0.2))
+            for _ in self.sizes
+        )
+        self.output = nn.Sequential(
+            nn.Conv2d(inputs, inputs, 3, padding=1), nn.ReLU(), nn.Conv2d(inputs, outputs, 3, padding=1)
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.encoder(images)
+        for size, block in zip(self.sizes, self.decoder, strict=True):
+            x = block(interpolate(x, (size, size), mode="bilinear", align_corners=False))
+        return self.output(interpolate(x, (self.places, self.places), mode="bilinear", align_corners=False))
+
+
+def jittered(images: Tensor, black: list[float]) -> Tensor:
+    """Normalised images [B,3,H,W] with one other brightness, contrast or saturation for the batch."""
+    kind, factor = int(torch.randint(3, ())), 1 + JITTER * (2 * float(torch.rand(())) - 1)
+    grey = images.mean(1, keepdim=True)
+    darkest = torch.tensor(black, device=images.device)[:, None, None]
+    towards = (darkest, grey.mean((2, 3), keepdim=True), grey)[kind]
+    return towards + factor * (images - towards)

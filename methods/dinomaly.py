@@ -1,0 +1,136 @@
+"""Dinomaly: a plain transformer decoder rebuilds the blocks of a DINOv2 teacher, loosely, in two groups.
+
+Guo et al.: Dinomaly: The Less Is More Philosophy in Multi-Class Unsupervised Anomaly Detection, CVPR 2025,
+arXiv:2405.14325. Numbers are those of the official code (github.com/guojiajeremy/Dinomaly, Apache-2.0).
+"""
+
+import math
+from typing import ClassVar
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn.functional import pad
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from kdbench.backbone import FeaturePyramid
+from kdbench.method import (
+    Fidelity,
+    Method,
+    cosine_distance,
+    flat_cosine_distance,
+    gaussian_blur,
+    scale_gradient,
+    top_mean,
+    upsample,
+)
+from kdbench.methods._stable_adamw import StableAdamW
+from kdbench.methods._transformer import Block, Bottleneck
+
+MAP_SIZE, RADIUS, SIGMA = 256, 2, 4.0  # maps are smoothed at this size by a kernel of 5x5
+EASY_GRADIENT = 0.1  # of the places that are rebuilt best
+
+
+class Dinomaly(Method):
+    """The mean of all levels goes through a noisy bottleneck; the decoder's blocks answer in two groups."""
+
+    name = "dinomaly"
+    paper = "arXiv:2405.14325"
+    fidelity: ClassVar[Fidelity] = "author's code, partly"
+    departures = (
+        "class and register tokens are left out of bottleneck and decoder; the code drops them after",
+        "outside of the centre crop the map is 0; the code crops the truth as well",
+        "the code counts 10,000 steps of 16 images, warm-up 100, ramp 1,000: here shares of the epochs",
+        "oneclass has no official recipe here: 300 epochs, about 5,000 steps of a category of MVTec AD",
+        "the code trains in fp32, `--precision auto` in bf16 where the hardware has it",
+    )
+    needs = "the weights of a DINOv2 teacher (timm's download, or --weights)"
+    multiclass: ClassVar = {"epochs": 44}
+    demo: ClassVar = {"backbone": "vit_small_patch14_reg4_dinov2.lvd142m", "crop": 112}
+    tiny: ClassVar = {"backbone": "tiny_vit", "crop": 56}
+    scheduler_every: ClassVar = "step"
+
+    class Config(Method.Config):
+        backbone: str = "vit_base_patch14_reg4_dinov2.lvd142m"
+        levels: tuple[int, ...] = Field(tuple(range(3, 11)), min_length=2)  # blocks, counted from 1
+        image_size: int = Field(448, ge=32, le=2048)
+        crop: int = Field(392, ge=14)  # of the centre, which the teacher sees
+        epochs: int = Field(300, ge=1)
+        batch_size: int = Field(16, ge=1)
+        lr: float = Field(2e-3, gt=0)  # StableAdamW with AMSGrad, eps 1e-10, weight decay 1e-4
+        lr_end: float = Field(2e-4, gt=0)  # of the cosine
+        warmup: float = Field(0.01, ge=0, lt=1)  # share of the training
+        clip: float = Field(0.1, gt=0)  # of the gradient's norm
+        dropout: float = Field(0.2, ge=0, lt=1)  # three times in the bottleneck
+        easy: float = Field(0.9, ge=0, lt=1)  # share of the places with EASY_GRADIENT, after the ramp
+        ramp: float = Field(0.1, ge=0, le=1)  # share of the training in which it rises from 0
+        score_share: float = Field(0.01, gt=0, le=1)  # of the crop's largest values, whose mean is the score
+
+        @model_validator(mode="after")
+        def _two_halves(self) -> "Dinomaly.Config":
+            if len(self.levels) % 2:
+                raise ValueError(f"levels {self.levels}: two groups need an even number")
+            if self.crop > self.image_size:
+                raise ValueError(f"crop {self.crop} is larger than image_size {self.image_size}")
+            return self
+
+    config: Config
+
+    def __init__(self, config: Config, teacher: FeaturePyramid) -> None:
+        super().__init__(config, teacher)
+        teacher.crop = config.crop
+        width = teacher.channels[0]
+        self.bottleneck = Bottleneck(width, config.dropout)
+        self.decoder = nn.ModuleList(Block(width) for _ in config.levels)
+
+    def groups(self, taught: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Two pairs [B,C,h,w]: the mean of half of the teacher's levels, and the decoder's mean for it."""
+        half, (height, width) = len(taught) // 2, taught[0].shape[2:]
+        x = torch.stack(taught).mean(0).flatten(2).transpose(1, 2)  # [B,N,C]
+        x, rebuilt = self.bottleneck(x), []
+        for block in self.decoder:
+            x = block(x)
+            rebuilt.append(x.transpose(1, 2).unflatten(2, (height, width)))
+        rebuilt = rebuilt[::-1]  # the last block answers to the first level
+        halves = (slice(0, half), slice(half, None))
+        return [(torch.stack(taught[h]).mean(0), torch.stack(rebuilt[h]).mean(0)) for h in halves]
+
+    def loss(self, images: Tensor, taught: list[Tensor]) -> Tensor:
+        easy = self.config.easy * min(1.0, self.progress / self.config.ramp if self.config.ramp else 1.0)
+        distances = []
+        for t, s in self.groups(taught):
+            distance = cosine_distance(t, s).detach()
+            weight = torch.where(distance < distance.flatten().quantile(easy), EASY_GRADIENT, 1.0)
+            distances.append(flat_cosine_distance(t, scale_gradient(s.float(), weight[:, None])).mean())
+        return torch.stack(distances).mean()
+
+    def anomaly_map(self, images: Tensor, taught: list[Tensor]) -> Tensor:
+        crop, size = self.config.crop, images.shape[-1]
+        small = min(MAP_SIZE, crop)
+        maps = [upsample(cosine_distance(t, s), small, align_corners=True) for t, s in self.groups(taught)]
+        cropped = upsample(gaussian_blur(torch.stack(maps).mean(0), SIGMA, radius=RADIUS), crop)
+        before = (size - crop) // 2
+        return pad(cropped, (before, size - crop - before) * 2)
+
+    def image_score(self, anomaly_map: Tensor) -> Tensor:
+        c = self.config
+        return top_mean(anomaly_map, c.score_share * (c.crop / c.image_size) ** 2)
+
+    def optimizer(self) -> Optimizer:
+        c = self.config
+        return StableAdamW(self.trained(), lr=c.lr, eps=1e-10, weight_decay=1e-4, clip=c.clip)
+
+    def scheduler(self, optimizer: Optimizer) -> LRScheduler:
+        return LambdaLR(optimizer, lambda step: self.rate(step / self.num_steps))
+
+    def rate(self, progress: float) -> float:
+        """The factor of the rate: up in a line, then down along a cosine."""
+        c = self.config
+        if progress < c.warmup:
+            return progress / c.warmup
+        along = (progress - c.warmup) / (1 - c.warmup)
+        return (c.lr_end + (c.lr - c.lr_end) * (1 + math.cos(math.pi * min(1.0, along))) / 2) / c.lr
+
+
+METHOD = Dinomaly

@@ -1,0 +1,144 @@
+"""EfficientAD: a small student of a small teacher, and an autoencoder that sees the whole image.
+
+Batzner, Heckler, Koenig: EfficientAD, WACV 2024, arXiv:2303.14535. There is no official code; numbers are the
+paper's, as github.com/nelson1425/EfficientAD has them.
+"""
+
+from collections.abc import Iterable
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+from torch.nn.functional import pad
+from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from kdbench.backbone import FeaturePyramid, build_pdn, is_pdn, normalisation
+from kdbench.method import Fidelity, Method, Pair, top_mean, upsample
+from kdbench.methods._autoencoder import Autoencoder, jittered
+
+NORMAL, RARE = 0.9, 0.995  # quantiles of the held-out maps, which are brought to 0 and to 0.1
+
+
+class EfficientAD(Method):
+    """The student predicts the teacher and the autoencoder; both differences, scaled alike, are the map."""
+
+    name = "efficientad"
+    paper = "arXiv:2303.14535"
+    fidelity: ClassVar[Fidelity] = "author's code, partly"
+    departures = (
+        "the penalty on images of ImageNet is left out: it needs their download",
+        "the paper's teacher is not public: a row names the weights that were given, and their hash",
+        "the paper counts 70,000 steps of one image: here epochs of about as many for a category of MVTec AD",
+        "the code trains in fp32, `--precision auto` in bf16 where the hardware has it",
+    )
+    needs = "the weights of a patch description network (--weights teacher_small.pth)"
+    multiclass: ClassVar = {"epochs": 20}
+    demo: ClassVar = {"backbone": "pdn_small.distilled", "levels": (1,), "batch_size": 1}
+    tiny: ClassVar = {"backbone": "tiny_pdn", "lr": 3e-3}
+    calibrates = True
+    scheduler_every: ClassVar = "step"
+
+    class Config(Method.Config):
+        backbone: str = "pdn_small.distilled"  # or pdn_medium.distilled
+        levels: tuple[int, ...] = (1,)
+        epochs: int = Field(320, ge=1)
+        batch_size: int = Field(1, ge=1)
+        checkpoint: Literal["heldout", "last"] = "last"
+        heldout_share: float = Field(0.1, gt=0, lt=1)  # for the quantiles
+        lr: float = Field(1e-4, gt=0)  # Adam, weight decay 1e-5; a tenth after `lr_drop` of the training
+        lr_drop: float = Field(0.95, gt=0, le=1)
+        hardest: float = Field(1e-3, gt=0, le=1)  # share of the differences that are learnt from
+        autoencoder: bool = True
+
+        @field_validator("backbone")
+        @classmethod
+        def _patch_network(cls, backbone: str) -> str:
+            if not is_pdn(backbone):
+                raise ValueError("the teacher is a patch description network, such as pdn_small.distilled")
+            return backbone
+
+        @field_validator("levels")
+        @classmethod
+        def _one_level(cls, levels: tuple[int, ...]) -> tuple[int, ...]:
+            if levels != (1,):
+                raise ValueError("a patch description network has the level 1 only")
+            return levels
+
+    config: Config
+    mean: Tensor
+    std: Tensor
+    quantiles: Tensor
+
+    def __init__(self, config: Config, teacher: FeaturePyramid) -> None:
+        super().__init__(config, teacher)
+        self.channels = teacher.channels[0]
+        self.student = build_pdn(config.backbone, (2 if config.autoencoder else 1) * self.channels)
+        if config.autoencoder:
+            self.autoencoder = Autoencoder(self.channels, config.image_size)
+        self.register_buffer("mean", torch.zeros(self.channels))  # of the teacher's channels
+        self.register_buffer("std", torch.ones(self.channels))
+        # NORMAL and RARE of the difference to the teacher, and of that to the autoencoder.
+        self.register_buffer("quantiles", torch.tensor([[0, 0.1], [0, 0.1]]))
+        mean, std = normalisation(config.backbone)
+        self.black = [-m / s for m, s in zip(mean, std, strict=True)]  # a black pixel, normalised
+
+    def prepare(self, normals: Iterable[Pair]) -> None:
+        """Mean and standard deviation of each of the teacher's channels over the training images."""
+        sums, squares, count = torch.zeros(self.channels).double(), torch.zeros(self.channels).double(), 0
+        for _, (level,) in normals:
+            sums += level.double().sum((0, 2, 3)).cpu()
+            squares += level.double().square().sum((0, 2, 3)).cpu()
+            count += level.numel() // self.channels
+        mean = sums / count
+        self.mean.copy_(mean)
+        self.std.copy_((squares / count - mean**2).clamp(min=1e-12).sqrt())
+
+    def normalised(self, level: Tensor) -> Tensor:
+        """The teacher's level [B,C,h,w] with mean 0 and deviation 1 per channel, in float32."""
+        return (level.float() - self.mean[:, None, None]) / self.std[:, None, None]
+
+    def loss(self, images: Tensor, taught: list[Tensor]) -> Tensor:
+        difference = (self.normalised(taught[0]) - self.student(images)[:, : self.channels].float()).square()
+        total = [top_mean(difference[None], self.config.hardest).mean()]
+        if self.config.autoencoder:
+            changed = jittered(images, self.black)
+            rebuilt = self.autoencoder(changed).float()
+            predicted = self.student(changed)[:, self.channels :].float()
+            total.append((self.normalised(self.teach(changed)[0]) - rebuilt).square().mean())
+            total.append((rebuilt - predicted).square().mean())
+        return torch.stack(total).sum()
+
+    def differences(self, images: Tensor, taught: list[Tensor]) -> list[Tensor]:
+        """Per place, the squared differences of student and teacher, student and autoencoder: [B,h,w]."""
+        predicted, c = self.student(images).float(), self.channels
+        maps = [(self.normalised(taught[0]) - predicted[:, :c]).square().mean(1)]
+        if self.config.autoencoder:
+            maps.append((self.autoencoder(images).float() - predicted[:, c:]).square().mean(1))
+        return maps
+
+    def calibrate(self, normals: Iterable[Pair]) -> None:
+        """The quantiles of both differences over held-out normal images."""
+        maps = zip(*(self.differences(*pair) for pair in normals), strict=True)
+        for i, values in enumerate(maps):
+            ordered = torch.cat([value.flatten() for value in values]).sort().values
+            for j, share in enumerate((NORMAL, RARE)):
+                self.quantiles[i, j] = ordered[round(share * (len(ordered) - 1))]
+
+    def anomaly_map(self, images: Tensor, taught: list[Tensor]) -> Tensor:
+        maps, size = self.differences(images, taught), images.shape[-1]
+        pairs = zip(maps, self.quantiles[: len(maps)], strict=True)
+        scaled = [0.1 * (value - low) / (high - low).clamp(min=1e-12) for value, (low, high) in pairs]
+        edge = max(0, size // 4 - maps[0].shape[-1]) // 2  # what unpadded convolutions cut off
+        return upsample(pad(torch.stack(scaled).mean(0), (edge,) * 4), size)
+
+    def optimizer(self) -> Optimizer:
+        return Adam(self.trained(), lr=self.config.lr, weight_decay=1e-5)
+
+    def scheduler(self, optimizer: Optimizer) -> LRScheduler:
+        drop = self.config.lr_drop
+        return LambdaLR(optimizer, lambda step: 0.1 if step >= drop * self.num_steps > 1 else 1.0)
+
+
+METHOD = EfficientAD

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from scipy.ndimage import laplace
 from scipy.stats import rankdata
 from skimage.filters import threshold_otsu
 
 from kdbench.dataset import Category
+from kdbench.picture import open_image
 
 SIDE = 256  # images are looked at with this longest side
 SMALL = 32  # and compared with training images at this size
@@ -51,7 +52,7 @@ def audit(
     """Every trivial number of every category, by category and then by its distance from chance.
 
     `correct` is Holm's correction of p values, for all tests together. Categories without normal or without
-    defective test images have none. Raises OSError for an image that cannot be read.
+    defective test images have none. Raises DataError for an image that cannot be read.
     """
     found: list[tuple[str, str, float, float]] = []
     for category in categories:
@@ -91,8 +92,7 @@ def trivial_numbers(category: Category, tick: Tick = lambda count: None) -> dict
 def numbers_of(path: Path) -> tuple[dict[str, float], Floats]:
     """The trivial numbers of one image, and its grey pixels at SMALL x SMALL as one vector."""
     size = path.stat().st_size
-    with Image.open(path) as opened:
-        grey_image = ImageOps.exif_transpose(opened).convert("RGB").convert("L")
+    grey_image = open_image(path).image.convert("L")
     width, height = grey_image.size
     small = np.asarray(grey_image.resize((SMALL, SMALL), Image.Resampling.BILINEAR), np.float64).ravel()
     grey_image.thumbnail((SIDE, SIDE))

@@ -9,8 +9,8 @@ from PIL import Image
 from kdbench.dataset import Category, Dataset
 from kdbench.datasets import _draw
 from kdbench.datasets._layout import scan_layout
-from kdbench.errors import DataError, reason
-from kdbench.files import build_once, cache_folder
+from kdbench.errors import DataError
+from kdbench.files import build_once, cache_folder, not_cached
 
 
 class Synthetic(Dataset):
@@ -31,7 +31,7 @@ class Synthetic(Dataset):
         try:
             return build_once(folder, _draw.draw).resolve()
         except OSError as error:
-            raise DataError(f"{folder}: its images cannot be drawn: {reason(error)}") from error
+            raise DataError(not_cached(error)) from error
 
     @classmethod
     def drawn(cls) -> bool:

@@ -1,7 +1,9 @@
 """How a path and a text of a user are read, and two ways to write so that nobody ever sees half a file."""
 
 import os
+import pwd
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +12,7 @@ from uuid import uuid4
 import platformdirs
 from filelock import FileLock
 
-from kdbench.errors import RequestError
+from kdbench.errors import RequestError, reason
 
 # Byte-order marks of texts that are not UTF-8; the longer ones first, since they begin with a shorter one.
 MARKS = {
@@ -43,6 +45,32 @@ def expanded(path: str) -> str:
     return full
 
 
+def provide_home() -> str | None:
+    """Give this process, and those it starts, a home folder if its user has none; what to tell the user.
+
+    A container may run as a user without a name and a home, and Ray does not start without a home. Raises
+    RequestError if another user owns the folder below the temporary one that would be taken.
+    """
+    if Path(_home()).is_absolute():
+        return None
+    folder = Path(tempfile.gettempdir()) / f"kdbench-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise RequestError([f"another user owns {folder}. Set HOME to a folder of your own"])
+    os.environ["HOME"] = str(folder)
+    return f"user {os.getuid()} has no home folder; it is {folder} now. HOME or KDBENCH_CACHE chooses another"
+
+
+def _home() -> str:
+    """The home folder as Python finds it; an empty text if there is none."""
+    if "HOME" in os.environ:
+        return os.environ["HOME"]
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:  # the system does not know the user
+        return ""
+
+
 def folder_of(variable: str) -> Path | None:
     """The folder that an environment variable names; None if it is not set or empty."""
     given = os.environ.get(variable)
@@ -71,6 +99,12 @@ def read_text(path: Path) -> str:
 def cache_folder() -> Path:
     """The folder of decoded images, drawn images and digests: KDBENCH_CACHE, or the user's cache folder."""
     return folder_of("KDBENCH_CACHE") or platformdirs.user_cache_path("kdbench")
+
+
+def not_cached(error: OSError) -> str:
+    """The message for a cache folder that cannot be written."""
+    folder = cache_folder()
+    return f"cannot write in the cache folder {folder}: {reason(error)}. KDBENCH_CACHE chooses another"
 
 
 @contextmanager

@@ -1,12 +1,14 @@
 """How paths and texts of users are read."""
 
+import os
 import re
+import stat
 
 import pytest
 
 from kdbench.data.download import download_folder
 from kdbench.errors import RequestError
-from kdbench.files import cache_folder, expanded, folder_of, read_text
+from kdbench.files import cache_folder, expanded, folder_of, provide_home, read_text
 from kdbench.registry import get_dataset
 from kdbench.weights import cached_weights
 
@@ -85,3 +87,44 @@ def test_a_text_of_another_encoding_is_named(tmp_path, content, message):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         read_text(path)
+
+
+@pytest.fixture
+def homeless(tmp_path, monkeypatch):
+    """A user whom the system does not know, as in a container; the temporary folder."""
+    monkeypatch.setenv("HOME", "to be restored")
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("KDBENCH_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # KeyError, as for an unknown user
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    return tmp_path / f"kdbench-{os.getuid()}"
+
+
+def test_a_user_without_a_home_folder_gets_one_that_nobody_else_can_write(homeless):
+    assert provide_home() == (
+        f"user {os.getuid()} has no home folder; it is {homeless} now. HOME or KDBENCH_CACHE chooses another"
+    )
+    assert os.environ["HOME"] == str(homeless)
+    assert cache_folder() == homeless / ".cache/kdbench"
+    assert stat.S_IMODE(homeless.stat().st_mode) == 0o700
+    assert provide_home() is None  # processes that this one starts have a home
+
+
+@pytest.mark.parametrize("home", ["", "relative"])
+def test_a_home_folder_that_is_no_absolute_path_is_none(homeless, monkeypatch, home):
+    monkeypatch.setenv("HOME", home)
+    assert provide_home() is not None
+    assert os.environ["HOME"] == str(homeless)
+
+
+def test_a_link_in_the_temporary_folder_is_not_taken_for_a_home(homeless, tmp_path):
+    (tmp_path / "of somebody").mkdir()
+    homeless.symlink_to(tmp_path / "of somebody")
+    with pytest.raises(RequestError, match=r"another user owns .*kdbench-\d+\. Set HOME to a folder of "):
+        provide_home()
+
+
+def test_a_user_with_a_home_folder_keeps_it(home):
+    assert provide_home() is None
+    assert os.environ["HOME"] == str(home)

@@ -18,10 +18,11 @@ from kdbench.cli.report import compare, probe
 from kdbench.cli.report import report as report_
 from kdbench.cli.report import write as _report
 from kdbench.cli.results import results_app
-from kdbench.cli.terminal import INTERRUPTED, OK, SOME_FAILED, WRONG_REQUEST, complain, err, out, say
+from kdbench.cli.terminal import INTERRUPTED, OK, SOME_FAILED, WRONG_REQUEST, complain, err, out, say, warn
 from kdbench.cli.terminal import decoding_bar as _decoding_bar
 from kdbench.cli.terminal import new_table as _table
 from kdbench.errors import DataError, RequestError, complained
+from kdbench.files import provide_home
 from kdbench.grid.request import Request
 from kdbench.sweeps._request import SweepRequest
 
@@ -42,6 +43,8 @@ def main() -> None:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a character must not end a run
     try:
+        if note := provide_home():
+            warn(note)
         app()
     except (RequestError, DataError) as error:
         for complaint in getattr(error, "complaints", (error,)):

@@ -27,6 +27,11 @@ def complain(text: str) -> None:
     err.print(f"error: {text}", style="red", highlight=False, markup=False, soft_wrap=True)
 
 
+def warn(text: str) -> None:
+    """Print on standard error what the user should know, whatever the command."""
+    err.print(f"note: {text}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
 def new_table(*columns: str, title: str | None = None) -> Table:
     """A table that folds long cells instead of cutting them."""
     table = Table(title=escape(title) if title else None, title_justify="left")

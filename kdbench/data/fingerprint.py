@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import sys
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ from typing import Any
 from kdbench.cell import canonical_json
 from kdbench.dataset import Category, Dataset, Sample
 from kdbench.errors import DataError, reason
-from kdbench.files import cache_folder, written_aside
+from kdbench.files import cache_folder, not_cached, written_aside
 from kdbench.picture import reads_by_rule
 
 DIGESTS = 2  # how digests are remembered: those of a file from before say nothing of how a mask is read
@@ -35,11 +37,13 @@ def fingerprint(dataset: Dataset, category: Category) -> str:
 
 
 def contents(dataset: Dataset, category: Category) -> Contents:
-    """Hash of the names, roles and contents of a category's files; DataError if train and test overlap.
+    """Hash of the names, roles and contents of a category's files.
 
-    DataError, too, for a test image that is normal in one place and defective in another.
+    Raises DataError if train and test overlap, for a test image that is normal in one place and defective in
+    another, and for a category whose name cannot be stored in rows.
     Contents are read once: digests are remembered per file with its size and time of change.
     """
+    _check_name(category)
     files = [("train", "good", path) for path in category.train]
     files += [("test", s.defect, s.path) for s in category.test]
     files += [("mask", s.defect, s.mask) for s in category.test if s.mask]
@@ -52,6 +56,16 @@ def contents(dataset: Dataset, category: Category) -> Contents:
     listed = sorted([role, kind, category.relative(path), digests[path]] for role, kind, path in files)
     digest = hashlib.sha256(canonical_json([category.name, dataset.mask_above, listed]).encode()).hexdigest()
     return Contents(fingerprint=digest[:20], train=train, test=test)
+
+
+def _check_name(category: Category) -> None:
+    try:
+        category.name.encode()
+    except UnicodeEncodeError as error:
+        encoding = sys.getfilesystemencoding()
+        advice = "Rename it" if encoding == "utf-8" else "Set PYTHONUTF8=1, so that names are read as UTF-8"
+        folder = str(category.root / category.name)
+        raise DataError(f"the name of the folder {folder!a} is not {encoding}. {advice}") from error
 
 
 def check_apart(train: Mapping[str, Path], test: Mapping[str, Path]) -> None:
@@ -85,7 +99,7 @@ def _digests(
 ) -> dict[Path, str]:
     """The digest of each file; that of a mask says, too, if more than its stored values mark the defect."""
     of = f"{dataset.name} {category.root} {category.name} {DIGESTS}"
-    key = hashlib.sha256(of.encode()).hexdigest()[:20]
+    key = hashlib.sha256(os.fsencode(of)).hexdigest()[:20]  # a path need not be UTF-8
     memory = cache_folder() / "digests" / f"{key}.json"
     known = _remembered(memory)
 
@@ -107,8 +121,11 @@ def _digests(
     with ThreadPoolExecutor() as pool:
         fresh = dict(pool.map(look, sorted(paths)))
     if fresh != known:
-        with written_aside(memory) as aside:
-            aside.write_text(json.dumps(fresh))
+        try:
+            with written_aside(memory) as aside:
+                aside.write_text(json.dumps(fresh), encoding="ascii")
+        except OSError as error:
+            raise DataError(not_cached(error)) from error
     return {Path(path): str(entry[2]) for path, entry in fresh.items()}
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from kdbench.backbone import teacher
 from kdbench.data.store import images_ready, open_images, open_truth
-from kdbench.errors import DataError, RequestError, reason
-from kdbench.files import cache_folder
+from kdbench.errors import DataError, RequestError
+from kdbench.files import not_cached
 from kdbench.grid.plan import Found, Job
 from kdbench.metrics.presets import PRESETS
 from kdbench.results.storage import Storage
@@ -55,7 +55,7 @@ def decode(needed: Sequence[tuple[str, str, int, str]], data: Mapping[str, Found
         except DataError as error:
             complaints.append(str(error))
         except OSError as error:
-            complaints.append(f"cannot write decoded images in {cache_folder()}: {reason(error)}")
+            complaints.append(not_cached(error))
     return complaints
 
 

@@ -35,9 +35,9 @@ PDN_TINY = ((8, 4), (12, 4), (12, 3))
 
 
 class FeaturePyramid(nn.Module):
-    """Normalised images [B,3,H,W] -> one map [B,C,h,w] per level, nothing computed past the last of them.
+    """Normalised images [B,3,H,W] -> one map [B,C,h,w] per level; nothing past the last level is computed.
 
-    Where `crop` is set, only that square of the centre is looked at.
+    If `crop` is set, the network sees only that square of the centre.
     """
 
     def __init__(
@@ -84,10 +84,10 @@ class _Tiny(nn.Module):
 
 
 class Blocks(nn.Module):
-    """Images [B,3,H,W] -> the patch tokens behind the blocks `levels` (counted from 1) as maps [B,C,h,w].
+    """Images [B,3,H,W] -> the patch tokens after the blocks `levels` (from 1 on) as maps [B,C,h,w].
 
-    Class and register tokens take part in every block and in no map. Positions are interpolated for other
-    image sizes than the weights were trained with; H and W are multiples of the patch.
+    Class and register tokens take part in the blocks but not in the maps. Positions are interpolated for
+    other image sizes than that of the training; H and W are multiples of the patch.
     """
 
     def __init__(self, network: Any, levels: tuple[int, ...]) -> None:
@@ -168,7 +168,7 @@ class OneLevel(nn.Module):
 
 
 def pyramid(backbone: str, levels: tuple[int, ...]) -> FeaturePyramid:
-    """A randomly initialised pyramid (torch's global generator) that ends at the last level asked for."""
+    """A pyramid that ends with the last level, initialised at random by torch's global generator."""
     check_levels(backbone, levels)
     if backbone == TINY:
         channels = [_Tiny.CHANNELS[level - 1] for level in levels]
@@ -187,10 +187,10 @@ def pyramid(backbone: str, levels: tuple[int, ...]) -> FeaturePyramid:
     except (RuntimeError, AssertionError, IndexError) as error:
         raise RequestError([f"backbone {backbone!r} with levels {levels}: {error}"]) from error
     if hasattr(body, "blocks") and hasattr(body, "_stage_out_idx"):
-        # timm keeps (and runs) the EfficientNet stages behind the last level; nobody reads them.
+        # timm also keeps and runs the EfficientNet stages behind the last level, which are not needed.
         body.blocks = body.blocks[: max(body._stage_out_idx)]
-    # timm starts the last normalisation of every residual block at 0; torchvision, where the papers take
-    # their students from, at 1.
+    # timm initialises the last normalisation of every residual block with 0. The papers take their students
+    # from torchvision, which initialises it with 1.
     for module in body.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)
@@ -198,13 +198,13 @@ def pyramid(backbone: str, levels: tuple[int, ...]) -> FeaturePyramid:
 
 
 def teacher(backbone: str, levels: tuple[int, ...], weights: Weights) -> FeaturePyramid:
-    """The frozen pretrained pyramid in eval mode; RequestError if the weights do not fit it."""
+    """A frozen pyramid with pretrained weights in eval mode; RequestError if the weights do not fit."""
     if backbone in RANDOM:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(20210301)
             network = pyramid(backbone, levels)
     else:
-        with torch.random.fork_rng(devices=[]):  # building must not move the student's random start
+        with torch.random.fork_rng(devices=[]):  # keeps the random start of the student
             network = pyramid(backbone, levels)
         state = read_state(Path(weights.path))
         if backbone == EMBEDDED:
@@ -214,7 +214,7 @@ def teacher(backbone: str, levels: tuple[int, ...], weights: Weights) -> Feature
 
 
 def normalisation(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel, for pixels in 0..1, that this backbone was trained with."""
+    """Mean and standard deviation per channel, for pixels 0..1, that this backbone was trained with."""
     if backbone in (*RANDOM, EMBEDDED):
         return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
     if is_pdn(backbone):
@@ -224,14 +224,13 @@ def normalisation(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Name -> tensor of a weights file, read without unpickling any object; RequestError if it is not one."""
+    """Name -> tensor of a weights file, read without unpickling objects; RequestError for another file."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of old pickle protocols before it refuses them
             safe = path.suffix == ".safetensors"
             state: Any = load_file(path) if safe else torch.load(path, weights_only=True, map_location="cpu")
-    # The parsers raise whatever they stumble over (IndexError, struct.error, UnpicklingError ...); whichever
-    # it is, the file is not what it should be.
+    # The parsers raise many types (IndexError, struct.error, UnpicklingError ...), all for a wrong file.
     except Exception as error:
         raise RequestError([f"{path} is not a weights file: {first_line(error)}"]) from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
@@ -241,10 +240,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _renamed_by_order(backbone: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    # The package's file has its own names; order and shapes are those of timm's whole network.
+    """The embedded package's tensors under timm's names: order and shapes are those of the whole network."""
     import timm
 
-    with torch.device("meta"):  # only names and shapes; drawing numbers would move the random state
+    with torch.device("meta"):  # names and shapes only, so that no random number is drawn
         names = timm.create_model(architecture(backbone), pretrained=False).state_dict()
     if [tuple(t.shape) for t in state.values()] != [tuple(t.shape) for t in names.values()]:
         raise RequestError([f"the weights of {EMBEDDED_PACKAGE} do not have the shapes of {backbone}"])
@@ -253,7 +252,7 @@ def _renamed_by_order(backbone: str, state: dict[str, Tensor]) -> dict[str, Tens
 
 def _load(body: nn.Module, state: dict[str, Tensor], backbone: str, weights: Weights) -> None:
     wanted = body.state_dict()
-    # Files from before 2018 lack the counter; a frozen BatchNorm never reads it.
+    # Files from before 2018 have no counter; a frozen BatchNorm does not read it.
     missing = [n for n in wanted if n not in state and not n.endswith("num_batches_tracked")]
     wrong = [n for n in wanted if n in state and state[n].shape != wanted[n].shape]
     if missing or wrong:

@@ -42,7 +42,7 @@ class Cell:
 
     @property
     def id(self) -> str:
-        """Hash of everything that can change a number, and of nothing about the machine or the label."""
+        """Hash of everything that can change a number, without the machine and the profile's name."""
         identity = asdict(self) | {"metric_version": metric_version(self.preset)}
         del identity["profile"]
         return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:20]
@@ -65,7 +65,7 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """How a person calls this cell in a progress line."""
+        """The name of this cell in a progress line."""
         return f"{self.method} {self.dataset}/{self.category} {self.setting} seed {self.seed}"
 
 
@@ -150,12 +150,12 @@ def recipe_key(
 
 
 def canonical_json(value: Any) -> str:
-    """One text for equal values, whatever the order of their keys."""
+    """JSON that is the same text for equal values, whatever the order of their keys."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def groups_of(setting: str, categories: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """The models that a setting asks for: (category, the categories it is trained on)."""
+    """The models of a setting: (category, the categories it is trained on)."""
     if setting == "multiclass":
         yield ALL, categories
     else:

@@ -1,4 +1,4 @@
-"""What a dataset is: where its images lie, which are normal, what is published of it."""
+"""What a dataset is: its folders, its normal and defective images, and the published facts."""
 
 import hashlib
 from dataclasses import dataclass
@@ -9,22 +9,26 @@ from kdbench.errors import DataError
 from kdbench.files import folder_of
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-LITTER = ("Thumbs.db", "desktop.ini", "__MACOSX")  # left by file managers; so are names that begin with a dot
+LITTER = (
+    "Thumbs.db",
+    "desktop.ini",
+    "__MACOSX",
+)  # of file managers, as are names with a dot first
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A test image: its label comes from the folder (or the list) it is in, never from the mask."""
+    """A test image. Its label comes from its folder (or a list), never from the mask."""
 
     path: Path
     label: bool
-    defect: str  # the kind of defect, "good" if normal
+    defect: str  # the name of its kind, "good" if normal
     mask: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Category:
-    """The images of one category: `train` are all normal."""
+    """The images of one category; all images in `train` are normal."""
 
     name: str
     root: Path
@@ -33,17 +37,17 @@ class Category:
 
     @property
     def has_masks(self) -> bool:
-        """Whether the defects are marked, so that pixel metrics exist."""
+        """Whether the category has masks of its defects, so that it has pixel metrics."""
         return any(sample.mask for sample in self.test)
 
     def relative(self, path: Path) -> str:
-        """The path as rows name it: below the root, with forward slashes."""
+        """The path below the root with forward slashes, as rows have it."""
         return path.relative_to(self.root).as_posix()
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A file to download and what it must be; `strip` is the folder in it that holds the dataset."""
+    """A file to download, with its digest; `strip` is the folder in it that holds the dataset."""
 
     url: str
     sha256: str
@@ -56,18 +60,18 @@ class Dataset:
 
     name: ClassVar[str]
     title: ClassVar[str]
-    categories: ClassVar[tuple[str, ...]]  # all that the dataset has, on disk or not
+    categories: ClassVar[tuple[str, ...]]  # all of the dataset, on disk or not
     textures: ClassVar[tuple[str, ...]] = ()  # the rest are objects
     counts: ClassVar[dict[str, tuple[int, int, int]]] = {}  # published: train, normal test, defective test
     totals: ClassVar[dict[str, tuple[int, int]]] = {}  # published without a split: normal, defective
     archives: ClassVar[tuple[Archive, ...]] = ()  # what `datasets download` fetches; none: by hand
     licence: ClassVar[str]
-    source: ClassVar[str]  # where people get it
-    profile: ClassVar[str] = "paper"  # the profile that is used when none is asked for
-    mask_above: ClassVar[int] = 0  # a mask's grey value above this is defect
+    source: ClassVar[str]  # where to get it
+    profile: ClassVar[str] = "paper"  # the default profile of a run
+    mask_above: ClassVar[int] = 0  # a grey value of a mask above this is a defect
     max_mask_values: ClassVar[int | None] = None  # a mask of more grey values is refused; None: any number
-    empty_masks: ClassVar[bool] = False  # whether the published data has defects with an empty mask
-    notes: ClassVar[tuple[str, ...]] = ()  # what people should know of this data before they use a number
+    empty_masks: ClassVar[bool] = False  # whether some published masks of defects are empty
+    notes: ClassVar[tuple[str, ...]] = ()  # what a reader of numbers must know about this data
     split: ClassVar[str] = "original"  # the published split that is used
     refused_splits: ClassVar[dict[str, str]] = {}  # published splits that cannot be used here, and why
 
@@ -89,15 +93,15 @@ class Dataset:
         return folder.resolve()
 
     def all_categories(self, root: Path) -> tuple[str, ...]:
-        """What a mean over the dataset must cover: `categories`, or what is on disk if that is not fixed."""
+        """The categories that a mean must cover: `categories`, or those on disk if the dataset names none."""
         return self.categories or self.present(root)
 
     def split_sha256(self, root: Path) -> str | None:
-        """Hash of the file that says which images are for training; None if the folders say it."""
+        """SHA-256 of the file with the split into train and test; None if the folders are the split."""
         return None
 
     def present(self, root: Path) -> tuple[str, ...]:
-        """The categories that lie under `root`, in the dataset's order."""
+        """The categories with a folder below `root`, in the order of the dataset."""
         return tuple(category for category in self.categories if (root / category).is_dir())
 
     def scan(self, root: Path, category: str) -> Category:
@@ -105,13 +109,13 @@ class Dataset:
         raise TypeError(f"{type(self).__name__} has no scan")
 
     def digest(self, path: Path) -> str:
-        """What identifies the content of one file."""
+        """A digest of the content of one file."""
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def image_files(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
-    """The images of a folder by name; raises DataError for anything else that lies there."""
+    """The images of a folder, sorted by name; DataError if anything else lies there."""
     files = []
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.name in LITTER:

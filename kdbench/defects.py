@@ -1,8 +1,8 @@
-"""Synthetic defects on normal images: what a hyper-parameter is chosen with, so that no test image is needed.
+"""Synthetic defects on normal images, so that a hyper-parameter can be chosen without test images.
 
-Cut patches and scars are those of CutPaste (Li et al., arXiv:2104.04015, section 2.1 and appendix A), masks
-from Perlin noise and the blending are those of DRAEM (Zavrtanik et al., arXiv:2108.07610, section 3.1). DRAEM
-takes its textures from a data set of photographs; here they are octaves of the same noise, in colour.
+Patches and scars follow CutPaste (Li et al., arXiv:2104.04015, section 2.1 and appendix A). Masks from Perlin
+noise and the blending follow DRAEM (Zavrtanik et al., arXiv:2108.07610, section 3.1). DRAEM takes its
+textures from photographs; here they are octaves of the same noise, in colour.
 """
 
 from collections.abc import Callable
@@ -15,18 +15,16 @@ DEFECTS_VERSION = 1  # part of a sweep's id: other defects are another objective
 
 PATCH_AREA = (0.02, 0.15)  # share of the image that CutPaste cuts
 PATCH_RATIO = (0.3, 3.3)  # its height over its width
-SCAR_WIDTH, SCAR_LENGTH = (
-    (2 / 256, 16 / 256),
-    (10 / 256, 25 / 256),
-)  # shares of the side; 2-16, 10-25 px of 256
+# Shares of the side: 2 to 16 and 10 to 25 px of 256.
+SCAR_WIDTH, SCAR_LENGTH = (2 / 256, 16 / 256), (10 / 256, 25 / 256)
 SCAR_ANGLE = 45.0  # degrees to either side
 JITTER = 0.1  # of the brightness, contrast and saturation of what is pasted
 STAIN_AREA = (0.002, 0.08)  # share of the image above the threshold of the noise
 LOCALITY = 4.0  # by which the noise falls with the squared distance (in sides) from the place of a stain
 OPACITY = (0.1, 1.0)  # of a texture or a colour over the image, DRAEM's beta
-# Background pasted on background is no defect: so much of a mask must differ by so many levels.
+# Background pasted on background is no defect: this share of a mask must differ by this many grey levels.
 VISIBLE_SHARE, VISIBLE_LEVELS = 0.5, 8
-DRAWS = 12  # until then; afterwards the image gets a stain of one colour, which can be seen on anything
+DRAWS = 12  # attempts at a visible defect; then the image gets a stain of one colour, visible on anything
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -35,7 +33,7 @@ Generator = np.random.Generator
 
 @dataclass(frozen=True, kw_only=True)
 class Defective:
-    """Images with a defect each, uint8 [N,S,S,3]; where it is, bool [N,S,S]; of which kind it is [N]."""
+    """Images with one defect each, uint8 [N,S,S,3]; its mask, bool [N,S,S]; its kind [N]."""
 
     images: Pixels
     masks: Mask
@@ -43,10 +41,10 @@ class Defective:
 
 
 def make_defects(images: Pixels, seed: int) -> Defective:
-    """One defect on each of `images`, uint8 [N,S,S,3]; as many of each kind as can be, the same for a seed.
+    """Put one defect on each of `images`, uint8 [N,S,S,3]; the kinds take turns, and a seed repeats them.
 
-    Sizes and places are drawn as shares of the image, so that they are alike at every image size. Every
-    image has random numbers of its own: image i does not depend on the others.
+    Sizes and places are shares of the image, the same at every image size. Each image has random numbers of
+    its own: image i does not depend on the others. ValueError for images of another shape or type.
     """
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != images.shape[2]:
         raise ValueError(f"images are uint8 [N,S,S,3], not {images.dtype} {images.shape}")
@@ -60,7 +58,7 @@ def make_defects(images: Pixels, seed: int) -> Defective:
 
 
 def _visible(image: Pixels, kind: str, generator: Generator) -> tuple[Pixels, Mask, str]:
-    """The first defect drawn that can be seen."""
+    """Draw defects until one is visible."""
     for draw in range(DRAWS + 100):
         kind = kind if draw < DRAWS else "colour"
         made, mask = KINDS[kind](image, generator)
@@ -71,21 +69,21 @@ def _visible(image: Pixels, kind: str, generator: Generator) -> tuple[Pixels, Ma
 
 
 def cut_patch(image: Pixels, generator: Generator) -> tuple[Pixels, Mask]:
-    """CutPaste: a rectangle of the image, jittered, at another place of it."""
+    """CutPaste: copy a rectangle of the image to another place, with jittered colours."""
     area = generator.uniform(*PATCH_AREA)
     ratio = np.exp(generator.uniform(*np.log(PATCH_RATIO)))
     return _paste(image, np.sqrt(area * ratio), np.sqrt(area / ratio), 0.0, generator)
 
 
 def cut_scar(image: Pixels, generator: Generator) -> tuple[Pixels, Mask]:
-    """CutPaste-Scar: the same with a thin rectangle that is turned."""
+    """CutPaste-Scar: the same with a thin, rotated rectangle."""
     width, length = generator.uniform(*SCAR_WIDTH), generator.uniform(*SCAR_LENGTH)
     angle = np.deg2rad(generator.uniform(-SCAR_ANGLE, SCAR_ANGLE))
     return _paste(image, length, width, angle, generator)
 
 
 def texture(image: Pixels, generator: Generator) -> tuple[Pixels, Mask]:
-    """DRAEM: a strange texture, blended over the image where Perlin noise is high."""
+    """DRAEM: blend a foreign texture over the image where Perlin noise is high."""
     size = image.shape[0]
     octaves = [perlin(size, (2**k, 2**k), 3, generator) / 2 ** (k - 3) for k in range(3, 6)]
     noise = np.sum(octaves, 0)  # [3,S,S]
@@ -94,7 +92,7 @@ def texture(image: Pixels, generator: Generator) -> tuple[Pixels, Mask]:
 
 
 def colour(image: Pixels, generator: Generator) -> tuple[Pixels, Mask]:
-    """The same with one colour instead of a texture: a stain."""
+    """A stain: the same with one colour instead of a texture."""
     return _blend(image, generator.uniform(0, 255, 3), generator)
 
 
@@ -109,8 +107,8 @@ KINDS: dict[str, Callable[[Pixels, Generator], tuple[Pixels, Mask]]] = {
 def perlin(size: int, cells: tuple[int, int], count: int, generator: Generator) -> NDArray[np.float64]:
     """`count` fields of Perlin noise [count,S,S] on a lattice of `cells`, between -0.71 and 0.71.
 
-    Gradients of length 1 at the corners of the cells, their products with the way to each corner blended by
-    6t^5 - 15t^4 + 10t^3 (Perlin, Improving Noise, 2002, doi 10.1145/566570.566636).
+    The corners of the cells have gradients of length 1. Their products with the vector from the corner are
+    blended by 6t^5 - 15t^4 + 10t^3 (Perlin, Improving Noise, 2002, doi 10.1145/566570.566636).
     """
     angles = generator.uniform(0, 2 * np.pi, (count, cells[0] + 1, cells[1] + 1))
     gradients = np.stack([np.sin(angles), np.cos(angles)])  # y and x
@@ -131,10 +129,10 @@ def perlin(size: int, cells: tuple[int, int], count: int, generator: Generator) 
 
 
 def _blend(image: Pixels, other: NDArray[np.float64], generator: Generator) -> tuple[Pixels, Mask]:
-    """(1 - opacity) image + opacity other, where noise is above the quantile of a drawn area.
+    """(1 - opacity) image + opacity other, where noise is above the quantile that gives a drawn area.
 
-    Around a drawn place only: DRAEM thresholds the noise everywhere, which can leave a hundred specks on one
-    image; AUPRO weighs each region alike, so that this image would outweigh all others.
+    Only around a drawn place: DRAEM thresholds the noise everywhere, which can leave a hundred specks on one
+    image. AUPRO weighs all regions equally, so that this image would outweigh all others.
     """
     size = image.shape[0]
     cells = 2 ** generator.integers(1, 4, 2)
@@ -152,7 +150,7 @@ def _blend(image: Pixels, other: NDArray[np.float64], generator: Generator) -> t
 def _paste(
     image: Pixels, height: float, width: float, angle: float, generator: Generator
 ) -> tuple[Pixels, Mask]:
-    """A rectangle (shares of the side), cut upright, turned by `angle` and pasted anywhere."""
+    """Cut an upright rectangle (shares of the side), rotate it by `angle` and paste it anywhere."""
     size = image.shape[0]
     height, width = (np.clip(share * size, 1, size) for share in (height, width))
     reach_y = (abs(np.cos(angle)) * height + abs(np.sin(angle)) * width) / 2
@@ -172,7 +170,7 @@ def _paste(
 
 
 def _jittered(pixels: Pixels, generator: Generator) -> Pixels:
-    """Pixels [P,3] with another brightness, contrast and saturation."""
+    """Change brightness, contrast and saturation of pixels [P,3]."""
     brightness, contrast, saturation = generator.uniform(1 - JITTER, 1 + JITTER, 3)
     changed = pixels * brightness
     changed = (changed - changed.mean()) * contrast + changed.mean() if len(pixels) else changed

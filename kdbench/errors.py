@@ -6,11 +6,11 @@ from contextlib import contextmanager
 
 
 class DataError(ValueError):
-    """A data set on disk is not what it must be; the message names the path and what to do."""
+    """A dataset on disk is wrong; the message names the path and what to do."""
 
 
 class RequestError(ValueError):
-    """A request cannot be run; carries every complaint, not only the first."""
+    """A request cannot be run; `complaints` has everything that is wrong with it."""
 
     def __init__(self, complaints: Iterable[str]) -> None:
         self.complaints = tuple(complaints)
@@ -18,11 +18,11 @@ class RequestError(ValueError):
 
 
 class ResultsError(OSError):
-    """Rows cannot be written; no later cell could be kept either."""
+    """Rows cannot be written, so that no later cell could be kept either."""
 
 
 class CellTimeout(RuntimeError):
-    """The cell took longer than it may."""
+    """A cell took longer than its time limit."""
 
 
 class Complaints:
@@ -62,12 +62,12 @@ def complained(what: str) -> Iterator[None]:
         raise RequestError([f"{what}: {error}"]) from error
 
 
-def unknown(kind: str, name: str, names: Iterable[str], plural: str | None = None) -> str:
-    """The message for a name that does not exist: what is wrong, the nearest name, what there is."""
+def unknown(what: str, name: str, names: Iterable[str], plural: str | None = None) -> str:
+    """The message for a name that does not exist: the name, the nearest one, and all there are."""
     names = list(names)
     near = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"no {kind} {name!r}.{hint} {(plural or kind + 's').capitalize()}: {', '.join(names) or 'none'}"
+    return f"no {what} {name!r}.{hint} {(plural or what + 's').capitalize()}: {', '.join(names) or 'none'}"
 
 
 def reason(error: BaseException) -> str:

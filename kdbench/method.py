@@ -32,22 +32,21 @@ class Method(nn.Module):
     paper: ClassVar[str]
     fidelity: ClassVar[Fidelity]
     departures: ClassVar[tuple[str, ...]] = ()  # where this file differs from the paper, in words
-    needs: ClassVar[str] = ""  # what must be given beyond a usual teacher; then --methods has to name it
-    multiclass: ClassVar[
-        dict[str, Any]
-    ] = {}  # what the paper's recipe changes when one model has all categories
-    tiny: ClassVar[dict[str, Any]] = {}  # what tests with the smallest network change in the configuration
+    needs: ClassVar[str] = ""  # what it needs beyond a usual teacher; then it runs only if --methods names it
+    # Changes of the configuration: for one model of all categories, in the demo profile (beside DEMO), and in
+    # tests with the smallest network.
+    multiclass: ClassVar[dict[str, Any]] = {}
+    demo: ClassVar[dict[str, Any]] = {}
+    tiny: ClassVar[dict[str, Any]] = {}
     scheduler_every: ClassVar[Literal["epoch", "step"]] = "epoch"  # when the scheduler is stepped
-    demo: ClassVar[dict[str, Any]] = {}  # what the demo profile changes beside DEMO
-    training_only: ClassVar[tuple[str, ...]] = ()  # attributes that only the loss uses; no detector has them
-    calibrates: ClassVar[bool] = (
-        False  # whether `calibrate` needs held-out images under every checkpoint rule
-    )
-    step: int = 0  # optimizer steps done so far, and in the whole training; set before every loss
+    training_only: ClassVar[tuple[str, ...]] = ()  # attributes that only the loss uses; not in a detector
+    calibrates: ClassVar[bool] = False  # whether `calibrate` needs images under every checkpoint rule
+    # Optimizer steps until now and in the whole training; the runner sets both before every loss.
+    step: int = 0
     num_steps: int = 1
 
     class Config(BaseModel):
-        """The paper's numbers; frozen, validated, unknown keys are refused."""
+        """The paper's numbers: frozen, validated; an unknown key is an error."""
 
         model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -56,7 +55,7 @@ class Method(nn.Module):
         image_size: int = Field(256, ge=32, le=2048)
         epochs: int = Field(100, ge=1)
         batch_size: int = Field(32, ge=1)
-        # Normal images set aside; they are never trained on. With "last" nothing is set aside.
+        # With "heldout" a share of the normal images is set aside and never trained on; with "last" none is.
         checkpoint: Literal["heldout", "last"] = "last"
         heldout_share: float = Field(0.2, gt=0, lt=1)
         precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -74,13 +73,13 @@ class Method(nn.Module):
         self.teacher = teacher
 
     def prepare(self, normals: Iterable[Pair]) -> None:
-        """Called once before training, with batches of all training images; results belong in buffers."""
+        """Look at batches of all training images, once before training; keep results in buffers."""
 
     def calibrate(self, normals: Iterable[Pair]) -> None:
-        """Called once after training, with batches of held-out normal images, if there are any.
+        """Look at batches of held-out normal images, once after training, if there are any.
 
-        The networks are those of the kept epoch, in eval mode. Results belong in buffers: these are part of
-        the detector.
+        The networks are those of the kept epoch, in eval mode. Keep results in buffers: they are part of the
+        detector.
         """
 
     def loss(self, images: Tensor, taught: list[Tensor]) -> Tensor:
@@ -103,7 +102,7 @@ class Method(nn.Module):
         raise TypeError(f"{type(self).__name__} has no optimizer")
 
     def scheduler(self, optimizer: Optimizer) -> LRScheduler | None:
-        """What changes the rate after every epoch, or step (`scheduler_every`); None leaves it constant."""
+        """The schedule of the learning rate, stepped by `scheduler_every`; None keeps it constant."""
         return None
 
     @property
@@ -113,7 +112,7 @@ class Method(nn.Module):
 
     @torch.no_grad()
     def teach(self, images: Tensor) -> list[Tensor]:
-        """The teacher's levels of images that the loss has changed; nothing caches them."""
+        """The teacher's levels of images that the loss has changed, computed now."""
         return self.teacher(images)
 
     def trained(self) -> list[nn.Parameter]:
@@ -127,12 +126,12 @@ class Method(nn.Module):
         return self
 
     def detector_state(self) -> dict[str, Tensor]:
-        """What is needed beside the teacher to score images: name -> tensor."""
+        """All tensors but the teacher's that scoring images needs, by name."""
         without = tuple(f"{name}." for name in ("teacher", *self.training_only))
         return {name: t for name, t in self.state_dict().items() if not name.startswith(without)}
 
     def load_detector(self, state: dict[str, Tensor]) -> None:
-        """Restore what `detector_state` gave; a missing or unknown name raises RuntimeError."""
+        """Load the tensors of `detector_state`; RuntimeError for a missing or unknown name."""
         result = self.load_state_dict(state, strict=False)
         missing = [name for name in result.missing_keys if name in self.detector_state()]
         if missing or result.unexpected_keys:
@@ -142,24 +141,24 @@ class Method(nn.Module):
 
     @classmethod
     def recipe(cls, profile: str, setting: str) -> dict[str, Any]:
-        """What a profile and a setting change in the defaults of Config."""
+        """The changes of a profile and a setting to the defaults of Config."""
         paper = cls.multiclass if setting == "multiclass" else {}
         return {**paper, **DEMO, **cls.demo} if profile == "demo" else dict(paper)
 
 
 def top_mean(anomaly_map: Tensor, share: float) -> Tensor:
-    """The mean of the largest `share` of every map [B,H,W], at least of one value: [B]."""
+    """The mean of the largest `share` of each map [B,H,W], and of at least one value: [B]."""
     values = anomaly_map.flatten(1)
     return values.topk(max(1, int(share * values.shape[1])), dim=1).values.mean(1)
 
 
 def scale_gradient(x: Tensor, weight: Tensor) -> Tensor:
-    """`x` as it is; its gradient is multiplied by `weight` (broadcast), as hard mining asks for."""
+    """`x` unchanged, with its gradient multiplied by `weight` (broadcast), as hard mining needs."""
     return x * weight + (x * (1 - weight)).detach()
 
 
 def full_precision(like: Tensor) -> torch.autocast:
-    """The context for products of float32 maps on the device of `like`, which autocast would round."""
+    """A context without autocast, which would round products of float32 maps on the device of `like`."""
     return torch.autocast(like.device.type, enabled=False)
 
 
@@ -187,7 +186,7 @@ def upsample(level_map: Tensor, size: int, *, align_corners: bool = False) -> Te
 
 
 def fuse(level_maps: list[Tensor], size: int, *, grid: int = 0, product: bool = False) -> Tensor:
-    """Maps [B,h,w] of all levels as one map [B,size,size]: sum or product, taken at `grid` (0: at `size`)."""
+    """One map [B,size,size] from the maps [B,h,w] of all levels: sum or product at `grid` (0: at `size`)."""
     maps = torch.stack([upsample(level_map, grid or size) for level_map in level_maps])
     return upsample(maps.prod(0) if product else maps.sum(0), size)
 

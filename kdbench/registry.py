@@ -1,6 +1,6 @@
-"""Names -> methods and datasets: a file in `methods/` or `datasets/` is a registration.
+"""Methods and datasets by name: a file in `methods/` or `datasets/` registers itself by being there.
 
-What a list needs (paper, fidelity, departures) is read from the source with `ast`, so that listing methods
+Paper, fidelity and departures of a method are read from its source with `ast`, so that a list of methods
 does not import torch.
 """
 
@@ -26,7 +26,7 @@ METHOD_ENTRY_POINTS = "kdbench.methods"  # where another package registers a met
 
 @dataclass(frozen=True, kw_only=True)
 class MethodFacts:
-    """What a method's file says of itself, read without importing it."""
+    """The facts in a method's file, read without importing it."""
 
     name: str
     module: str
@@ -58,10 +58,10 @@ def get_method(name: str) -> "type[Method]":
     if name not in modules:
         raise RequestError([unknown("method", name, modules)])
     try:
-        kind = importlib.import_module(modules[name]).METHOD
-    except Exception as error:  # whatever a third party's file does
+        method_class: type[Method] = importlib.import_module(modules[name]).METHOD
+    except Exception as error:  # a third party's file may raise anything
         raise RequestError([_broken(name, modules[name], error)]) from error
-    return kind
+    return method_class
 
 
 def get_dataset(name: str) -> "Dataset":
@@ -72,23 +72,23 @@ def get_dataset(name: str) -> "Dataset":
 
 
 def method_facts(name: str) -> MethodFacts:
-    """What `kdbench list methods` and the reports show of a method."""
+    """The facts of a method for lists and reports; RequestError if its file is missing or broken."""
     modules = _method_modules()
     if name not in modules:
         raise RequestError([unknown("method", name, modules)])
     try:
         tree = ast.parse(_source(modules[name]))
-        said = _class_attributes(tree)
+        attributes = _class_attributes(tree)
     except (OSError, SyntaxError, ValueError, ImportError) as error:
         raise RequestError([_broken(name, modules[name], error)]) from error
     return MethodFacts(
         name=name,
         module=modules[name],
-        paper=said.get("paper", ""),
-        fidelity=said.get("fidelity", ""),
-        departures=tuple(said.get("departures", ())),
+        paper=attributes.get("paper", ""),
+        fidelity=attributes.get("fidelity", ""),
+        departures=tuple(attributes.get("departures", ())),
         summary=(ast.get_docstring(tree) or "").partition("\n")[0],
-        needs=said.get("needs", ""),
+        needs=attributes.get("needs", ""),
     )
 
 
@@ -144,7 +144,7 @@ def _class_attributes(tree: ast.Module) -> dict[str, Any]:
     body = next((n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name in names), None)
     if body is None:
         raise ValueError("it has no line METHOD = CLASS for a class of the file")
-    said: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}
     for node in body:
         if isinstance(node, ast.Assign):
             target, value = node.targets[0], node.value
@@ -153,5 +153,5 @@ def _class_attributes(tree: ast.Module) -> dict[str, Any]:
         else:
             continue
         if isinstance(target, ast.Name) and target.id in ("paper", "fidelity", "departures", "needs"):
-            said[target.id] = ast.literal_eval(value)
-    return said
+            attributes[target.id] = ast.literal_eval(value)
+    return attributes

@@ -1,4 +1,4 @@
-"""The teachers that were tried, and where a teacher's weights come from; imports no torch."""
+"""The known teachers, and where a teacher's weights come from; imports no torch."""
 
 import hashlib
 import importlib.metadata
@@ -36,8 +36,8 @@ BACKBONES = {
     TINY_VIT: "a random transformer, for tests only",
     TINY_PDN: "a random patch description network, for tests only",
 }
-# In the names of torchvision's files; its second weights, which fit as well, have others. The second of two
-# is that of an older file of the same weights.
+# Hashes in the names of torchvision's files. Its second weights, which have other hashes, would fit, too. A
+# second hash here is that of an older file with the same weights.
 FILE_HASHES = {
     "resnet18.tv_in1k": ("f37072fd", "5c106cde"),
     "resnet34.tv_in1k": ("b627a593", "333f7ec4"),
@@ -48,16 +48,16 @@ WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors")
 
 
 def find_weights(backbone: str, given: Path | None = None, *, download: bool = True) -> Weights:
-    """The teacher's weights, from `given`, the folder KDBENCH_WEIGHTS, the embedded package, or timm's hub.
+    """The teacher's weights: from `given`, the folder KDBENCH_WEIGHTS, the embedded package, or timm's hub.
 
-    Raises RequestError naming the four ways when none of them has the backbone; never a random teacher.
+    Raises RequestError with these four ways if none has the backbone; a teacher is never random.
     """
     if backbone in RANDOM:
         if given is not None:
             raise RequestError([f"--weights {given} would be ignored: {backbone!r} has fixed random weights"])
         return Weights(path="", source=RANDOM[backbone], sha256=f"{backbone}-v1")
     if backbone not in BACKBONES:
-        timm_config(backbone)  # a name that does not exist is wrong whatever file comes with it
+        timm_config(backbone)  # raises for a name that timm does not know
     if given is not None and not given.is_dir():
         if _names_others(backbone, given):
             raise RequestError(
@@ -96,7 +96,7 @@ def cached_weights(backbone: str) -> Weights | None:
 
 
 def check_levels(backbone: str, levels: tuple[int, ...]) -> None:
-    """Raise RequestError unless the levels ascend from 1 on and, as far as is known here, exist."""
+    """Raise RequestError unless the levels ascend from 1 and, for a known backbone, exist."""
     if not levels or any(fine >= coarse for fine, coarse in pairwise((0, *levels))):
         raise RequestError([f"levels {levels}: whole numbers from 1 on, each larger than the one before"])
     if is_pdn(backbone) and levels != (1,):
@@ -157,7 +157,7 @@ def _in_folder(backbone: str, folder: Path) -> Path | None:
 
 
 def _names_others(backbone: str, path: Path) -> bool:
-    """Whether the file's name has another tag of timm, or hash of torchvision, than the backbone's."""
+    """Whether the name of the file has another timm tag or torchvision hash than the backbone."""
     if path.stem.startswith(f"{architecture(backbone)}."):
         return path.stem != backbone
     ending = re.search(r"-([0-9a-f]{8})$", path.stem)

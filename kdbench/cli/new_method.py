@@ -1,4 +1,4 @@
-"""A package to start a method of one's own from: it is found by its entry point and runs as it stands."""
+"""A template for a package with a method of one's own. It has an entry point and runs unchanged."""
 
 import keyword
 from pathlib import Path
@@ -39,7 +39,7 @@ from kdbench.backbone import FeaturePyramid, pyramid
 from kdbench.method import Fidelity, Method, cosine_distance, fuse
 
 
-class {kind}(Method):
+class {class_name}(Method):
     """What is trained, and what makes an anomaly stand out."""
 
     name = "{name}"
@@ -71,7 +71,7 @@ class {kind}(Method):
         return torch.optim.AdamW(self.trained(), lr=self.config.lr)
 
 
-METHOD = {kind}
+METHOD = {class_name}
 '''
 
 
@@ -86,11 +86,11 @@ def new_method(name: str, parent: Path) -> Path:
     folder = parent / f"kdbench-{name}"
     if folder.exists():
         raise RequestError([f"{folder} exists already"])
-    kind = "".join(part.capitalize() for part in name.split("_"))
+    class_name = "".join(part.capitalize() for part in name.split("_"))
     try:
         folder.mkdir(parents=True)
         (folder / "pyproject.toml").write_text(PYPROJECT.format(name=name, group=METHOD_ENTRY_POINTS))
-        (folder / f"kdbench_{name}.py").write_text(MODULE.format(name=name, kind=kind))
+        (folder / f"kdbench_{name}.py").write_text(MODULE.format(name=name, class_name=class_name))
     except OSError as error:
         raise RequestError([f"cannot write {folder}: {reason(error)}"]) from error
     return folder

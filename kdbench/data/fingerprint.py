@@ -1,4 +1,4 @@
-"""The content of images: digests of files, and the fingerprint of a category that cells are identified by."""
+"""The content of images: digests of files, and the fingerprint of a category, part of a cell's id."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ BY_RULE = " as it is seen"
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """What identifies a category's content: its fingerprint, and the digest of every train and test image."""
+    """A category's fingerprint, and the digest of each of its train and test images."""
 
     fingerprint: str
     train: dict[str, Path]
@@ -37,11 +37,11 @@ def fingerprint(dataset: Dataset, category: Category) -> str:
 
 
 def contents(dataset: Dataset, category: Category) -> Contents:
-    """Hash of the names, roles and contents of a category's files.
+    """Hash the names, roles and contents of a category's files.
 
-    Raises DataError if train and test overlap, for a test image that is normal in one place and defective in
-    another, and for a category whose name cannot be stored in rows.
-    Contents are read once: digests are remembered per file with its size and time of change.
+    A file is read once: the cache remembers its digest with its size and time of change. Raises DataError if
+    train and test overlap, if a test image is normal in one place and defective in another, and if rows
+    cannot hold the category's name.
     """
     _check_name(category)
     files = [("train", "good", path) for path in category.train]
@@ -69,7 +69,7 @@ def _check_name(category: Category) -> None:
 
 
 def check_apart(train: Mapping[str, Path], test: Mapping[str, Path]) -> None:
-    """Raise DataError if the same content is among the train and the test images."""
+    """Raise DataError if a test image has the content of a train image."""
     for digest in test.keys() & train.keys():
         raise DataError(
             f"{test[digest]} is a test image and has the content of the train image {train[digest]}"
@@ -114,7 +114,7 @@ def _digests(
                 digest += BY_RULE
         except DataError:
             raise
-        except (OSError, SyntaxError, ValueError) as error:  # the latter two from a digest that decodes
+        except (OSError, SyntaxError, ValueError) as error:  # the last two if `digest` decodes the image
             raise DataError(f"{path}: {reason(error)}") from error
         return str(path), [size, changed, digest]
 
@@ -130,7 +130,7 @@ def _digests(
 
 
 def _remembered(memory: Path) -> dict[str, list[Any]]:
-    """Digests of an earlier run; whatever else the file holds is forgotten, and they are computed again."""
+    """The digests of earlier runs; entries that are not digests are dropped and computed again."""
     try:
         known = json.loads(memory.read_bytes())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Images in batches, with the teacher's levels of them; which images are held out."""
+"""Images in batches, with the teacher's levels of them; and the split into trained and held-out images."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -14,16 +14,16 @@ from kdbench.engine.device import autocast_for, choose_precision, device_of, fre
 from kdbench.engine.features import Features, Shared
 from kdbench.method import Method
 
-# Share of the free memory of the device that cached teacher features may take.
+# Cached teacher features may take this share of the free memory of the device.
 CACHE_SHARE = 0.4
 
 
 class Batches:
-    """Normalised images and the teacher's levels for them; features are constants, so they are computed once.
+    """Normalised images and the teacher's levels of them.
 
-    `pixels` is uint8 [N,S,S,3]. The features are kept on the device if they fit into a share of its free
-    memory (`cache` is "device"), else in files that all processes share, if `shared` says where they belong
-    and the disk has room ("disk"), else computed anew for every batch ("recomputed"): equal up to rounding.
+    `pixels` is uint8 [N,S,S,3]. The levels are constants, so that they are computed once if there is room:
+    on the device (`cache` is "device"), else in files of `shared`, if it is given ("disk"). Without room they
+    are computed for every batch ("recomputed"). All three are equal up to rounding.
     """
 
     def __init__(
@@ -38,7 +38,9 @@ class Batches:
         cached: bool = True,
         shared: Shared | None = None,
     ) -> None:
-        writable = pixels if pixels.flags.writeable else pixels.copy()  # torch shares memory only with such
+        writable = (
+            pixels if pixels.flags.writeable else pixels.copy()
+        )  # torch shares memory only with writable arrays
         self.pixels = torch.from_numpy(writable).to(device)
         self.teacher, self.precision, self.batch_size = teacher, precision, batch_size
         mean, std = normalisation(backbone)
@@ -56,11 +58,13 @@ class Batches:
 
     @property
     def autocast(self) -> AbstractContextManager:
-        """The context in which networks run; a new one each time, since torch's may not be entered twice."""
+        """The context in which networks run; a new one each time, since one must not be entered twice."""
         return autocast_for(self.precision, self.pixels.device)
 
     @property
     def cache(self) -> str:
+        """Where the levels are kept: device, disk or recomputed."""
+        """Where the levels are kept: device, disk or recomputed."""
         if self.features is not None:
             return "disk"
         return "recomputed" if self.levels is None else "device"

@@ -1,4 +1,4 @@
-"""A long training, put down every few minutes, so that a lost worker costs minutes and not the night."""
+"""Checkpoints of a training every few minutes, so that a lost worker costs minutes and not hours."""
 
 import io
 import time
@@ -15,37 +15,39 @@ State = dict[str, Any]
 
 
 class Checkpoints:
-    """The last state of one cell's training; `made_by` is the code and hardware that it is good for."""
+    """The last checkpoint of one cell; `made_by` is the code and hardware that may resume from it."""
 
     def __init__(self, storage: Storage, cell_id: str, *, every_s: float, made_by: dict[str, Any]) -> None:
         self.storage, self.name = storage, CHECKPOINTS.name(cell_id)
         self.every_s, self.made_by = every_s, made_by
         self.started = self.written = time.monotonic()
-        self.earlier_s = 0.0  # spent on training before it was taken up again
+        self.earlier_s = 0.0  # of training before it was resumed
         self.problem = ""  # why the last one could not be written
 
     def load(self) -> State | None:
-        """The training to go on with. None if there is none, or another code or device made it: its numbers
-        would be neither's. ValueError for a damaged file."""
+        """The state to resume from, None without one.
+
+        Also None if other code or hardware wrote it: resuming would mix the two. ValueError if it is damaged.
+        """
         try:
             content = self.storage.read(self.name)
         except FileNotFoundError:
             return None
         try:
-            found: State = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
-        except Exception as error:  # torch says a damaged file in many ways
+            stored: State = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+        except Exception as error:  # torch raises many types for a damaged file
             path = self.storage.path(self.name)
             raise ValueError(f"{path} is damaged. Delete it: the cell will be trained anew") from error
-        if found["made_by"] != self.made_by:
+        if stored["made_by"] != self.made_by:
             return None
-        self.earlier_s = found["train_s"]
-        state: State = found["training"]
+        self.earlier_s = stored["train_s"]
+        state: State = stored["training"]
         return state
 
     def after_epoch(self, state: Callable[[], State]) -> None:
-        """Write the state if the last one is old enough; never if `every_s` is 0.
+        """Write a checkpoint if the last one is older than `every_s`; never if that is 0.
 
-        A full disk costs no training: the earlier file stays, and the next epoch tries again.
+        If the disk is full, training goes on: the earlier file stays, and the next epoch tries again.
         """
         if not self.every_s or time.monotonic() - self.written < self.every_s:
             return
@@ -60,10 +62,10 @@ class Checkpoints:
 
     @property
     def train_s(self) -> float:
-        """Seconds of training so far, those before it was taken up again included."""
+        """Seconds of training so far, with those before it was resumed."""
         return self.earlier_s + time.monotonic() - self.started
 
 
 def remove_checkpoint(storage: Storage, cell_id: str) -> None:
-    """Forget the training of a cell that has ended."""
+    """Remove the checkpoint of a cell that has finished."""
     storage.remove(CHECKPOINTS.name(cell_id))

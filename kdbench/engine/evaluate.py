@@ -1,4 +1,4 @@
-"""From a trained method to numbers: scores, exact metrics per category, size and cost of the detector."""
+"""The numbers of a trained method: scores, exact metrics per category, size and cost of the detector."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from kdbench.metrics.presets import Preset
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """What a detector says of one category's test images: float32 maps [N,S,S] and image scores [N]."""
+    """The anomaly maps of one category's test images, float32 [N,S,S], and their image scores [N]."""
 
     maps: np.ndarray
     image_score: np.ndarray
@@ -32,35 +32,35 @@ class Scored:
 
 @torch.no_grad()
 def score(method: Method, batches: Batches, on_step: Callable[[int], None]) -> Scored:
-    """Anomaly maps at the size of the model's input, and image scores, of all images."""
+    """Score all images; the maps have the size of the method's input. ValueError for a wrong map."""
     method.eval()
     maps, scores = [], []
     for index in batches.in_order():
         images = batches.images(index)
         taught = batches.taught(index, images)
         with batches.autocast:
-            found = method.anomaly_map(images, taught)
-        if found.dtype != torch.float32 or found.shape != (len(index), *images.shape[2:]):
+            batch_maps = method.anomaly_map(images, taught)
+        if batch_maps.dtype != torch.float32 or batch_maps.shape != (len(index), *images.shape[2:]):
             raise ValueError(
                 f"{method.name}: an anomaly map must be float32 {(len(index), *images.shape[2:])}, "
-                f"this one is {found.dtype} {tuple(found.shape)}"
+                f"this one is {batch_maps.dtype} {tuple(batch_maps.shape)}"
             )
-        scores.append(method.image_score(found).double().cpu().numpy())
-        maps.append(found.cpu().numpy())
+        scores.append(method.image_score(batch_maps).double().cpu().numpy())
+        maps.append(batch_maps.cpu().numpy())
         on_step(len(index))
     return Scored(maps=np.concatenate(maps), image_score=np.concatenate(scores))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What one category's maps are worth: metrics with their mean `mad`, and thinned curves, by column."""
+    """The metrics of one category with their mean `mad`, and thinned curves, by column."""
 
     metrics: dict[str, float | None]
     curves: dict[str, list[float] | None]
 
 
 def measure(scored: Scored, truth: Truth, preset: Preset) -> Measured:
-    """Metrics and curves of one category by a preset; those of pixels are None without masks."""
+    """The metrics and curves of one category by a preset; those of pixels are None without masks."""
     by_image = image_curve(scored.image_score, truth.label)
     image: dict[str, float | None] = dict(image_metrics_of(by_image))
     nothing: dict[str, float | None] = dict.fromkeys((*PIXEL_METRICS, "mad", *LEGACY_METRICS))
@@ -68,7 +68,7 @@ def measure(scored: Scored, truth: Truth, preset: Preset) -> Measured:
     starts = truth.starts
     if truth.regions is None or not truth.regions.any():
         return Measured(metrics=nothing | image, curves=curves_of(by_image, None))
-    # One long row of pixels: images may differ in size, and regions are numbered over all of them anyway.
+    # One long row of pixels: images may differ in size, and regions are numbered over all images.
     if len(counted) == len(scored.maps) and (truth.shapes == scored.maps.shape[1:]).all():
         pixels, regions = scored.maps.ravel(), truth.regions
     else:
@@ -85,7 +85,7 @@ def measure(scored: Scored, truth: Truth, preset: Preset) -> Measured:
 
 
 def at_size(anomaly_map: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """One map [S,S] at another height and width, bilinear."""
+    """One map [S,S] resized to `shape`, bilinear."""
     if anomaly_map.shape == shape:
         return anomaly_map
     whole = torch.from_numpy(anomaly_map)[None, None]
@@ -95,9 +95,8 @@ def at_size(anomaly_map: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 @torch.no_grad()
 def cost(method: Method, batches: Batches) -> dict[str, int]:
     """Parameters at inference and in training, FLOPs of one image (with the teacher; a multiply-add is 2)."""
-    from torch.utils.flop_counter import (
-        FlopCounterMode,
-    )  # a third of a second that a resumed run need not pay
+    # the import takes a third of a second, which a run that finds all cells finished does not spend
+    from torch.utils.flop_counter import FlopCounterMode
 
     method.eval()
     at_inference = method.detector_state()

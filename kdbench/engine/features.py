@@ -1,7 +1,7 @@
-"""Teacher features on disk: computed once per image, teacher and precision, for every process of a machine.
+"""Teacher features on disk: computed once per image, teacher and precision, for all processes of a machine.
 
-They are constants of the training images, so five methods, all seeds and both settings share them. A store is
-a folder with one file per level, [N,H,W,C] in the dtype that the teacher gave, memory-mapped.
+They depend on nothing else, so all methods, seeds and both settings share them. A store is a folder with one
+memory-mapped file per level, [N,H,W,C] in the dtype of the teacher's output.
 """
 
 import hashlib
@@ -19,10 +19,10 @@ from torch import Tensor
 from kdbench.cell import canonical_json
 from kdbench.files import build_once, cache_folder
 
-# Share of the free disk of the cache folder that the features of one cell may take.
+# The features of one cell may take this share of the free space in the cache folder.
 DISK_SHARE = 0.25
 
-# NumPy has no bfloat16: its bits are stored, in the file's own name for them.
+# NumPy has no bfloat16: its bits are stored as int16, and the file's name says so.
 BITS = {torch.float32: np.float32, torch.float16: np.float16, torch.bfloat16: np.int16}
 
 Teach = Callable[[np.ndarray], list[Tensor]]  # uint8 [B,S,S,3] -> the levels [B,C,h,w]
@@ -30,9 +30,9 @@ Teach = Callable[[np.ndarray], list[Tensor]]  # uint8 [B,S,S,3] -> the levels [B
 
 @dataclass(frozen=True, kw_only=True)
 class Shared:
-    """Training images of several stores, one after another, of which `rows` are used.
+    """The images of several stores, one store after another; `rows` are the images that are used.
 
-    `made_by` is all that the features depend on beside the images; `names` identify the stores' content.
+    `names` identify the content of the stores, `made_by` everything else that the features depend on.
     """
 
     names: Sequence[str]
@@ -41,7 +41,7 @@ class Shared:
     made_by: str
 
     def fits(self, bytes_per_image: int) -> bool:
-        """Whether the features that are not on disk yet take no more than DISK_SHARE of what is free."""
+        """Whether the features that are not on disk yet fit into DISK_SHARE of the free space."""
         missing = sum(
             len(pixels)
             for name, pixels in zip(self.names, self.pixels, strict=True)
@@ -52,7 +52,7 @@ class Shared:
         return missing * bytes_per_image <= DISK_SHARE * shutil.disk_usage(folder).free
 
     def open(self, teach: Teach, batch_size: int) -> "Features":
-        """Map the features, computed now where no process did before."""
+        """Map the features; compute those first that no process has computed."""
         stores = []
         for name, pixels in zip(self.names, self.pixels, strict=True):
             build = partial(_write, pixels=pixels, teach=teach, batch_size=batch_size)
@@ -66,7 +66,7 @@ class Shared:
 
 
 class Features:
-    """Levels of the images `rows` of several stores; `take` reads them from the disk, or from its cache."""
+    """The levels of the images `rows` of several stores, memory-mapped."""
 
     def __init__(self, stores: Sequence[Sequence[Tensor]], rows: np.ndarray) -> None:
         self.stores = stores
@@ -79,12 +79,12 @@ class Features:
         chosen = index.cpu().numpy()
         places = list(zip(self.store[chosen].tolist(), self.row[chosen].tolist(), strict=True))
         levels = range(len(self.stores[0]))
-        found = [torch.stack([self.stores[store][level][row] for store, row in places]) for level in levels]
-        return [level.to(index.device, non_blocking=True).permute(0, 3, 1, 2) for level in found]
+        stacked = [torch.stack([self.stores[store][level][row] for store, row in places]) for level in levels]
+        return [level.to(index.device, non_blocking=True).permute(0, 3, 1, 2) for level in stacked]
 
 
 def _write(folder: Path, pixels: np.ndarray, teach: Teach, batch_size: int) -> None:
-    """One file per level, batch after batch; its dtype is in its name where NumPy does not know it."""
+    """Write one file per level, batch after batch; the name of the file says its dtype."""
     files: list[BinaryIO] = []
     try:
         for first in range(0, len(pixels), batch_size):
@@ -111,6 +111,6 @@ def _write(folder: Path, pixels: np.ndarray, teach: Teach, batch_size: int) -> N
 
 
 def _map(path: Path) -> Tensor:
-    # Copy-on-write: torch wants memory that it may write to, and nothing that it does reaches the file.
+    # Copy-on-write: torch needs writable memory, and what it writes must not reach the file.
     mapped = torch.from_numpy(np.load(path, mmap_mode="c"))
     return mapped.view(torch.bfloat16) if path.name.endswith(".bfloat16.npy") else mapped

@@ -1,7 +1,7 @@
-"""How fast a trained detector is, measured in a process of its own that owns the whole device.
+"""The speed of a trained detector, measured in a process of its own that has the whole device.
 
-A timed call takes normalised images on the device to anomaly maps and image scores on it, synchronised.
-Copying the images to a GPU is timed apart.
+A timed call starts with normalised images on the device and finishes, synchronised, with anomaly maps and
+image scores on it. The copy of the images to a GPU is timed separately.
 """
 
 import shutil
@@ -32,19 +32,19 @@ from kdbench.method import Method
 from kdbench.results.schema import CODE, MACHINE, RECIPE, SCHEMA_VERSION, picked
 from kdbench.results.store import CELLS, LATENCY, Results, read
 
-# What a timing's row takes over from a row of its cell.
+# Columns that the row of a timing copies from a row of its cell.
 FROM_CELL = ("cell_id", *RECIPE, "seed", "profile", "backbone", "teacher_sha256", "num_parameters", "flops")
 BATCH_SIZES = (1, 32)  # the latency of one image; throughput
 NUM_WARMUP = {"cpu": 5, "cuda": 20}  # a GPU's first calls choose kernels and raise its clock
 BUDGET_S = 3.0  # of one batch size and precision; at least MIN_REPEATS, at most MAX_REPEATS
 MIN_REPEATS, MAX_REPEATS = 10, 200
-# Other processes on a machine that nobody uses take a few per cent of one core.
+# On a machine that nobody uses, other processes take a few per cent of one core.
 BUSY_CORES = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """Milliseconds of each call, and of copying the batch to the device; what else ran meanwhile."""
+    """Milliseconds of each call and of the copy of the batch to the device; what else ran meanwhile."""
 
     times_ms: list[float]
     copy_ms: float | None
@@ -52,7 +52,7 @@ class Timing:
 
 
 def time_detector(cell: Cell, place: Place, run_id: str) -> list[dict[str, Any]]:
-    """Time the detector of a cell at every batch size, in fp32 and in its own precision; writes the rows."""
+    """Time the detector of a cell at every batch size, in fp32 and in its own precision; write the rows."""
     device, results = torch.device(place.device), Results(place.results)
     if place.num_threads is not None:
         torch.set_num_threads(place.num_threads)
@@ -61,7 +61,7 @@ def time_detector(cell: Cell, place: Place, run_id: str) -> list[dict[str, Any]]
         results, cell.id, method=cell.method, config=cell.config, weights=place.weights, device=device
     )
     chosen = choose_precision(method.config.precision, device)
-    begun = datetime.now(UTC).isoformat(timespec="seconds")
+    started_at = datetime.now(UTC).isoformat(timespec="seconds")
     rows = []
     for precision in dict.fromkeys(("fp32", chosen)):
         for batch_size in BATCH_SIZES:
@@ -79,7 +79,7 @@ def time_detector(cell: Cell, place: Place, run_id: str) -> list[dict[str, Any]]
                     "precision": precision,
                     "num_warmup": NUM_WARMUP[device.type],
                     "peak_memory_bytes": peak_memory_bytes(device),
-                    "started_at": begun,
+                    "started_at": started_at,
                 }
             )
     results.write(LATENCY, rows)
@@ -88,7 +88,7 @@ def time_detector(cell: Cell, place: Place, run_id: str) -> list[dict[str, Any]]
 
 @torch.inference_mode()
 def time_calls(method: Method, batch_size: int, precision: str, device: torch.device) -> Timing:
-    """Time batches of noise: nothing that is computed depends on what the images show."""
+    """Time the detector on noise: what it computes takes the same time for every image."""
     size = method.config.image_size
     generator = torch.Generator().manual_seed(0)
     host = torch.randn(batch_size, 3, size, size, generator=generator)
@@ -97,8 +97,8 @@ def time_calls(method: Method, batch_size: int, precision: str, device: torch.de
 
     def call() -> None:
         with autocast_for(precision, device):
-            found = method.anomaly_map(images, method.teacher(images))
-        method.image_score(found)
+            maps = method.anomaly_map(images, method.teacher(images))
+        method.image_score(maps)
 
     _repeat(call, device, count=NUM_WARMUP[device.type])
     watched = _Neighbours(device)
@@ -112,7 +112,7 @@ def time_calls(method: Method, batch_size: int, precision: str, device: torch.de
 
 
 def summary(timing: Timing, batch_size: int) -> dict[str, Any]:
-    """The columns that say what was measured; percentiles interpolate linearly, as NumPy does."""
+    """The measured columns; percentiles interpolate linearly, as NumPy does."""
     p50, p90, p99 = np.percentile(timing.times_ms, (50, 90, 99)).tolist()
     return {
         "times_ms": timing.times_ms,
@@ -144,7 +144,7 @@ def _repeat(call: Callable[[], Any], device: torch.device, count: int | None = N
 
 
 class _Neighbours:
-    """What else uses the processor, or the GPU, from now until `found` is asked."""
+    """Sees what else uses the processor or the GPU, from now until `found` is called."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.started, self.before = device, time.perf_counter(), _cpu_seconds()
@@ -165,7 +165,7 @@ class _Neighbours:
 def _cpu_seconds() -> dict[tuple[int, str], float]:
     """(process, name) -> processor seconds so far, of every process but this one and the kernel's.
 
-    The kernel's own threads work for whoever asks: they hand out and clear the memory of a timed call, too.
+    Threads of the kernel do not count: they also work for the timed call, such as clearing its memory.
     """
     own = psutil.Process().pid
     found = {}
@@ -177,7 +177,7 @@ def _cpu_seconds() -> dict[tuple[int, str], float]:
 
 
 def _on_gpu(device: torch.device) -> list[str]:
-    """Other processes that have memory on this GPU, by the driver; one that cannot be asked counts as one."""
+    """Other processes that have memory on this GPU; without nvidia-smi one unknown process is assumed."""
     words = ["nvidia-smi", "--query-compute-apps=pid,gpu_uuid,process_name", "--format=csv,noheader"]
     if shutil.which(words[0]) is None:
         return ["unknown: there is no nvidia-smi to ask"]
@@ -187,12 +187,12 @@ def _on_gpu(device: torch.device) -> list[str]:
 
 
 def users_of_gpu(listed: str, uuid: str, ours: Set[str]) -> list[str]:
-    """Processes on this GPU in what nvidia-smi lists, but ours."""
+    """The processes that nvidia-smi lists for this GPU, without ours."""
     apps = [line.split(", ", 2) for line in listed.splitlines() if line.count(", ") >= 2]
     return [f"{name} on the GPU" for pid, where, name in apps if where == uuid and pid not in ours]
 
 
 def _with_parents() -> set[str]:
-    """This process and those that wait for it: what trained here keeps its memory on the GPU and is idle."""
+    """This process and its parents: they trained, keep their memory on the GPU, and wait for this one."""
     own = psutil.Process()
     return {str(process.pid) for process in (own, *own.parents())}

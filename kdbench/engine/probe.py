@@ -1,8 +1,8 @@
 """Cross-class interference: how well a multiclass detector notices a piece of one category in another.
 
-It needs normal images only: normal test images of a category against (a) their Mixup with another one,
-x = (x_A + x_B) / 2, and (b) themselves with a rectangle of 2 to 15 % of their area pasted from another one.
-A detector that lets its categories interfere takes both for normal (a diagnostic of SNL, arXiv:2402.17091).
+It needs normal test images only. They are told apart from (a) their Mixup with an image of another category,
+x = (x_A + x_B) / 2, and (b) copies with a pasted rectangle, 2 to 15 % of the area, of another category. A
+detector whose categories interfere takes both for normal (a diagnostic of SNL, arXiv:2402.17091).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,14 +28,14 @@ from kdbench.results.schema import CODE, IDENTITY, picked
 from kdbench.results.store import DETECTORS, PROBES, Results
 from kdbench.weights import find_weights
 
-NAMED = 3  # cells in one line
+NAMED = 3  # so many cells are named in a line
 AREA = (0.02, 0.15)  # of the pasted rectangle, as a share of the image
-Tick = Callable[[str, str], None]  # told the method and the category that was probed
+Tick = Callable[[str, str], None]  # called with the method and the category that was probed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Composites:
-    """Images of one category mixed with others, uint8 [N,S,S,3]; where rectangles were pasted [N,S,S]."""
+    """Images of one category mixed with others, uint8 [N,S,S,3]; `where` marks the rectangles [N,S,S]."""
 
     mixed: np.ndarray
     pasted: np.ndarray
@@ -106,7 +106,7 @@ def probe(
 
 
 def _unable(results: Results, row: dict[str, Any]) -> str:
-    """Why the detector of a cell cannot be probed, so far as its row and the folder tell; empty if it can."""
+    """Why a cell has no detector that can be probed, by its row and the folder; empty if it has one."""
     if len(row["categories"]) < 2:
         return f"a probe mixes categories, its detector has one: {row['categories'][0]}"
     if not results.storage.exists(DETECTORS.name(row["cell_id"])):

@@ -1,4 +1,4 @@
-"""What a row says of the code and the machine that made it."""
+"""The columns of a row that describe the code and the machine it was made with."""
 
 import importlib.metadata
 import os
@@ -47,7 +47,7 @@ def machine_provenance(device: torch.device) -> dict[str, Any]:
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's or the processor's name."""
+    """The name of the GPU, or of the processor with its number of cores."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
 
 
@@ -56,7 +56,7 @@ def _git(root: Path, *words: str) -> str | None:
         done = subprocess.run(
             ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=20, check=True
         )
-    except (OSError, subprocess.SubprocessError):  # no git, not a checkout of ours: stored as unknown
+    except (OSError, subprocess.SubprocessError):  # no git, or no checkout: stored as unknown
         return None
     return done.stdout.strip()
 

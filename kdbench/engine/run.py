@@ -13,10 +13,9 @@ from kdbench.data import pictures
 from kdbench.data.store import Images, open_truth
 from kdbench.dataset import Category, Dataset
 from kdbench.engine import evaluate, provenance, train
-from kdbench.engine.batches import Batches
 from kdbench.engine.checkpoint import Checkpoints
 from kdbench.engine.device import peak_memory_bytes, threads
-from kdbench.engine.ready import Ready, ready_cell
+from kdbench.engine.ready import Ready, TrainingBatches, ready_cell
 from kdbench.errors import CellTimeout
 from kdbench.method import Method
 from kdbench.metrics.exact import PRO_LIMIT
@@ -28,68 +27,30 @@ from kdbench.results.store import INPUTS
 
 @dataclass(kw_only=True)
 class CellOutput:
-    """What a cell gave: rows, per-image scores, curves, pictures, and the trained detector by tensor name."""
+    """The results of a cell: rows, per-image scores, curves, pictures, and the detector's tensors by name."""
 
     rows: list[dict[str, Any]]
     scores: list[dict[str, Any]]
     detector: dict[str, torch.Tensor]
     curves: list[dict[str, Any]] = field(default_factory=list)
     pictures: list[dict[str, Any]] = field(default_factory=list)
-    inputs: list[list[dict[str, Any]]] = field(default_factory=list)  # per category that had none yet
+    inputs: list[list[dict[str, Any]]] = field(default_factory=list)  # of each category that has none stored
 
 
 def run_cell(cell: Cell, place: Place, notify: Notify) -> CellOutput:
-    """Train and evaluate one cell; returns its rows and per-image scores, raises whatever goes wrong."""
+    """Train and evaluate one cell and return its results; every error is raised to the caller."""
     with threads(place.num_threads):
         return _train_and_evaluate(cell, place, notify)
 
 
 def _train_and_evaluate(cell: Cell, place: Place, notify: Notify) -> CellOutput:
     tell = _Teller(Progress(cell_id=cell.id, label=cell.label, phase="prepare"), notify)
-    clock = time.perf_counter()
+    started = time.perf_counter()
     ready = ready_cell(cell, place)
     images = ready.training_batches()
-    fitted, heldout = images.fitted, images.heldout
-    prepare_s = time.perf_counter() - clock
-
-    checkpoints = Checkpoints(
-        Storage(place.results),
-        cell.id,
-        every_s=place.checkpoint_every_s,
-        made_by=ready.made_by(),
-    )
-    state = checkpoints.load()
-    done = len(state["history"]["epochs"]) if state else 0
-    epochs = ready.config.epochs
-    tell.phase("train", total=len(fitted) * epochs, epochs=epochs, epoch=min(done + 1, epochs))
-    tell.step(done * len(fitted))
-    generator = torch.Generator().manual_seed(cell.seed)
-
-    def checkpoint(state: Callable[[], dict[str, Any]]) -> None:
-        checkpoints.after_epoch(state)
-        tell.problem(checkpoints.problem)
-
-    history = train.fit(
-        ready.method,
-        fitted,
-        heldout,
-        generator=generator,
-        on_step=tell.step,
-        on_epoch=tell.epoch,
-        resume=state,
-        checkpoint=checkpoint,
-    )
-    common = {
-        **identity(cell, place, ready.dataset),
-        **provenance.code_provenance(),
-        **provenance.machine_provenance(ready.device),
-        **_trained_how(ready, place, fitted, heldout, history),
-        "status": "ok",
-        "prepare_s": prepare_s,
-        "train_s": checkpoints.train_s,
-        "resumed_at_epoch": done + 1 if state else None,
-    }
-    del images, fitted, heldout  # the cached features are not needed any more, and evaluation needs the room
+    prepare_s = time.perf_counter() - started
+    common = _train(cell, place, ready, images, tell) | {"prepare_s": prepare_s}
+    del images  # evaluation needs the room of the cached features
 
     tell.phase("evaluate", total=sum(len(store.test) for store in ready.stores))
     output = CellOutput(rows=[], scores=[], detector=on_cpu(ready.method.detector_state()))
@@ -106,8 +67,46 @@ def _train_and_evaluate(cell: Cell, place: Place, notify: Notify) -> CellOutput:
     return output
 
 
+def _train(
+    cell: Cell, place: Place, ready: Ready, images: TrainingBatches, tell: "_Teller"
+) -> dict[str, Any]:
+    """Train the cell's method, from its checkpoint if there is one; returns the columns of all its rows."""
+    checkpoints = Checkpoints(
+        Storage(place.results), cell.id, every_s=place.checkpoint_every_s, made_by=ready.made_by()
+    )
+    state = checkpoints.load()
+    done = len(state["history"]["epochs"]) if state else 0
+    epochs, num_images = ready.config.epochs, len(images.fitted)
+    tell.phase("train", total=num_images * epochs, epochs=epochs, epoch=min(done + 1, epochs))
+    tell.step(done * num_images)
+
+    def checkpoint(state: Callable[[], dict[str, Any]]) -> None:
+        checkpoints.after_epoch(state)
+        tell.problem(checkpoints.problem)
+
+    history = train.fit(
+        ready.method,
+        images.fitted,
+        images.heldout,
+        generator=torch.Generator().manual_seed(cell.seed),
+        on_step=tell.step,
+        on_epoch=tell.epoch,
+        resume=state,
+        checkpoint=checkpoint,
+    )
+    return {
+        **identity(cell, place, ready.dataset),
+        **provenance.code_provenance(),
+        **provenance.machine_provenance(ready.device),
+        **_trained_how(ready, place, images, history),
+        "status": "ok",
+        "train_s": checkpoints.train_s,
+        "resumed_at_epoch": done + 1 if state else None,
+    }
+
+
 class _Teller:
-    """Keeps where the cell is and passes it on after every step."""
+    """Keeps the progress of the cell and passes it on after every step."""
 
     def __init__(self, progress: Progress, notify: Notify) -> None:
         self.progress, self.notify = progress, notify
@@ -131,27 +130,23 @@ class _Teller:
 
 
 def _trained_how(
-    ready: Ready,
-    place: Place,
-    fitted: Batches,
-    heldout: Batches | None,
-    history: train.History,
+    ready: Ready, place: Place, images: TrainingBatches, history: train.History
 ) -> dict[str, Any]:
     pooling = "maximum" if type(ready.method).image_score is Method.image_score else "method"
     return {
-        **evaluate.cost(ready.method, fitted),
+        **evaluate.cost(ready.method, images.fitted),
         "selection": ready.config.checkpoint,
         "sigma": getattr(ready.config, "sigma", None),
         "score_pooling": pooling,
-        "num_train": len(fitted),
-        "num_heldout": len(heldout) if heldout else 0,
+        "num_train": len(images.fitted),
+        "num_heldout": len(images.heldout) if images.heldout else 0,
         "num_steps": history.num_steps,
         "best_epoch": history.best_epoch,
         "epoch_loss": [epoch.loss for epoch in history.epochs],
         "epoch_heldout": [epoch.heldout for epoch in history.epochs if epoch.heldout is not None],
         "backbone": ready.config.backbone,
         "teacher_source": place.weights.source,
-        "teacher_cache": fitted.cache,
+        "teacher_cache": images.fitted.cache,
         "precision": ready.precision,
     }
 
@@ -159,9 +154,10 @@ def _trained_how(
 def _evaluate(
     cell: Cell, place: Place, ready: Ready, category: Category, store: Images, tell: _Teller
 ) -> CellOutput:
-    """What one category gives: metrics, per-image scores, curves and pictures."""
-    clock, preset, print_ = time.perf_counter(), PRESETS[cell.preset], ready.fingerprints[category.name]
-    truth = open_truth(ready.dataset, category, print_, preset)
+    """The results of one category: metrics, per-image scores, curves and pictures."""
+    started, preset = time.perf_counter(), PRESETS[cell.preset]
+    fingerprint = ready.fingerprints[category.name]
+    truth = open_truth(ready.dataset, category, fingerprint, preset)
     scored = evaluate.score(ready.method, ready.batches(store.test), tell.step)
     measured = evaluate.measure(scored, truth, preset)
     row = {
@@ -172,7 +168,7 @@ def _evaluate(
         "num_defective": int(truth.label.sum()),
         "num_unmarked": 0 if truth.regions is None else int((~truth.marked).sum()),
         "num_regions": None if truth.regions is None else int(truth.regions.max()),
-        "evaluate_s": time.perf_counter() - clock,
+        "evaluate_s": time.perf_counter() - started,
     }
     scores = [
         {
@@ -188,24 +184,24 @@ def _evaluate(
     output = CellOutput(rows=[row], scores=scores, detector={})
     output.curves.append({"cell_id": cell.id, "category": category.name, **measured.curves})
     if place.keep_pictures:
-        kept = pictures.maps_of(category, print_, scored.maps)
+        kept = pictures.maps_of(category, fingerprint, scored.maps)
         output.pictures += [{"cell_id": cell.id, **picture} for picture in kept]
-        if not Storage(place.results).exists(INPUTS.name(print_)):
-            output.inputs.append(pictures.inputs_of(ready.dataset, category, print_))
+        if not Storage(place.results).exists(INPUTS.name(fingerprint)):
+            output.inputs.append(pictures.inputs_of(ready.dataset, category, fingerprint))
     return output
 
 
 def on_cpu(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors as safetensors writes them."""
+    """The tensors on the CPU and contiguous, as safetensors needs them."""
     return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
 
 
 def identity(cell: Cell, place: Place, dataset: Dataset) -> dict[str, Any]:
-    """The columns of a row that say which cell it belongs to and by which rules it was measured."""
-    asked = {k: v for k, v in asdict(cell).items() if k != "categories"}
+    """The columns that say which cell a row belongs to and which rules it was measured by."""
+    of_cell = {k: v for k, v in asdict(cell).items() if k != "categories"}
     preset = PRESETS[cell.preset]
     return {
-        **asked,
+        **of_cell,
         "schema_version": SCHEMA_VERSION,
         "cell_id": cell.id,
         "categories": list(cell.categories),
@@ -219,10 +215,10 @@ def identity(cell: Cell, place: Place, dataset: Dataset) -> dict[str, Any]:
 
 
 def status_of(error: Exception) -> str:
-    """How a cell that raised this ended: timeout, oom or failed."""
+    """The status of a cell that raised this error: timeout, oom or failed."""
     if isinstance(error, CellTimeout):
         return "timeout"
-    # torch says out of memory of the host as a plain RuntimeError
+    # when the host has no memory left, torch raises a plain RuntimeError
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         return "oom"
     return "failed"

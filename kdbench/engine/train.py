@@ -1,4 +1,4 @@
-"""The training loop, the same for every method: cached teacher, held-out selection, no test images."""
+"""The training loop that all methods share: cached teacher, held-out selection, no test images."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -20,12 +20,12 @@ Checkpoint = Callable[[Callable[[], dict[str, Any]]], None]
 
 
 class TrainingDiverged(RuntimeError):
-    """The loss is not a number; nothing that follows could be trusted."""
+    """A loss or a held-out value is not finite, so that the training is worthless."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """What one epoch gave."""
+    """The result of one epoch."""
 
     number: int
     loss: float
@@ -35,7 +35,7 @@ class Epoch:
 
 @dataclass(kw_only=True)
 class History:
-    """What a training gave: one entry per epoch, and which epoch was kept."""
+    """The course of a training: one entry per epoch, and which epoch was kept."""
 
     epochs: list[Epoch] = field(default_factory=list)
     best_epoch: int = 0
@@ -49,13 +49,13 @@ class Training:
         self.method, self.generator = method, generator
         self.optimizer = fused(method.optimizer(), device_of(method))
         self.scheduler = method.scheduler(self.optimizer)
-        # fp16 gradients underflow without scaling; for the other precisions the scaler is transparent.
+        # fp16 gradients underflow without scaling; for other precisions the scaler does nothing.
         self.scaler = torch.amp.GradScaler(device_of(method).type, enabled=precision == "fp16")
         self.history = History()
         self.best, self.kept = float("inf"), dict[str, Tensor]()
 
     def state(self) -> dict[str, Any]:
-        """Tensors and plain values only, so that it is read without running code (`weights_only`)."""
+        """The state as tensors and plain values, so that reading it runs no code (`weights_only`)."""
         device = device_of(self.method)
         return {
             "networks": {n: t for n, t in self.method.state_dict().items() if not n.startswith("teacher.")},
@@ -71,7 +71,7 @@ class Training:
         }
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Go on exactly where `state` was taken."""
+        """Go back to the moment at which `state` was taken."""
         self.method.load_state_dict(state["networks"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler:
@@ -117,7 +117,7 @@ class Training:
         return self.history
 
     def _train(self, train: Batches, on_step: StepEnd) -> float:
-        """Every image once; returns the mean loss."""
+        """Train on every image once and return the mean loss."""
         losses = []
         self.method.train()
         self.method.num_steps = self.method.config.epochs * -(-len(train) // train.batch_size)
@@ -169,7 +169,7 @@ def fit(
 
 @torch.no_grad()
 def heldout_mean(method: Method, batches: Batches) -> float:
-    """Mean of the anomaly maps of normal images that were not trained on."""
+    """The mean anomaly map of held-out normal images."""
     method.eval()
     total = torch.zeros((), dtype=torch.float64, device=batches.pixels.device)  # read once: reading waits
     for index in batches.in_order():
@@ -182,7 +182,7 @@ def heldout_mean(method: Method, batches: Batches) -> float:
 
 
 def fused(optimizer: Optimizer, device: torch.device) -> Optimizer:
-    """The optimizer, on a GPU with one kernel for all parameters where it has one; last digits may differ."""
+    """The optimizer; on a GPU with one kernel for all parameters, if it has one. Last digits may differ."""
     for group in optimizer.param_groups if device.type == "cuda" else ():
         if "fused" in group:
             group["fused"], group["foreach"] = True, False

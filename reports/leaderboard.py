@@ -6,7 +6,7 @@ from itertools import groupby
 from pathlib import Path
 
 from kdbench.files import written_aside
-from kdbench.reports import accuracy, costs, gaps, significance
+from kdbench.reports import accuracy, costs, gaps, significance, sweep
 from kdbench.reports.entries import (
     MAIN,
     TITLES,
@@ -20,7 +20,6 @@ from kdbench.reports.entries import (
 )
 from kdbench.reports.evidence import Evidence
 from kdbench.reports.rows import Group, Rows, load, sections
-from kdbench.reports.sweep import sweep_sections
 from kdbench.reports.tables import Table, markdown_line, to_csv, to_latex, to_markdown
 
 LEGEND = (
@@ -43,7 +42,7 @@ class Section:
 
 def write_leaderboard(results: str | Path, folder: Path) -> tuple[Path, str]:
     """Write `leaderboard.md`, `.csv` and `.tex` of all rows; returns the first and a headline."""
-    files, headline = write_tables(results, assemble(load(results)), folder)
+    files, headline = write_tables(assemble(load(results)), folder)
     return files[0], headline
 
 
@@ -52,16 +51,14 @@ def all_tables(results: str | Path) -> list[Table]:
     return [table for section in assemble(load(results)) for table in section.tables]
 
 
-def write_tables(results: str | Path, found: Sequence[Section], folder: Path) -> tuple[list[Path], str]:
-    """Write the files of `rendered`, with the sweeps; returns all files and a headline for the terminal."""
+def write_tables(found: Sequence[Section], folder: Path) -> tuple[list[Path], str]:
+    """Write the files of `rendered`; returns them and a headline for the terminal."""
     files = rendered(found)
-    sweeps, figures = sweep_sections(results, folder)
-    files["leaderboard.md"] += sweeps
     for name, said in files.items():
         with written_aside(folder / name) as aside:
             aside.write_text(said, encoding="utf-8")
     headline = "\n".join(section.headline for section in found if section.headline)
-    return [*(folder / name for name in files), *figures], headline
+    return [folder / name for name in files], headline
 
 
 def rendered(found: Sequence[Section]) -> dict[str, str]:
@@ -96,7 +93,11 @@ def assemble(rows: Rows) -> list[Section]:
         Section(title=title, tables=tuple(tables), headline=says.get(title, ""))
         for title, tables in others.items()
     ]
-    return report + [section for section in whole if section.tables]
+    searched = [
+        Section(title=one.title, tables=tuple(sweep.tables(one)), headline=sweep.headline(one))
+        for one in sweep.sweeps(rows.trials, rows.audits)
+    ]
+    return [*report, *(section for section in whole if section.tables), *searched]
 
 
 def _overviews(found: Sequence[tuple[Group, list[Entry]]], evidence: Evidence) -> Iterator[Section]:

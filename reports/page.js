@@ -129,7 +129,7 @@
   const cells = document.getElementById("cells");
   const behind = document.getElementById("behind");
   const words = document.querySelector("#all-cells input");
-  const cellRows = [...cells.tBodies[0].rows];
+  const cellRows = cells ? [...cells.tBodies[0].rows] : []; // a report of sweeps alone has none
   const pick = (indices, what) => {
     picked.rows = indices === null ? null : new Set(indices.map((i) => cellRows[i]));
     words.value = ""; // else the words would hide some of the cells that were asked for

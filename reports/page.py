@@ -21,7 +21,7 @@ import pandas as pd
 import kdbench
 from kdbench.errors import last_line
 from kdbench.files import written_aside
-from kdbench.reports import figures, figures_accuracy, figures_speed, gallery
+from kdbench.reports import figures, figures_accuracy, figures_speed, figures_sweep, gallery, sweep
 from kdbench.reports.costs import FEW
 from kdbench.reports.entries import COLUMNS, TITLES, Entry, Mean, entries
 from kdbench.reports.figures import Mark, Sketch
@@ -99,7 +99,7 @@ def write_report(results: str | Path, folder: Path) -> Written:
     """Write leaderboard, page and figures of all rows."""
     rows = load(results)
     found = assemble(rows)
-    tables, headline = write_tables(results, found, folder)
+    tables, headline = write_tables(found, folder)
     page, *drawn = write_page(Storage(results), rows, found, folder)
     return Written(page=page, headline=headline, files=[*tables, page, *drawn])
 
@@ -112,13 +112,15 @@ def write_page(results: Storage, rows: Rows, found: Sequence[Section], folder: P
     shared = figures_speed.workers(rows.cells, look)
     links = Links(dict.fromkeys(rows.cells["cell_id"]))
     drawn = {part.group.title: _drawn(part.sketches, part.group.title, folder) for part in parts}
+    for one in sweep.sweeps(rows.trials, rows.audits):
+        drawn[one.title] = _drawn(figures_sweep.sketches(one), one.title, folder)
     drawn_for_all = _drawn(shared, "", folder)
     galleries = _galleries(parts)
     facts, points = _facts(rows.cells, links), _points(parts, look)
     text = _template().render(
         version=kdbench.__version__,
-        datasets=", ".join(sorted(set(rows.cells["dataset"]))),
-        summary=_summary(rows.cells),
+        datasets=", ".join(sorted({*rows.cells["dataset"], *rows.trials["dataset"]})),
+        summary=_summary(rows),
         plot=bool(points),
         sections=[
             {
@@ -338,12 +340,20 @@ def _said(value: Any) -> str:
     return "-" if value is None or value != value else str(value)
 
 
-def _summary(cells: pd.DataFrame) -> str:
-    counts = cells.drop_duplicates("cell_id")["status"].value_counts()
-    ended = ", ".join(f"{count} {status}" for status, count in counts.items())
-    parts = (("entry", "method"), ("dataset", "dataset"), ("seed", "seed"))
-    said = ", ".join(_counted(cells[column].nunique(), name) for column, name in parts)
-    return f"{_counted(len(cells), 'row')} of {_counted(counts.sum(), 'cell')} ({ended}): {said}."
+def _summary(rows: Rows) -> str:
+    said = []
+    if len(rows.cells):
+        counts = rows.cells.drop_duplicates("cell_id")["status"].value_counts()
+        ended = ", ".join(f"{count} {status}" for status, count in counts.items())
+        parts = (("entry", "method"), ("dataset", "dataset"), ("seed", "seed"))
+        of = ", ".join(_counted(rows.cells[column].nunique(), name) for column, name in parts)
+        said.append(
+            f"{_counted(len(rows.cells), 'row')} of {_counted(counts.sum(), 'cell')} ({ended}): {of}."
+        )
+    if len(rows.trials):
+        sweeps = _counted(rows.trials["sweep_id"].nunique(), "sweep")
+        said.append(f"{_counted(len(rows.trials), 'trial')} of {sweeps}.")
+    return " ".join(said)
 
 
 def _counted(count: int, name: str) -> str:

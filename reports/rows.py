@@ -13,8 +13,9 @@ from typing import Any
 import pandas as pd
 
 from kdbench.cell import Section, recipe_key
+from kdbench.results.schema import ROW_SCHEMA
 from kdbench.results.storage import Storage
-from kdbench.results.store import CELLS, LATENCY, PROBES, SCORES, Kind, read_and_copies
+from kdbench.results.store import AUDITS, CELLS, LATENCY, PROBES, SCORES, TRIALS, Kind, read, read_and_copies
 from kdbench.results.superseded import COLUMNS, last_asked, superseded
 
 APART = [*Section._fields, "oracle"]
@@ -30,6 +31,8 @@ class Rows:
     probes: pd.DataFrame  # with `entry`, of cells that have rows
     earlier: pd.DataFrame  # as `cells`, of images that changed since: in no table but their own
     copies: tuple[str, ...]  # files whose rows are in another file, too
+    trials: pd.DataFrame  # of sweeps
+    audits: pd.DataFrame  # of trials, a row per category and seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +63,13 @@ class Group:
 
 
 def load(results: str | Path) -> Rows:
-    """Everything in a results folder, also while cells are running; FileNotFoundError if it has no rows.
+    """Everything in a results folder, also while cells run; FileNotFoundError without cells and trials.
 
     Scores, timings and probes are those of `cells`: what is of cells without rows (they are running, or were
     deleted) or of earlier images is left out.
     """
-    cells, earlier, copies = _load_cells(results)
+    trials = read(results, TRIALS).to_pandas()
+    cells, earlier, copies = _load_cells(results, or_none=len(trials) > 0)
     entry = cells.drop_duplicates("cell_id").set_index("cell_id")["entry"]
 
     def known(kind: Kind) -> pd.DataFrame:
@@ -83,6 +87,8 @@ def load(results: str | Path) -> Rows:
         probes=probes.assign(entry=probes["cell_id"].map(entry)),
         earlier=earlier,
         copies=tuple(copies),
+        trials=trials,
+        audits=read(results, AUDITS).to_pandas(),
     )
 
 
@@ -91,9 +97,16 @@ def load_rows(results: str | Path) -> pd.DataFrame:
     return _load_cells(results)[0]
 
 
-def _load_cells(results: str | Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, bool]]:
+def _load_cells(
+    results: str | Path, *, or_none: bool = False
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, bool]]:
     """The rows that count, those of earlier images (with `since`, when the others began), and copies."""
-    table, copies = read_and_copies(results, CELLS)
+    try:
+        table, copies = read_and_copies(results, CELLS)
+    except FileNotFoundError:
+        if not or_none:
+            raise
+        table, copies = ROW_SCHEMA.empty_table(), {}
     rows = table.to_pandas()
     # Plain Python strings: a report takes many small parts, for which Arrow's cost ten times as much.
     texts = [name for name in rows if pd.api.types.is_string_dtype(rows[name].dtype)]

@@ -1,53 +1,87 @@
 """What sweeps found: the best configurations, what mattered, what peeking at test images would have bought.
 
-Only trials that were trained to the end can be chosen: the others were judged earlier, on another detector
+Only trials that were trained to the end can be chosen. The others were judged earlier, on another detector
 than the one that `kdbench run` would train.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from kdbench.files import written_aside
-from kdbench.results.store import AUDITS, TRIALS, read
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from kdbench.reports.tables import Table, Value, number, percent, text
 
 TOP = 10
 MIN_TRIALS = 10  # below, an importance is noise
-REPEATS = 20  # permutations of each key on each fold
-FOLDS, TREES = 5, 100
-DPI = 150
-LEGEND = """A trial is one configuration, judged without any test image: by a metric of held-out normal
-images, each once as it is and once with a synthetic defect. These values are not comparable with those of the
-leaderboard; only differences between trials mean something. See docs/sweeps.md.
-"""
+FOLDS, TREES = 5, 50
+REPEATS = 10  # permutations of each key on each fold
+LEGEND = (
+    "A trial is one configuration. It is judged on held-out normal images, each once as it is and once with "
+    "a synthetic defect. Compare these values with each other, never with those of the leaderboard; see "
+    "docs/sweeps.md."
+)
+PEEKED = "Chosen on test images: this shows what that does. It is never ranked and never a result."
 
 
-def write_sweeps(results: str | Path, folder: Path) -> list[Path]:
-    """Write `sweep.md` and its figures, of all sweeps of a results folder; returns its path, then theirs."""
-    path = folder / "sweep.md"
-    said, figures = sweep_sections(results, folder)
-    with written_aside(path) as aside:
-        aside.write_text(f"# Sweeps\n\n{said}", encoding="utf-8")
-    return [path, *figures]
+@dataclass(frozen=True, kw_only=True)
+class SweepRows:
+    """The rows of one sweep."""
+
+    trials: pd.DataFrame
+    audits: pd.DataFrame  # test metrics of trials, a row per category and seed; empty without `--audit`
+
+    @property
+    def id(self) -> str:
+        return str(self.trials["sweep_id"].iloc[0])
+
+    @property
+    def objective(self) -> str:
+        """The metric that trials were judged by."""
+        return str(self.trials["objective"].iloc[0])
+
+    @property
+    def title(self) -> str:
+        """The heading of its section."""
+        first = self.trials.iloc[0]
+        return f"Sweep of {first['method']}: {first['dataset']}, {first['setting']} ({self.id})"
+
+    @property
+    def finished(self) -> pd.DataFrame:
+        """The trials that were trained to the end, in the order in which they began."""
+        whole = (self.trials["status"] == "ok") & ~self.trials["stopped_early"].astype(bool)
+        return self.trials[whole].sort_values(["started_at", "trial_id"], kind="stable")
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of the configuration that were searched."""
+        return sorted({key for searched in self.trials["searched"] for key in json.loads(searched)})
 
 
-def sweep_sections(results: str | Path, folder: Path) -> tuple[str, list[Path]]:
-    """Markdown of all sweeps, empty if there are none, and the files of their figures in `folder/figures`."""
-    trials, audits = read(results, TRIALS).to_pandas(), read(results, AUDITS).to_pandas()
-    sections = [
-        _section(group, audits[audits["sweep_id"] == sweep_id], folder)
-        for sweep_id, group in trials.groupby("sweep_id")
+def sweeps(trials: pd.DataFrame, audits: pd.DataFrame) -> list[SweepRows]:
+    """The sweeps of a results folder, by their ids."""
+    return [
+        SweepRows(trials=own, audits=audits[audits["sweep_id"] == sweep_id])
+        for sweep_id, own in trials.groupby("sweep_id")
     ]
-    files = [file for _, own in sections for file in own]
-    return "\n".join([LEGEND, *(said for said, _ in sections)]) if sections else "", files
+
+
+def tables(sweep: SweepRows) -> Iterator[Table]:
+    """The tables of a sweep's section."""
+    yield best_trials(sweep)
+    yield importance_table(sweep)
+    if len(sweep.audits):
+        yield peeking_table(sweep)
+
+
+def headline(sweep: SweepRows) -> str:
+    """What the terminal shows of a sweep."""
+    lines = [sweep.title, f"  {_counts(sweep)}"]
+    if best := find_best(sweep.trials.to_dict("records")):
+        lines.append(f"  best {sweep.objective} {best['objective_value']:.4f}{_gain(sweep, best)}")
+    return "\n".join(lines)
 
 
 def find_best(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
@@ -57,54 +91,56 @@ def find_best(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     return max(ended, key=lambda row: row["objective_value"], default=None)
 
 
-def _section(trials: pd.DataFrame, audits: pd.DataFrame, folder: Path) -> tuple[str, list[Path]]:
-    first = trials.iloc[0]
-    rows = trials.to_dict("records")
-    best, default = find_best(rows), next((row for row in rows if row["is_default"]), None)
-    title = f"## Sweep of {first['method']}: {first['dataset']}, {first['setting']} ({first['sweep_id']})\n"
-    statuses = trials["status"].value_counts()
-    said = ", ".join(f"{count} {status}" for status, count in statuses.items())
-    stopped = int(trials["stopped_early"].sum())
-    parts = [
-        title,
-        f"Objective: {_objective(first)}. Search {first['search']}, scheduler {first['scheduler']}; "
-        f"categories {', '.join(first['categories'])}; seeds {', '.join(map(str, first['seeds']))}; "
-        f"{first['epochs']} epochs. Trials: {said}; {stopped} of them stopped early.\n",
-    ]
-    if first["selection"] == "test":
-        parts.append("**Chosen on test images: shows what that does, is never ranked and never a result.**\n")
-    if best and default and default["status"] == "ok" and not default["stopped_early"]:
-        gain = best["objective_value"] - default["objective_value"]
-        parts.append(
-            f"The default has {default['objective_value']:.4f}, the best trial {best['objective_value']:.4f} "
-            f"({gain:+.4f}).\n"
-        )
-    lines, files = _figures(trials, audits, folder)
-    parts += [top_table(trials), importance_text(trials), *lines]
-    if len(audits):
-        parts.append(peeking_text(trials, audits))
-    return "\n".join(parts), files
-
-
-def _objective(trial: pd.Series) -> str:
-    seen = "test images" if trial["selection"] == "test" else "synthetic defects on held-out normal images"
-    return f"{trial['objective']} of {seen}"
-
-
-def top_table(trials: pd.DataFrame) -> str:
+def best_trials(sweep: SweepRows) -> Table:
     """The ten best trials that were trained to the end, by the keys that were searched."""
-    ended = _ended(trials).sort_values("objective_value", ascending=False, kind="stable")
-    if ended.empty:
-        return "No trial was trained to the end yet.\n"
-    keys = _keys(trials)
+    ranked = sweep.finished.sort_values("objective_value", ascending=False, kind="stable").head(TOP)
     body = []
-    for rank, (_, trial) in enumerate(ended.head(TOP).iterrows(), 1):
+    for rank, trial in enumerate(ranked.to_dict("records"), 1):
         searched = json.loads(trial["searched"])
         name = trial["trial_id"].rpartition("-")[2] + (" (default)" if trial["is_default"] else "")
-        body.append(
-            [str(rank), name, f"{trial['objective_value']:.4f}", *(_plain(searched[key]) for key in keys)]
-        )
-    return _table(["rank", "trial", ended["objective"].iloc[0], *keys], body)
+        value = number(trial["objective_value"], f"{trial['objective_value']:.4f}")
+        body.append((number(rank), text(name), value, *(_searched(searched[key]) for key in sweep.keys)))
+    return Table(
+        title=f"Best trials: {sweep.title}",
+        head=("rank", "trial", sweep.objective, *sweep.keys),
+        body=tuple(body),
+        keys=("trial",),
+        notes=tuple(_notes(sweep)),
+    )
+
+
+def _notes(sweep: SweepRows) -> Iterator[str]:
+    first, peeked = sweep.trials.iloc[0], bool((sweep.trials["selection"] == "test").all())
+    if peeked:
+        yield PEEKED
+    best = find_best(sweep.trials.to_dict("records"))
+    if best is None:
+        yield "No trial was trained to the end yet."
+    judges = "test images" if peeked else "synthetic defects on held-out normal images"
+    categories, seeds = ", ".join(first["categories"]), ", ".join(map(str, first["seeds"]))
+    searched = f"Search {first['search']}, scheduler {first['scheduler']}; categories {categories}"
+    yield (
+        f"Objective: {sweep.objective} of {judges}. {searched}; seeds {seeds}; {first['epochs']} epochs. "
+        f"{_counts(sweep)}."
+    )
+    if best and (gain := _gain(sweep, best)):
+        yield f"The best trial has {best['objective_value']:.4f}{gain}."
+    if not peeked:
+        yield LEGEND
+
+
+def _counts(sweep: SweepRows) -> str:
+    counts = ", ".join(f"{count} {status}" for status, count in sweep.trials["status"].value_counts().items())
+    return f"Trials: {counts}; {int(sweep.trials['stopped_early'].sum())} of them stopped early"
+
+
+def _gain(sweep: SweepRows, best: dict[str, Any]) -> str:
+    """How far the best trial is from the default; "" if that was not trained to the end."""
+    defaults = sweep.finished.loc[sweep.finished["is_default"], "objective_value"]
+    if defaults.empty:
+        return ""
+    default = float(defaults.iloc[0])
+    return f", the default {default:.4f} ({best['objective_value'] - default:+.4f})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,12 +153,12 @@ class Importance:
     drop: dict[str, float]  # of R^2 there, when the key's values are shuffled; largest first
 
 
-def importance(trials: pd.DataFrame, seed: int = 0) -> Importance | str:
+def importance(sweep: SweepRows, seed: int = 0) -> Importance | str:
     """Permutation importance of the searched keys, on folds that the forest was not fitted to; or why not.
 
     Trials that were stopped early count, too: all are compared at the last epoch that each of them reached.
     """
-    judged = trials[trials["objective_epochs"].map(len) > 0]
+    judged = sweep.trials[sweep.trials["objective_epochs"].map(len) > 0]
     if len(judged) < MIN_TRIALS:
         return f"{len(judged)} trials are too few to say which key matters: {MIN_TRIALS} are needed"
     epoch = int(min(max(epochs) for epochs in judged["objective_epochs"]))
@@ -130,54 +166,60 @@ def importance(trials: pd.DataFrame, seed: int = 0) -> Importance | str:
     value = np.array([_value_at(epoch, *history) for history in histories])
     if np.ptp(value) == 0:
         return f"all {len(judged)} trials have the same objective at epoch {epoch}: no key matters"
-    keys = _keys(trials)
-    searched = pd.DataFrame([json.loads(text) for text in judged["searched"]])[keys]
-    codes = np.column_stack([_codes(searched[key]) for key in keys])
-    unexplained, shuffled = _errors(codes, value, seed)
+    searched = pd.DataFrame([json.loads(one) for one in judged["searched"]])[sweep.keys]
+    codes = np.column_stack([_codes(searched[key]) for key in sweep.keys])
+    unexplained, lost = _errors(codes, value, seed)
     spread = np.sum((value - value.mean()) ** 2)
-    drop = (shuffled - unexplained) / spread
+    drop = lost / spread
     return Importance(
         epoch=epoch,
         num_trials=len(judged),
         explained=float(1 - unexplained / spread),
-        drop={keys[i]: float(drop[i]) for i in np.argsort(-drop, kind="stable")},
+        drop={sweep.keys[i]: float(drop[i]) for i in np.argsort(-drop, kind="stable")},
     )
 
 
 def _errors(codes: np.ndarray, value: np.ndarray, seed: int) -> tuple[float, np.ndarray]:
-    """Sum of squared errors on unseen folds; and the same with each column [K] shuffled, mean of REPEATS."""
+    """Sum of squared errors on unseen folds; and what shuffling each column [K] of them adds to it."""
     from sklearn.ensemble import RandomForestRegressor
+    from sklearn.inspection import permutation_importance
     from sklearn.model_selection import KFold
 
-    generator, num_keys = np.random.default_rng(seed), codes.shape[1]
-    plain, shuffled = 0.0, np.zeros(num_keys)
+    # One generator for all folds: with a seed for each, folds of one size would be shuffled alike.
+    generator = np.random.RandomState(seed)
+    plain, lost = 0.0, np.zeros(codes.shape[1])
     for fitted, unseen in KFold(FOLDS, shuffle=True, random_state=seed).split(codes):
         forest = RandomForestRegressor(TREES, min_samples_leaf=2, random_state=seed)
         forest.fit(codes[fitted], value[fitted])
-        tried = np.tile(codes[unseen], (num_keys, REPEATS, 1, 1))  # [K,REPEATS,N,K], predicted all at once
-        for key in range(num_keys):
-            tried[key, ..., key] = generator.permuted(tried[key, ..., key], axis=1)
-        found = forest.predict(tried.reshape(-1, num_keys)).reshape(tried.shape[:3])
+        shuffled = permutation_importance(
+            forest,
+            codes[unseen],
+            value[unseen],
+            scoring="neg_mean_squared_error",
+            n_repeats=REPEATS,
+            random_state=generator,
+        )
         plain += float(np.sum((forest.predict(codes[unseen]) - value[unseen]) ** 2))
-        shuffled += np.sum((found - value[unseen]) ** 2, axis=2).mean(1)
-    return plain, shuffled
+        lost += len(unseen) * shuffled.importances_mean
+    return plain, lost
 
 
-def importance_text(trials: pd.DataFrame) -> str:
-    """The importance of each key as Markdown, or why there is none."""
-    found = importance(trials)
+def importance_table(sweep: SweepRows) -> Table:
+    """The importance of each key, or a note that says why there is none."""
+    title, head = f"Importance of keys: {sweep.title}", ("key", "lost, %")
+    found = importance(sweep)
     if isinstance(found, str):
-        return f"Importance of keys: {found}.\n"
+        return Table(title=title, head=head, body=(), keys=("key",), notes=(f"No importance: {found}.",))
     said = (
-        f"Importance of keys, from {found.num_trials} trials at epoch {found.epoch}, the last that all of "
-        f"them reached. A random forest explains {100 * found.explained:.0f} % of the variance of the "
-        "objective on trials that it has not seen; a key's importance is how much of that is lost when its "
-        "values are shuffled there."
+        f"From {found.num_trials} trials at epoch {found.epoch}, the last that all of them reached. A random "
+        f"forest explains {100 * found.explained:.0f} % of the variance of the objective on trials that it "
+        "has not seen. The importance of a key is how much of that is lost when its values are shuffled."
     )
     if found.explained <= 0:
-        return f"{said} That is nothing: the trials do not show which key matters.\n"
-    body = [[key, f"{100 * drop:.1f}"] for key, drop in found.drop.items()]
-    return f"{said}\n\n{_table(['key', 'lost, %'], body)}"
+        said = f"{said} That is nothing: the trials do not show which key matters."
+        return Table(title=title, head=head, body=(), keys=("key",), notes=(said,))
+    body = tuple((text(key), number(drop, f"{100 * drop:.1f}")) for key, drop in found.drop.items())
+    return Table(title=title, head=head, body=body, keys=("key",), notes=(said,))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,11 +236,10 @@ class Peeking:
     high: float
 
 
-def peeking(trials: pd.DataFrame, audits: pd.DataFrame) -> Peeking | None:
+def peeking(sweep: SweepRows) -> Peeking | None:
     """Compare the honest choice with the one on test images; None with fewer than two audited trials."""
-    ended = _ended(trials)
-    metric = ended["objective"].iloc[0] if len(ended) else ""
-    scores = audits.groupby("trial_id")[metric].mean() if metric else pd.Series(dtype=float)
+    ended = sweep.finished
+    scores = sweep.audits.groupby("trial_id")[sweep.objective].mean()
     both = ended[ended["trial_id"].isin(scores.index)]
     if len(both) < 2:
         return None
@@ -225,159 +266,50 @@ def spearman(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
     Fisher's z with the variance (1 + r^2 / 2) / (n - 3) of Bonett and Wright (Psychometrika 65, 2000,
     doi 10.1007/BF02294183).
     """
-    from scipy.stats import rankdata
+    from scipy.stats import spearmanr
 
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan"), float("nan"), float("nan")
-    r = float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
+    r = float(spearmanr(x, y).statistic)
     if len(x) < 4 or abs(r) > 1 - 1e-12:
         return r, float("nan"), float("nan")
     reach = 1.959964 * np.sqrt((1 + r**2 / 2) / (len(x) - 3))
     return r, float(np.tanh(np.arctanh(r) - reach)), float(np.tanh(np.arctanh(r) + reach))
 
 
-def peeking_text(trials: pd.DataFrame, audits: pd.DataFrame) -> str:
-    """What peeking would have bought, as Markdown."""
-    found = peeking(trials, audits)
+def peeking_table(sweep: SweepRows) -> Table:
+    """What peeking would have bought: test scores of the default, the chosen and the best trial."""
+    title = f"What peeking would have bought: {sweep.title}"
+    head = ("configuration", f"test {sweep.objective}, %")
+    found = peeking(sweep)
     if found is None:
-        return "### What peeking would have bought\n\nFewer than two trials were audited.\n"
-    metric = trials["objective"].iloc[0]
-    body = [
-        ["chosen without test images", f"{100 * found.chosen:.2f}"],
-        ["best of all trials on test images", f"{100 * found.best:.2f}"],
-        ["**what peeking would have bought**", f"**{100 * (found.best - found.chosen):.2f}**"],
-    ]
-    if found.default is not None:
-        body.insert(0, ["default", f"{100 * found.default:.2f}"])
-    interval = "" if np.isnan(found.low) else f" (95 % interval {found.low:.2f} to {found.high:.2f})"
-    ranks = (
-        "not defined, one of them is constant"
-        if np.isnan(found.spearman)
-        else f"{found.spearman:.2f}{interval}"
-    )
-    return (
-        f"### What peeking would have bought\n\n{_table(['configuration', f'test {metric}, %'], body)}\n"
+        why = "Fewer than two trials were audited."
+        return Table(title=title, head=head, body=(), keys=("configuration",), notes=(why,))
+    scores = {
+        "default": found.default,
+        "chosen by the objective": found.chosen,
+        "best of all trials on test images": found.best,
+        "what peeking would have bought": found.best - found.chosen,
+    }
+    body = tuple((text(name), percent(score)) for name, score in scores.items() if score is not None)
+    return Table(title=title, head=head, body=body, keys=("configuration",), notes=tuple(_peeked(found)))
+
+
+def _peeked(found: Peeking) -> Iterator[str]:
+    yield (
         f"Of {len(found.test)} trials that were trained to the end. The best test score of many trials is by "
-        "itself too high an estimate: a part of it is luck with these test images.\n\n"
-        f"Rank correlation (Spearman) of the objective with the test score over these trials: {ranks}.\n"
+        "itself too high an estimate: a part of it is luck with these test images."
     )
-
-
-def _figures(trials: pd.DataFrame, audits: pd.DataFrame, folder: Path) -> tuple[list[str], list[Path]]:
-    """Draw and save; returns the lines of Markdown that show them, and the files."""
-    sweep_id, metric = trials["sweep_id"].iloc[0], trials["objective"].iloc[0]
-    drawn = {}
-    if len(_ended(trials)):
-        drawn["progress"] = (f"Best {metric} so far", _progress(trials))
-        drawn["slices"] = (f"{metric} against each key", _slices(trials))
-    if (found := peeking(trials, audits)) is not None:
-        drawn["peeking"] = ("Objective and test score", _peeking(found, metric))
-    lines: list[str] = []
-    files: list[Path] = []
-    for name, (says, figure) in drawn.items():
-        stem = f"sweep-{sweep_id}-{name}"
-        lines.append(f"![{says}](figures/{stem}.svg)\n")
-        files += _save(figure, folder / "figures" / stem)
-    return lines, files
-
-
-def _progress(trials: pd.DataFrame) -> "Figure":
-    from matplotlib.figure import Figure
-
-    ended = _ended(trials).sort_values("ended_at", kind="stable")
-    begun = pd.to_datetime(trials["started_at"]).min()
-    minutes = (pd.to_datetime(ended["ended_at"]) - begun).dt.total_seconds() / 60
-    figure = Figure(figsize=(6, 3.2), layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot(minutes, ended["objective_value"], "o", color="tab:gray", label="trial")
-    axes.step(minutes, ended["objective_value"].cummax(), where="post", color="tab:blue", label="best so far")
-    default = ended[ended["is_default"]]
-    if len(default):
-        axes.axhline(default["objective_value"].iloc[0], color="tab:orange", ls=":", label="default")
-    axes.set(xlabel="minutes since the first trial began", ylabel=ended["objective"].iloc[0])
-    figure.legend(loc="outside upper center", ncols=4, frameon=False)  # "best" would look at every point
-    return figure
-
-
-def _slices(trials: pd.DataFrame) -> "Figure":
-    from matplotlib.figure import Figure
-
-    keys = _keys(trials)
-    judged = trials[trials["objective_value"].notna() & trials["status"].isin(["ok", "running"])]
-    searched = pd.DataFrame([json.loads(text) for text in judged["searched"]])
-    whole = ~judged["stopped_early"].to_numpy(bool) & (judged["status"] == "ok").to_numpy()
-    value = judged["objective_value"].to_numpy()
-    columns = min(4, len(keys))
-    lines = -(-len(keys) // columns)
-    figure = Figure(figsize=(2.4 * columns + 0.6, 2.2 * lines), layout="constrained")
-    for i, key in enumerate(keys):
-        axes = figure.add_subplot(lines, columns, i + 1)
-        x = searched[key]
-        if _is_number(x):
-            place = x.to_numpy(float)
-            if place.min() > 0 and place.max() / place.min() > 30:
-                axes.set_xscale("log")
-        else:
-            names = sorted({_plain(v) for v in x})
-            place = np.array([names.index(_plain(v)) for v in x], float)
-            axes.set_xticks(range(len(names)), names, rotation=20)
-            axes.set_xlim(-0.5, len(names) - 0.5)
-        axes.plot(place[~whole], value[~whole], "x", color="tab:gray", ms=4, alpha=0.6)
-        axes.plot(place[whole], value[whole], "o", color="tab:blue", ms=4)
-        axes.set_xlabel(key)
-        axes.tick_params(labelsize=7)
-    figure.supylabel(f"{trials['objective'].iloc[0]} (crosses: stopped early)", fontsize=8)
-    return figure
-
-
-def _peeking(found: Peeking, metric: str) -> "Figure":
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.2, 3.4), layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot(found.objective, found.test, "o", color="tab:gray")
-    axes.plot(found.objective.max(), found.chosen, "o", color="tab:blue", label="chosen honestly")
-    axes.plot(
-        found.objective[found.test.argmax()], found.best, "o", mfc="none", ms=10, mec="tab:red",
-        label="best on test",
-    )  # fmt: skip
-    axes.set(xlabel=f"{metric}, synthetic defects", ylabel=f"{metric}, test images")
-    figure.legend(loc="outside upper center", ncols=4, frameon=False)  # "best" would look at every point
-    return figure
-
-
-def _save(figure: "Figure", stem: Path) -> list[Path]:
-    """As SVG (the same bytes for the same numbers) and PNG; returns both paths."""
-    import matplotlib as mpl
-
-    files: list[Path] = []
-    with mpl.rc_context({"svg.hashsalt": "kdbench", "svg.fonttype": "none"}):
-        for suffix, metadata in ((".svg", {"Date": None}), (".png", {})):
-            files.append(stem.with_name(stem.name + suffix))
-            with written_aside(files[-1]) as aside:
-                figure.savefig(aside, format=suffix[1:], dpi=DPI, metadata=metadata)
-    return files
-
-
-def _ended(trials: pd.DataFrame) -> pd.DataFrame:
-    """Trained to the end, in the order in which they began."""
-    ended = trials[(trials["status"] == "ok") & ~trials["stopped_early"].astype(bool)]
-    return ended.sort_values(["started_at", "trial_id"], kind="stable")
-
-
-def _keys(trials: pd.DataFrame) -> list[str]:
-    return sorted({key for text in trials["searched"] for key in json.loads(text)})
+    interval = "" if np.isnan(found.low) else f" (95 % interval {found.low:.2f} to {found.high:.2f})"
+    ranks = f"{found.spearman:.2f}{interval}"
+    if np.isnan(found.spearman):
+        ranks = "not defined, one of them is constant"
+    yield f"Rank correlation (Spearman) of the objective with the test score over these trials: {ranks}."
 
 
 def _value_at(epoch: int, epochs: Sequence[int], history: Sequence[float]) -> float:
     """The last value that was reported until this epoch."""
     return float(history[int(np.searchsorted(epochs, epoch, "right")) - 1])
-
-
-def _is_number(values: pd.Series) -> bool:
-    return (
-        all(isinstance(v, int | float) and not isinstance(v, bool) for v in values) and values.nunique() > 4
-    )
 
 
 def _codes(values: pd.Series) -> np.ndarray:
@@ -389,12 +321,12 @@ def _codes(values: pd.Series) -> np.ndarray:
     return np.array([order[text] for text in texts], float)
 
 
-def _plain(value: object) -> str:
+def shown(value: object) -> str:
+    """A value of a configuration as people write it."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _table(head: list[str], body: list[list[str]]) -> str:
-    def line(cells: list[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-    return "\n".join([line(head), "|" + "---|" * len(head), *map(line, body)]) + "\n"
+def _searched(value: object) -> Value:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return number(value, shown(value))
+    return text(shown(value))

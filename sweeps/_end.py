@@ -4,8 +4,10 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from kdbench.reports.sweep import find_best, importance_text, top_table
-from kdbench.results.store import TRIALS, read
+from kdbench.reports import sweep as reports
+from kdbench.reports.sweep import find_best
+from kdbench.reports.tables import Table
+from kdbench.results.store import AUDITS, TRIALS, read
 from kdbench.sweeps._plan import SweepPlan, write_best
 from kdbench.sweeps._trial import HOPELESS
 from kdbench.sweeps.tune import Row, SweepEnd, read_sweep
@@ -66,10 +68,10 @@ def said(searched: dict[str, Any]) -> str:
     )
 
 
-def summary(planned: SweepPlan, end: SweepEnd, say: Callable[[str], None]) -> bool:
-    """Say what the sweep found and write its best configuration; returns whether all trials ended well."""
-    trials = read(planned.sweep.place.results, TRIALS).to_pandas()
-    trials = trials[trials["sweep_id"] == planned.sweep.id]
+def summary(
+    planned: SweepPlan, end: SweepEnd, say: Callable[[str], None], show: Callable[[Table], None]
+) -> bool:
+    """Say what the sweep found and write its best configuration; returns whether all trials succeeded."""
     rows = read_sweep(planned.sweep)
     failed = [row for row in rows if row["status"] not in ("ok", "running")]
     stopped = sum(row["stopped_early"] for row in rows)
@@ -80,8 +82,7 @@ def summary(planned: SweepPlan, end: SweepEnd, say: Callable[[str], None]) -> bo
     for row in failed:
         say(f"failed: {row['trial_id']}: {(row['error'] or '').strip().splitlines()[-1][:300]}")
     say("")
-    say(top_table(trials))
-    say(importance_text(trials))
+    _show_tables(planned, say, show)
     best = find_best(rows)
     if best is None:
         say("no trial was trained to its end: nothing is chosen")
@@ -95,3 +96,16 @@ def summary(planned: SweepPlan, end: SweepEnd, say: Callable[[str], None]) -> bo
     if hopeless:
         say(f"{hopeless} diverged or cannot be configured so: not tried again, they would fail again")
     return bool(best) and not failed and not end.num_errors
+
+
+def _show_tables(planned: SweepPlan, say: Callable[[str], None], show: Callable[[Table], None]) -> None:
+    """The best trials and the importance of keys, as the report has them."""
+    results = planned.sweep.place.results
+    trials, audits = (read(results, kind).to_pandas() for kind in (TRIALS, AUDITS))
+    (found,) = (one for one in reports.sweeps(trials, audits) if one.id == planned.sweep.id)
+    best, importance = reports.best_trials(found), reports.importance_table(found)
+    for table in (best, importance):
+        if table.body:
+            show(table)
+    for note in importance.notes:
+        say(note)

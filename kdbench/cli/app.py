@@ -21,7 +21,8 @@ from kdbench.cli.results import results_app
 from kdbench.cli.terminal import INTERRUPTED, OK, SOME_FAILED, WRONG_REQUEST, complain, err, out, say, warn
 from kdbench.cli.terminal import decoding_bar as _decoding_bar
 from kdbench.cli.terminal import new_table as _table
-from kdbench.errors import DataError, RequestError, complained
+from kdbench.cli.terminal import show_values as _show_values
+from kdbench.errors import DataError, RequestError
 from kdbench.files import provide_home
 from kdbench.grid.request import Request
 from kdbench.sweeps._request import SweepRequest
@@ -181,7 +182,6 @@ def sweep(
 def _sweep(planned: Any, audit: bool, folder: Path) -> int:
     """Run a sweep, show what it found and return the exit code."""
     from kdbench.grid.prepare import prepare
-    from kdbench.reports.sweep import write_sweeps
     from kdbench.results.store import Results
     from kdbench.sweeps._audit import audit_trials
     from kdbench.sweeps._end import Lines, summary
@@ -205,10 +205,8 @@ def _sweep(planned: Any, audit: bool, folder: Path) -> int:
     except KeyboardInterrupt:
         say("interrupted: what ended is kept; the same command resumes")
         return INTERRUPTED
-    good = summary(planned, end, say)
-    with complained(f"cannot write the report in {folder}"):
-        path, *_ = write_sweeps(planned.sweep.place.results, folder)
-    say(f"report: {path}")
+    good = summary(planned, end, say, _show_values)
+    _report(planned.sweep.place.results, folder, page=True)
     return OK if good else SOME_FAILED
 
 

@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from kdbench.cli.options import REPORT, OldOut, Out, Results, Root, Weights, at_home, report_folder
-from kdbench.cli.terminal import SOME_FAILED, new_table, reading, say, show
+from kdbench.cli.terminal import SOME_FAILED, reading, say, show_values
 from kdbench.errors import RequestError, complained
 
 
@@ -63,8 +62,6 @@ def report(
 def write(results: str, folder: Path, *, page: bool = False) -> list[Path]:
     """Write the leaderboard, or with `page` everything; say where it is; returns the files."""
     from kdbench.reports.leaderboard import write_leaderboard
-    from kdbench.reports.sweep import write_sweeps
-    from kdbench.results.store import TRIALS, read
 
     with complained(f"cannot write the report in {folder}"):
         try:
@@ -77,11 +74,7 @@ def write(results: str, folder: Path, *, page: bool = False) -> list[Path]:
                 path, headline = write_leaderboard(results, folder)
                 files = [path]
         except FileNotFoundError as error:
-            if not read(results, TRIALS).num_rows:
-                raise RequestError([str(error)]) from error
-            files = write_sweeps(results, folder)  # a sweep alone has no leaderboard
-            say(f"report: {files[0]}")
-            return files
+            raise RequestError([str(error)]) from error
     say(headline)
     say(f"report: {path}")
     return files
@@ -105,10 +98,7 @@ def compare(
         found = compare_folders(results_a, results_b, tolerance)
     for table in (found.origins, found.ends, found.means, found.beyond):
         if table.body:
-            shown = new_table(*map(escape, table.head), title=table.title)
-            for line in table.body:
-                shown.add_row(*(escape(value.text) for value in line))
-            show(shown)
+            show_values(table)
     if out:
         try:
             say(f"all differences: {write_comparison(found, out)}")

@@ -3,13 +3,16 @@
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from kdbench.errors import complained
+
+if TYPE_CHECKING:
+    from kdbench.reports.tables import Table as Values
 
 # Without a terminal rich assumes 80 columns and cuts tables; logs and pipes have room.
 out, err = (Console(stderr=e, width=None if sys.stdout.isatty() else 160) for e in (False, True))
@@ -43,6 +46,14 @@ def new_table(*columns: str, title: str | None = None) -> Table:
 def show(table: Table) -> None:
     """Print a table."""
     out.print(table)
+
+
+def show_values(table: "Values") -> None:
+    """Print a table of a report, without its notes."""
+    shown = new_table(*map(escape, table.head), title=table.title)
+    for line in table.body:
+        shown.add_row(*(escape(value.text) for value in line))
+    show(shown)
 
 
 def reading(results: str) -> AbstractContextManager[None]:

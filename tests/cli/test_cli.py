@@ -864,16 +864,20 @@ def test_what_a_report_writes_beside_it_and_cannot_is_an_error(kdbench: Call) ->
     assert f"error: cannot fill {page}: " in text
 
 
-@pytest.mark.parametrize("words", [("--rows", "shared"), ("--into", "page.md")])
-def test_a_sweep_alone_has_no_rows_to_share_and_no_tables_for_a_page(
-    kdbench: Call, words: tuple[str, str]
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [(("--rows", "shared"), "no results in results"), (("--into", "page.md"), "no table 'a'")],
+)
+def test_a_sweep_alone_has_a_report_but_no_rows_to_share_and_no_other_tables(
+    kdbench: Call, words: tuple[str, str], why: str
 ) -> None:
     Results("results").write(TRIALS, [trial(0, 0.5)])
     Path("page.md").write_text("<!-- table: a -->\n<!-- /table -->\n")
     code, text = kdbench("report", *words)
     assert code == 2
-    assert "report: reports/out/sweep.md" in text
-    assert "no results in results" in text
+    assert "report: reports/out/report.html" in text
+    assert "Sweep of stfpm" in Path("reports/out/leaderboard.md").read_text()
+    assert why in text
     assert text.count("error: ") == 1
 
 

@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fabricated import trial_row
 from fabricated_run import Grid, fabricate
+
+from kdbench.reports.page import write_report
+from kdbench.results.store import TRIALS, Results
 
 pytestmark = pytest.mark.slow
 FLAGS = (
@@ -19,8 +23,6 @@ FLAGS = (
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from kdbench.reports.page import write_report
-
     folder = tmp_path_factory.mktemp("browser")
     grid = Grid(
         datasets={"toy": ("nut", "wood")}, methods=("dcam", "dskd", "stfpm"), seeds=(0, 1), num_images=60
@@ -32,8 +34,6 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report in which stfpm, the faster of two methods, has one seed of two."""
-    from kdbench.reports.page import write_report
-
     folder = tmp_path_factory.mktemp("uneven")
     for method, seeds in (("dcam", (0, 1)), ("stfpm", (0,))):
         grid = Grid(
@@ -91,6 +91,14 @@ def test_no_error_in_the_console_and_nothing_is_asked_of_the_network(page: Any) 
     assert page.get_log("browser") == []
     loaded = page.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
     assert [name for name in loaded if not name.startswith("data:")] == []
+
+
+def test_a_page_of_a_sweep_alone_says_no_error(driver: Any, tmp_path: Path) -> None:
+    for number in (0, 1):
+        Results(tmp_path / "results").write(TRIALS, [trial_row(number, 0.5 + 0.1 * number)])
+    show(driver, write_report(tmp_path / "results", tmp_path / "out").page, width=1280, dark=False)
+    assert driver.get_log("browser") == []
+    assert driver.execute_script("return document.querySelectorAll('header button').length") == 2
 
 
 def test_a_table_sorts_by_a_column_either_way_and_says_so(page: Any) -> None:

@@ -381,4 +381,4 @@ def test_only_one_module_of_the_reports_imports_matplotlib():
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             found |= {path.name for name in names if name.partition(".")[0] == "matplotlib"}
-    assert found == {"figures.py", "no_backend.py", "sweep.py"}
+    assert found == {"figures.py", "no_backend.py"}

@@ -21,6 +21,7 @@ from kdbench.grid.plan import plan
 from kdbench.grid.request import read_request
 from kdbench.metrics.exact import METRICS
 from kdbench.registry import get_method, method_names
+from kdbench.reports.tables import Table
 from kdbench.results.store import AUDITS, DETECTORS, TRIALS, Results, read
 from kdbench.sweeps._audit import audit_trials
 from kdbench.sweeps._plan import SweepPlan, SweepRequest, best_toml, plan_sweep
@@ -358,8 +359,11 @@ def test_only_trials_that_may_end_well_are_said_to_be_tried_again(planned, lr, n
     if num_errors:
         end_trial(made.sweep, made.first | {"lr": 0.1}, "The actor died")
     said: list[str] = []
-    good = summary(made, SweepEnd(num_trials=2, num_errors=num_errors), said.append)
+    shown: list[Table] = []
+    good = summary(made, SweepEnd(num_trials=2, num_errors=num_errors), said.append, shown.append)
     assert good == (lr == 0.4 and not num_errors)
+    assert [table.head[:3] for table in shown] == ([("rank", "trial", "mad")] if lr == 0.4 else [])
+    assert "No importance: " in "\n".join(said)
     assert ("the same command tries those again that ended with an error" in said) == again
     assert any(line.startswith("1 diverged") for line in said) == never
 

@@ -12,6 +12,7 @@ class Folder(Dataset):
     title = "Folder"
     categories = ()  # what is on disk
     licence = "yours"
+    max_mask_values = 32  # class ids; more are soft edges
     source = "your own images: train/good, test/good, test/KIND and, if there are masks, ground_truth/KIND"
 
     def root(self, given: Path | None) -> Path:

@@ -30,6 +30,7 @@ class MVTecAD(Dataset):
         "zipper": (240, 32, 119),
     }
     categories = tuple(counts)
+    max_mask_values = 32  # published are 0 and 255; a resized copy may have soft edges
     licence = "CC BY-NC-SA 4.0, not for commercial use"
     source = "www.mvtec.com/company/research/datasets/mvtec-ad"
     archives: ClassVar[tuple[Archive, ...]] = (

@@ -35,6 +35,7 @@ class VisA(Dataset):
         "pipe_fryum": (450, 50, 100),
     }
     categories = tuple(counts)
+    max_mask_values = 32  # published are class ids
     licence = "CC BY 4.0"
     source = "github.com/amazon-science/spot-diff"
     split = "1cls"

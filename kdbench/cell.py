@@ -90,6 +90,7 @@ class Place:
     gpu_share: float = 1.0  # of the GPU's memory, where cells share one
     keep_detectors: bool = True
     keep_pictures: bool = True
+    large_masks: bool = False  # a person accepted masks that mark more than half of their image
     checkpoint_every_s: float = 600.0  # 0: never
     replaces: str | None = None  # the run whose result of this cell is to be replaced
 

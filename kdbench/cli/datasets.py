@@ -22,6 +22,9 @@ def check_dataset(
     name: Name,
     root: Root = None,
     deep: Annotated[bool, typer.Option("--deep", help="Also decode every image and mask.")] = False,
+    large_masks: Annotated[
+        bool, typer.Option("--large-masks", help="Say nothing of masks that mark more than half of an image.")
+    ] = False,
 ) -> None:
     """Compare what is on disk with what was published, and name what is missing or wrong."""
     from rich.progress import Progress
@@ -37,6 +40,7 @@ def check_dataset(
             dataset,
             folder,
             deep=deep,
+            accept_large=large_masks,
             on_progress=lambda c, done, total: bars.update(bar, description=c, completed=done, total=total),
         )
     head = ("category", "train", "normal test", "defective", "masks", "published")
@@ -45,21 +49,24 @@ def check_dataset(
         counts = one.found
         numbers = (counts.train, counts.normal, counts.defective, counts.masks) if counts else ("-",) * 4
         published = "/".join(map(str, one.published)) if one.published else "unknown"
-        style = None if one.good else "yellow" if not one.present else "red"
+        fine = None if not one.remarks else "yellow"
+        style = fine if one.good else "yellow" if not one.present else "red"
         table.add_row(escape(one.category), *map(str, numbers), published, style=style)
     show(table)
     for one in found:
         for problem in one.problems if one.present else ():
             say(problem)  # each names its category or its path
+        for remark in one.remarks:
+            say(f"note: {remark}", style="yellow")
         if one.num_empty_masks:
             say(
                 f"{one.category}: {one.num_empty_masks} masks mark nothing; they count for image metrics only"
             )
     bad = [one for one in found if one.problems and one.present]
     absent = sum(not one.present for one in found)
-    say(
-        f"{len(found) - len(bad) - absent} of {len(found)} categories good, {len(bad)} wrong, {absent} absent"
-    )
+    noted = sum(one.good and bool(one.remarks) for one in found)
+    good = f"{len(found) - len(bad) - absent} of {len(found)} categories good"
+    say(f"{good}{f' ({noted} with notes)' if noted else ''}, {len(bad)} wrong, {absent} absent")
     if bad or absent:
         raise typer.Exit(SOME_FAILED)
 
@@ -84,8 +91,11 @@ def prepare_dataset(
         raise RequestError([unknown("preset", preset, PRESETS)])
     data = find_data(get_dataset(name), root, comma_list("categories", categories))
     needed = [(name, category, image_size, preset) for category in data.categories]
+    notes: list[str] = []
     with decoding_bar() as tick:
-        complaints = decode(needed, {name: data}, tick)
+        complaints = decode(needed, {name: data}, tick, notes.append)
+    for note in notes:
+        say(f"note: {note}", style="yellow")
     if complaints:
         raise RequestError(complaints)
     num_images = sum(len(c.train) + len(c.test) for c in data.categories.values())

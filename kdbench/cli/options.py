@@ -133,7 +133,8 @@ def _metavar(of_field: object) -> str | None:
 def _default(name: str, field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True) if not field.is_required() else None
     if isinstance(value, bool):
-        return f"--{name.replace('_', '-')}"
+        shown = next((one for one in field.metadata if isinstance(one, Shown)), Shown())
+        return f"--{name.replace('_', '-')}" if value else shown.off or ""
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value or "")

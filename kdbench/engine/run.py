@@ -168,6 +168,8 @@ def _evaluate(
         "num_defective": int(truth.label.sum()),
         "num_unmarked": 0 if truth.regions is None else int((~truth.marked).sum()),
         "num_regions": None if truth.regions is None else int(truth.regions.max()),
+        "num_large_masks": None if truth.regions is None else len(truth.remarks.large),
+        "large_masks_accepted": None if truth.regions is None else place.large_masks,
         "evaluate_s": time.perf_counter() - started,
     }
     scores = [

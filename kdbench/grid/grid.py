@@ -240,7 +240,8 @@ class _Run:
     def prepare(self) -> None:
         """Build each teacher and decode all images before the first cell; RequestError if one is wrong."""
         full = enough_disk(self.grid.request.results)
-        complaints = [full] if full else prepare(self.grid.todo, self.grid.data, self.view.decoding)
+        told = self.view.decoding, self.view.note
+        complaints = [full] if full else prepare(self.grid.todo, self.grid.data, *told)
         if complaints:
             raise RequestError(complaints)
 

@@ -307,6 +307,7 @@ def _jobs(
                     num_threads=request.cpus_per_cell,
                     keep_detectors=request.keep_detectors,
                     keep_pictures=request.keep_pictures,
+                    large_masks=request.large_masks,
                     checkpoint_every_s=60 * request.checkpoint_every,
                 )
                 for category, categories in groups_of(setting, tuple(data.categories)):

@@ -14,10 +14,14 @@ from kdbench.metrics.presets import PRESETS
 from kdbench.results.storage import Storage
 
 Tick = Callable[[int, int], None]  # told how many images were decoded, of how many
+Note = Callable[[str], None]  # told what a person should look at
 
 
 def prepare(
-    jobs: Sequence[Job], data: Mapping[str, Found], tick: Tick = lambda done, total: None
+    jobs: Sequence[Job],
+    data: Mapping[str, Found],
+    tick: Tick = lambda done, total: None,
+    note: Note = lambda text: None,
 ) -> list[str]:
     """Build each teacher and decode each image once; returns a complaint for all that is wrong with them."""
     teachers: dict[tuple[Any, ...], Any] = {}
@@ -33,13 +37,25 @@ def prepare(
             teacher(name, levels, weights)
         except RequestError as error:
             complaints += error.complaints
-    return complaints + decode(list(needed), data, tick)
+    accept_large = any(job.place.large_masks for job in jobs)
+    return complaints + decode(list(needed), data, tick, note, accept_large=accept_large)
 
 
-def decode(needed: Sequence[tuple[str, str, int, str]], data: Mapping[str, Found], tick: Tick) -> list[str]:
-    """Decode images and masks of (dataset, category, image size, preset); returns complaints."""
+def decode(
+    needed: Sequence[tuple[str, str, int, str]],
+    data: Mapping[str, Found],
+    tick: Tick,
+    note: Note = lambda text: None,
+    *,
+    accept_large: bool = False,
+) -> list[str]:
+    """Decode images and masks of (dataset, category, image size, preset); returns complaints.
+
+    `note` is told once per category what a person should look at, of large masks unless `accept_large`.
+    """
     total = sum(_num_to_decode(data[name], category, size) for name, category, size, _ in needed)
     complaints, done = [], 0
+    notes: dict[str, None] = {}
 
     def decoded(count: int) -> None:
         nonlocal done
@@ -51,11 +67,14 @@ def decode(needed: Sequence[tuple[str, str, int, str]], data: Mapping[str, Found
         fingerprint = data[name].fingerprints[category]
         try:
             open_images(dataset, found, fingerprint, size, decoded)
-            open_truth(dataset, found, fingerprint, PRESETS[preset])
+            remarks = open_truth(dataset, found, fingerprint, PRESETS[preset]).remarks
+            notes.update(dict.fromkeys(remarks.texts(f"{name} {category}", accept_large=accept_large)))
         except DataError as error:
             complaints.append(str(error))
         except OSError as error:
             complaints.append(not_cached(error))
+    for text in notes:
+        note(text)
     return complaints
 
 

@@ -160,6 +160,9 @@ class Request(BaseModel):
     keep_pictures: Annotated[bool, Shown(off="--discard-pictures")] = Field(
         True, description="Keep small pictures of anomaly maps."
     )
+    large_masks: Annotated[bool, Shown(off="--doubt-large-masks")] = Field(
+        False, description="Accept masks that mark more than half of their image, instead of naming them."
+    )
 
 
 def read_request(file: Path | None, options: Mapping[str, Any]) -> Request:

@@ -71,6 +71,8 @@ ROW_SCHEMA = pa.schema(
         ("num_defective", _WHOLE),
         ("num_unmarked", _WHOLE),  # defects with an empty mask, kept out of the pixel metrics
         ("num_regions", _WHOLE),
+        ("num_large_masks", _WHOLE),  # mark more than half of their image: inverted, or large defects
+        ("large_masks_accepted", pa.bool_()),  # by --large-masks
         ("num_steps", _WHOLE),
         ("best_epoch", _WHOLE),
         ("epoch_loss", _REALS),

@@ -70,6 +70,8 @@ FROZEN_ROWS = [
     ("num_defective", "int64"),
     ("num_unmarked", "int64"),
     ("num_regions", "int64"),
+    ("num_large_masks", "int64"),
+    ("large_masks_accepted", "bool"),
     ("num_steps", "int64"),
     ("best_epoch", "int64"),
     ("epoch_loss", "list<item: double>"),

@@ -1,0 +1,244 @@
+"""Folders of images that other people have: what a check says of them before a run, and what a run says."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from conftest import TINY, write_category
+from PIL import Image
+
+from kdbench.cell import canonical_json
+from kdbench.data.check import check
+from kdbench.data.fingerprint import fingerprint
+from kdbench.data.masks import LARGE_MASK
+from kdbench.datasets.folder import Folder
+
+RUN = ("run", "--methods", "stfpm", "--dataset", "folder", "--root", "parts", "--results", "results", *TINY)
+
+
+@pytest.fixture
+def part(tmp_path, monkeypatch) -> Path:
+    """A folder with one category, `part`, and the current folder above it."""
+    monkeypatch.chdir(tmp_path)
+    return write_category(tmp_path / "parts", "part", train=3, good=2, bad=2)
+
+
+def invert(mask: Path) -> None:
+    Image.fromarray(255 - np.asarray(Image.open(mask))).save(mask)
+
+
+def problems(part: Path, **options: bool) -> tuple[str, ...]:
+    (found,) = check(Folder(), part.parent, deep=True, **options)
+    return found.problems
+
+
+def remarks(part: Path, **options: bool) -> tuple[str, ...]:
+    (found,) = check(Folder(), part.parent, deep=True, **options)
+    assert found.problems == ()
+    return found.remarks
+
+
+# large masks
+
+
+def test_inverted_masks_are_named_once_and_a_run_says_in_its_rows_that_they_were_accepted(kdbench, part):
+    for number in ("000", "001"):
+        invert(part / f"ground_truth/broken/{number}_mask.png")
+    said = (
+        "part: 2 masks mark more than 50% of the image, which no mask of the published sets does that were "
+        "measured. Inverted, or saved without its colours? If the defects are that large, say --large-masks. "
+        "part/ground_truth/broken/000_mask.png, part/ground_truth/broken/001_mask.png"
+    )
+    assert remarks(part) == (said,)
+    code, text = kdbench("datasets", "check", "folder", "--root", "parts", "--deep")
+    assert code == 0
+    assert text.count(said) == 1
+    assert "1 of 1 categories good (1 with notes), 0 wrong, 0 absent" in text
+    code, text = kdbench(*RUN, "--seeds", "0,1")
+    assert code == 0
+    assert text.count(f"note: folder {said}") == 1
+    code, text = kdbench(*RUN, "--seeds", "2", "--large-masks")
+    assert code == 0
+    assert "more than 50%" not in text
+    rows = pq.read_table("results/cells").to_pylist()
+    kept = sorted((row["seed"], row["num_large_masks"], row["large_masks_accepted"]) for row in rows)
+    assert kept == [(0, 2, False), (1, 2, False), (2, 2, True)]
+    assert remarks(part, accept_large=True) == ()
+    code, text = kdbench("datasets", "check", "folder", "--root", "parts", "--deep", "--large-masks")
+    assert "1 of 1 categories good, 0 wrong, 0 absent" in text
+
+
+@pytest.mark.parametrize(("rows", "named"), [(20, False), (21, True), (40, True)])
+def test_a_mask_is_large_above_half_of_its_image(part, rows, named):
+    mask = np.zeros((40, 40), np.uint8)
+    mask[:rows] = 255
+    Image.fromarray(mask).save(part / "ground_truth/broken/000_mask.png")
+    assert bool(remarks(part)) == named
+
+
+def test_masks_of_few_defects_and_folders_without_masks_get_no_note(kdbench, part):
+    code, text = kdbench(*RUN)
+    assert (code, "note" in text) == (0, False)
+    (row,) = pq.read_table("results/cells").to_pylist()
+    assert (row["num_large_masks"], row["large_masks_accepted"]) == (0, False)
+    shutil.rmtree(part / "ground_truth")
+    assert remarks(part) == ()
+    assert kdbench(*RUN)[0] == 0
+    rows = pq.read_table("results/cells").to_pylist()
+    assert [row["num_large_masks"] for row in rows if row["num_regions"] is None] == [None]
+
+
+def test_every_inverted_mask_of_the_real_sets_is_large_and_none_as_published(shared):
+    largest = 0.0
+    for path in (shared / "data/mvtec_ad/transistor/ground_truth").rglob("*.png"):
+        largest = max(largest, float((np.asarray(Image.open(path)) > 0).mean()))
+    assert largest == pytest.approx(0.492, abs=5e-4)
+    assert largest < LARGE_MASK < 1 - largest
+
+
+def test_soft_masks_of_ones_own_are_an_error(kdbench, part):
+    mask = part / "ground_truth/broken/000_mask.png"
+    Image.open(mask).resize((80, 80)).resize((40, 40), Image.Resampling.BICUBIC).save(mask)
+    (problem,) = problems(part)
+    assert problem.startswith(f"{mask} cannot be read as a mask: it has ")
+    code, text = kdbench(*RUN)
+    assert (code, problem in text) == (2, True)
+
+
+# the same picture twice
+
+
+def conflict(part: Path, kind: str) -> str:
+    """Put the picture of test/good/000.png into test/broken, as it is or saved in another way."""
+    good, bad = part / "test/good/000.png", part / f"test/broken/000{kind}"
+    if kind == ".png":
+        shutil.copy(good, bad)
+    else:
+        (part / "test/broken/000.png").unlink()
+        Image.open(good).save(bad)
+    return (
+        f"{good} is a normal test image and has the content of the defective test image {bad}. "
+        f"Remove the one that is in the wrong folder"
+    )
+
+
+@pytest.mark.parametrize("kind", [".png", ".bmp", ".tif"])
+def test_a_picture_that_is_normal_and_defective_is_an_error_of_check_and_run(kdbench, part, kind):
+    said = conflict(part, kind)
+    assert problems(part) == (said,)
+    code, text = kdbench(*RUN)
+    assert (code, said in text) == (2, True)
+    assert not list(Path("results").rglob("*.parquet"))
+
+
+@pytest.mark.parametrize("kind", [".png", ".bmp", ".tif"])
+def test_a_picture_of_train_and_test_is_an_error_whatever_kind_of_file_it_is_in(kdbench, part, kind):
+    trained, tested = part / "train/good/001.png", part / f"test/good/new{kind}"
+    shutil.copy(trained, tested) if kind == ".png" else Image.open(trained).save(tested)
+    said = f"{tested} is a test image and has the content of the train image {trained}"
+    assert problems(part) == (said,)
+    code, text = kdbench(*RUN)
+    assert (code, said in text) == (2, True)
+
+
+def test_a_picture_twice_with_the_same_label_is_a_note(kdbench, part):
+    shutil.copytree(part / "test/broken", part / "test/dent")
+    shutil.copytree(part / "ground_truth/broken", part / "ground_truth/dent")
+    assert remarks(part) == (
+        "part: 2 pictures are there more than once with the same label and count as often, first: "
+        "part/test/broken/000.png, part/test/dent/000.png",
+    )
+    assert kdbench(*RUN)[0] == 0
+
+
+def test_transparent_images_beside_opaque_ones_are_an_error(kdbench, part):
+    """A cut-out object on nothing beside photographs: the black around it would be what is found."""
+    paths = sorted((part / "test/broken").iterdir())
+    for path in paths:
+        image = Image.open(path).convert("RGBA")
+        image.putpixel((0, 0), (255, 255, 255, 0))
+        image.save(path)
+    said = (
+        f"{paths[0]} and 1 more images of part have transparent parts, which are read as black; "
+        f"{part / 'train/good/000.png'} and 4 more have none. Save all of them without transparency, on the "
+        f"same background"
+    )
+    assert problems(part) == (said,)
+    code, text = kdbench(*RUN)
+    assert (code, said in text) == (2, True)
+
+
+def test_images_that_are_all_transparent_in_parts_are_fine(kdbench, part):
+    for path in part.glob("t*/*/*.png"):
+        image = Image.open(path).convert("RGBA")
+        image.putpixel((0, 0), (255, 255, 255, 0))
+        image.save(path)
+    assert remarks(part) == ()
+    assert kdbench(*RUN)[0] == 0
+
+
+# masks and EXIF
+
+
+def test_a_mask_that_is_not_turned_as_its_image_is_gets_a_note(part):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    path = part / "test/broken/000.png"
+    Image.open(path).save(path, exif=exif)
+    assert remarks(part) == (
+        "part: 1 mask belongs to an image that EXIF turns, and says no orientation: taken as drawn on the "
+        "upright image. part/ground_truth/broken/000_mask.png",
+    )
+    mask = part / "ground_truth/broken/000_mask.png"
+    Image.open(mask).save(mask, exif=exif)
+    assert remarks(part) == ()
+
+
+def test_a_mask_of_the_size_of_the_image_as_it_is_stored_is_an_error_that_says_why(part):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image, mask = part / "test/broken/000.png", part / "ground_truth/broken/000_mask.png"
+    Image.effect_noise((40, 30), 9).save(image, exif=exif)
+    Image.fromarray(np.eye(30, 40, dtype=np.uint8)).save(mask)
+    said = (
+        f"{mask} is 40x30, its image 30x40: {image}. EXIF turns the image and not the mask: save both upright"
+    )
+    assert problems(part) == (said,)
+    Image.open(mask).save(mask, exif=exif)
+    assert remarks(part) == ()
+
+
+def stored(part: Path) -> str:
+    """The fingerprint that the category had when a mask was nothing but its stored values."""
+    category = Folder().scan(part.parent, "part")
+    files = [("train", "good", path) for path in category.train]
+    files += [("test", sample.defect, sample.path) for sample in category.test]
+    files += [("mask", sample.defect, sample.mask) for sample in category.test if sample.mask]
+    listed = sorted(
+        [role, kind, category.relative(path), hashlib.sha256(path.read_bytes()).hexdigest()]
+        for role, kind, path in files
+    )
+    return hashlib.sha256(canonical_json(["part", 0, listed]).encode()).hexdigest()[:20]
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        (lambda mask: mask.convert("RGB"), True),
+        (lambda mask: mask.convert("RGBA"), True),
+        (lambda mask: mask.convert("LA"), True),
+        (lambda mask: mask.convert("1"), True),
+        (lambda mask: mask.quantize(2), False),
+        (lambda mask: Image.merge("LA", (Image.new("L", mask.size, 255), mask)), False),
+    ],
+    ids=["rgb", "opaque rgba", "opaque grey and alpha", "one bit", "palette", "alpha"],
+)
+def test_rows_of_masks_that_were_once_read_in_another_way_are_not_taken_for_rows_of_these(part, change, same):
+    mask = part / "ground_truth/broken/000_mask.png"
+    change(Image.open(mask)).save(mask)
+    found = fingerprint(Folder(), Folder().scan(part.parent, "part"))
+    assert (found == stored(part)) == same
+    assert fingerprint(Folder(), Folder().scan(part.parent, "part")) == found  # from what is remembered

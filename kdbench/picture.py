@@ -124,8 +124,8 @@ def read_mask(path: Path, above: int = 0, max_values: int | None = None) -> np.n
     """What a mask marks, bool [H,W], upright: what a viewer shows brighter than `above` (of 255).
 
     Pages of equal size are united. Transparency counts if the colours do not say the same. With
-    `above` = 0 all that is not black is marked, so lossy formats are refused, and so is a mask of more
-    than `max_values` grey values or one with values near black and near white. DataError with the path.
+    `above` = 0 all that is not black is marked, so lossy formats are refused. With `max_values`, too, a
+    mask of more grey values, or whose greys are only the edges of what is marked. DataError with the path.
     """
     with opened(path, "a mask") as file:
         united: np.ndarray | None = None
@@ -299,11 +299,22 @@ def _refuse_soft(values: np.ndarray, max_values: int | None) -> None:
         return
     found = np.unique(values)
     near_black, near_white = (found > 0) & (found < 16), (found >= 240) & (found < 255)
-    if len(found) > max_values or (near_black.any() and near_white.any()):
+    compressed = near_black.any() and near_white.any()
+    blurred = len(found) >= 5 and found[-1] >= 64 and not _has_areas(values, found[1:-1])
+    if len(found) > max_values or compressed or blurred:
         raise ValueError(
             f"it has {len(found)} grey values from {found[0]:g} to {found[-1]:g}: it is soft or was "
             f"compressed, and all that is not black would count as defect. Save it with black and white only"
         )
+
+
+def _has_areas(values: np.ndarray, greys: np.ndarray) -> bool:
+    """Whether some pixel of these greys has eight neighbours of its own grey, which those of an edge lack."""
+    height, width = values.shape
+    same = np.isin(values, greys)[1:-1, 1:-1]
+    for row, column in np.ndindex(3, 3):
+        same &= values[1:-1, 1:-1] == values[row : height - 2 + row, column : width - 2 + column]
+    return bool(same.any())
 
 
 def _reason(path: Path, error: Exception) -> str:

@@ -283,7 +283,9 @@ REST = SPOT.copy()  # one part of SPOT on the first page, the other on the secon
 REST[3:] = False
 VOC = [(0, 0, 0), (128, 0, 0), (0, 128, 0), (192, 128, 128)]
 CLASSES = np.where(SPOT, 1 + np.indices(SHAPE).sum(0) % 3, 0)
+CLASSES_AS_AREAS = np.repeat(np.arange(5), 4) * np.ones((8, 1), int)
 SOFT = np.asarray(Image.fromarray(np.kron(WHITE, np.ones((8, 8), np.uint8))).resize((48, 32), 2))
+EDGES = np.asarray(Image.fromarray(WHITE).resize((24, 16)).resize((12, 8), 2))
 EVERY = np.ones(SHAPE, bool)
 
 # name: how it is written, and what it marks, bool [H,W]
@@ -296,6 +298,7 @@ MASKS: dict[str, tuple[Write, np.ndarray]] = {
     "32 bit of 0 and 70000": (save(SPOT * np.int32(70_000), "TIFF"), SPOT),
     "floating point of 0 and 0.5": (save(SPOT * np.float32(0.5), "TIFF"), SPOT),
     "class ids": (save(CLASSES.astype(np.uint8)), SPOT),
+    "classes as greys": (save((CLASSES_AS_AREAS * 60).astype(np.uint8)), CLASSES_AS_AREAS > 0),
     "palette, black first": (save(palette(SPOT, [(0,) * 3, (255,) * 3])), SPOT),
     "palette, white first": (save(palette(~SPOT, [(255,) * 3, (0,) * 3])), SPOT),
     "quantized": (lambda path: Image.fromarray(rgb(WHITE)).quantize(2).save(path), SPOT),
@@ -352,7 +355,7 @@ MASKS: dict[str, tuple[Write, np.ndarray]] = {
 
 JPEG = "JPEG blurs what is marked; save masks as PNG"
 SOFT_SAID = (
-    "it has {} grey values from 0 to 255: it is soft or was compressed, and all that is not black would "
+    "it has {} grey values from 0 to {}: it is soft or was compressed, and all that is not black would "
     "count as defect. Save it with black and white only"
 )
 UNCLEAR = (
@@ -375,6 +378,7 @@ REFUSED_MASKS: dict[str, tuple[Write, str]] = {
         "count as defect. Save it with black and white only",
     ),
     "soft": (save(SOFT), SOFT_SAID),
+    "edges that were resized": (save(EDGES), SOFT_SAID),
     "soft alpha": (
         save(np.dstack([np.full((*SOFT.shape, 3), 255, np.uint8), SOFT])),
         SOFT_SAID,

@@ -27,7 +27,8 @@ LAYERS = (
     ("cli", "__main__"),
 )
 ORDER = [entry for line in LAYERS for entry in line]
-MOST_ARROWS = 69
+FLOOR = ("errors", "files")  # any entry may stand on these; imports of them are not counted
+MOST_ARROWS = 60
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 400, 60
 STILL_LONG = {
     "grid.schedule",
@@ -119,8 +120,7 @@ def test_imports_go_one_way():
 
 
 def test_few_arrows_connect_the_entries():
-    # Any entry may import errors, which imports nothing.
-    counted = {arrow for arrow in arrows() if "errors" not in arrow}
+    counted = {(one, other) for one, other in arrows() if other not in FLOOR}
     assert len(counted) <= MOST_ARROWS, sorted(counted)
 
 

@@ -110,7 +110,7 @@ class Batches:
         """The levels [N,C,h,w] of all images, written in place: joining batches would need them twice."""
         levels: list[Tensor] = []
         for first, index in zip(range(0, len(self), self.batch_size), self.in_order(), strict=True):
-            found = self._teach(self.images(index))
+            of_batch = self._teach(self.images(index))
             if not levels:
                 levels = [
                     torch.empty(
@@ -119,9 +119,9 @@ class Batches:
                         device=level.device,
                         memory_format=torch.channels_last,
                     )
-                    for level in found
+                    for level in of_batch
                 ]
-            for level, part in zip(levels, found, strict=True):
+            for level, part in zip(levels, of_batch, strict=True):
                 level[first : first + len(part)] = part
         return levels
 

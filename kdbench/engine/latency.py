@@ -168,12 +168,12 @@ def _cpu_seconds() -> dict[tuple[int, str], float]:
     Threads of the kernel do not count: they also work for the timed call, such as clearing its memory.
     """
     own = psutil.Process().pid
-    found = {}
+    seconds = {}
     for process in psutil.process_iter(["pid", "ppid", "name", "cpu_times"]):
         times, of_kernel = process.info["cpu_times"], sys.platform == "linux" and process.info["ppid"] == 2
         if process.info["pid"] != own and times is not None and not of_kernel:
-            found[process.info["pid"], process.info["name"] or "?"] = times.user + times.system
-    return found
+            seconds[process.info["pid"], process.info["name"] or "?"] = times.user + times.system
+    return seconds
 
 
 def _on_gpu(device: torch.device) -> list[str]:

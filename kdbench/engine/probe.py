@@ -136,11 +136,11 @@ def probe_cell(
     """
     device, categories = torch.device(device_name), _unchanged(row, root)
     config = config_of(row["method"], row["config"])
-    found = find_weights(config.backbone, weights)
-    if found.sha256 != row["teacher_sha256"]:
-        raise RequestError([f"{found.source} are not the weights of its teacher"])
+    teacher = find_weights(config.backbone, weights)
+    if teacher.sha256 != row["teacher_sha256"]:
+        raise RequestError([f"{teacher.source} are not the weights of its teacher"])
     method = load_detector(
-        results, row["cell_id"], method=row["method"], config=row["config"], weights=found, device=device
+        results, row["cell_id"], method=row["method"], config=row["config"], weights=teacher, device=device
     )
     dataset = get_dataset(row["dataset"])
     normal = [_normal_images(dataset, *of_category, config.image_size) for of_category in categories.values()]
@@ -164,10 +164,10 @@ def _unchanged(row: dict[str, Any], root: Path | None) -> dict[str, tuple[Catego
     dataset = get_dataset(row["dataset"])
     folder = dataset.root(root)
     categories = [dataset.scan(folder, name) for name in row["categories"]]
-    found = {category.name: (category, fingerprint(dataset, category)) for category in categories}
-    if fingerprint_of(own for _, own in found.values()) != row["fingerprint"]:
+    by_name = {category.name: (category, fingerprint(dataset, category)) for category in categories}
+    if fingerprint_of(of_category for _, of_category in by_name.values()) != row["fingerprint"]:
         raise DataError(f"the images under {folder} are not those that it was trained on")
-    return found
+    return by_name
 
 
 def _normal_images(dataset: Dataset, category: Category, own_fingerprint: str, size: int) -> np.ndarray:

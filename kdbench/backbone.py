@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kdbench.cell import Weights
-from kdbench.errors import RequestError, first_line
+from kdbench.errors import RequestError
 from kdbench.weights import (
     EMBEDDED,
     EMBEDDED_PACKAGE,
@@ -25,6 +25,8 @@ from kdbench.weights import (
     is_pdn,
     is_vit,
     timm_config,
+    why_no_state,
+    why_unreadable,
 )
 
 PDN_CHANNELS = 384  # of the only level of a patch description network
@@ -232,10 +234,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
             state: Any = load_file(path) if safe else torch.load(path, weights_only=True, map_location="cpu")
     # The parsers raise many types (IndexError, struct.error, UnpicklingError ...), all for a wrong file.
     except Exception as error:
-        raise RequestError([f"{path} is not a weights file: {first_line(error)}"]) from error
+        raise RequestError([f"{path} is not a weights file: {why_unreadable(path, error)}"]) from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise RequestError([f"{path} is not a weights file: it holds no dictionary of tensors"])
+        raise RequestError([f"{path} is not a weights file: {why_no_state(state)}"])
     return state
 
 
@@ -260,7 +262,18 @@ def _load(body: nn.Module, state: dict[str, Tensor], backbone: str, weights: Wei
         raise RequestError(
             [
                 f"{weights.path} does not fit {backbone}: {len(missing)} of {len(wanted)} tensors missing, "
-                f"{len(wrong)} of another shape, first: {first}"
+                f"{len(wrong)} of another shape, first: {first}{_other_names(list(state), missing)}"
             ]
         )
     body.load_state_dict({n: state[n] for n in wanted if n in state}, strict=False)
+
+
+def _other_names(names: list[str], missing: list[str]) -> str:
+    """What the tensors of a file are called that lacks these names, and what to do about a common prefix."""
+    if not missing:
+        return ""
+    for name in names:
+        prefix = name.removesuffix(missing[0])
+        if {prefix + other for other in missing} <= set(names):
+            return f". The file has them as {name}: remove {prefix!r} from its names and save it again"
+    return f". The file has {len(names)} tensors, first: {', '.join(names[:3])}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from kdbench.cell import Weights
 from kdbench.errors import RequestError, first_line, reason
-from kdbench.files import folder_of
+from kdbench.files import LFS_POINTER, folder_of, is_lfs_pointer
 
 TINY = "tiny"  # three convolutions for tests; needs neither timm nor weights
 TINY_VIT = "tiny_vit"  # the same of transformer blocks
@@ -113,6 +113,45 @@ def is_vit(backbone: str) -> bool:
 def is_pdn(backbone: str) -> bool:
     """Whether this is one of EfficientAD's patch description networks."""
     return backbone == TINY_PDN or backbone.startswith("pdn_")
+
+
+def why_unreadable(path: Path, error: Exception) -> str:
+    """Why a file cannot be read as weights, by its first bytes; else by what its reader raised.
+
+    torch advises to read such files without its protection: its words are never shown.
+    """
+    if isinstance(error, OSError):
+        return reason(error)
+    with path.open("rb") as file:
+        start = file.read(64)
+    if not start:
+        return "it is empty"
+    if is_lfs_pointer(path):
+        return LFS_POINTER
+    if refused := re.search(r"GLOBAL ([\w.]+)", str(error)):
+        return (
+            f"it holds the Python object {refused[1]}, and to read objects may run any code. "
+            "Save the tensors alone: torch.save(model.state_dict(), FILE)"
+        )
+    if start.startswith(b"PK") and path.suffix == ".safetensors":
+        return "torch.save wrote it. Rename it to .pth"
+    if start[8:9] == b"{" and path.suffix != ".safetensors":
+        return "it is in the format safetensors. Rename it to .safetensors"
+    if start.startswith((b"PK", b"\x80")) or start[8:9] == b"{":  # a zip, a pickle, safetensors
+        return f"it is damaged or cut off after {path.stat().st_size} bytes. Get it again"
+    line = start.splitlines()[0].decode("ascii", "replace")
+    return f"it begins with {line!a}, as neither torch.save nor safetensors writes it"
+
+
+def why_no_state(content: object) -> str:
+    """Why what a file holds is no dictionary of tensors, with the names of a dictionary of other things."""
+    if not isinstance(content, dict):
+        return f"it holds no dictionary of tensors but a {type(content).__name__}"
+    names = ", ".join(repr(name) for name in list(content)[:5])
+    return (
+        f"it holds no dictionary of tensors but one with {len(content)} other things: {names}. "
+        "Save the tensors alone: torch.save(model.state_dict(), FILE)"
+    )
 
 
 def file_sha256(path: Path) -> str:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from kdbench.backbone import normalisation, pyramid, read_state, teacher
 from kdbench.cell import Weights
 from kdbench.errors import RequestError
+from kdbench.files import LFS_POINTER
 from kdbench.weights import (
     BACKBONES,
     EMBEDDED,
@@ -206,42 +207,79 @@ def _saved(path: Path, value: object, **options: bool) -> bytes:
 
 
 STATE = {"a": torch.arange(6.0), "b": torch.zeros(2, 3)}
-NOT_WEIGHTS: dict[str, Callable[[Path], bytes]] = {
-    "empty.pth": lambda p: b"",
-    "text.pth": lambda p: b"<html>404 not found</html>\n",
-    "words.pth": lambda p: b"version https://git-lfs.github.com/spec/v1\n",
-    "number.pth": lambda p: b"0",
-    "dots.pth": lambda p: b".........",
-    "truncated.pth": lambda p: _saved(p, STATE)[:-200],
-    "half.pth": lambda p: _saved(p, STATE)[:300],
-    "old half.pth": lambda p: _saved(p, STATE, _use_new_zipfile_serialization=False)[:200],
-    "old cut.pth": lambda p: _saved(p, STATE, _use_new_zipfile_serialization=False)[:-7],
-    "evil.pth": lambda p: pickle.dumps(Evil(p.parent / "executed"), protocol=2),
-    "evil zip.pth": lambda p: _saved(p, Evil(p.parent / "executed")),
-    "evil old.pth": lambda p: _saved(p, Evil(p.parent / "executed"), _use_new_zipfile_serialization=False),
-    "list.pth": lambda p: _saved(p, [torch.zeros(3)]),
-    "tensor.pth": lambda p: _saved(p, torch.zeros(3)),
-    "numbers.pth": lambda p: _saved(p, {"a": 1.0}),
-    "nested.pth": lambda p: _saved(p, {"state_dict": {"model": STATE}}),
-    "listed.pth": lambda p: _saved(p, {"state_dict": [1]}),
-    "module.pth": lambda p: _saved(p, torch.nn.Linear(2, 2)),
-    "empty.safetensors": lambda p: b"",
-    "text.safetensors": lambda p: b"<html>404 not found</html>\n",
-    "truncated.safetensors": lambda p: (save_file(STATE, p), p.read_bytes()[:-9])[1],
-    "pickle.safetensors": lambda p: _saved(p, STATE),
-    "safetensors.pth": lambda p: (save_file(STATE, p), p.read_bytes())[1],
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+ALONE = "Save the tensors alone: torch.save(model.state_dict(), FILE)"
+EVIL = f"it holds the Python object posix.mkdir, and to read objects may run any code. {ALONE}"
+HTML = "it begins with '<html>404 not found</html>', as neither torch.save nor safetensors writes it"
+CUT = "it is damaged or cut off after {size} bytes. Get it again"
+NOT_WEIGHTS: dict[str, tuple[Callable[[Path], bytes], str]] = {
+    "empty.pth": (lambda p: b"", "it is empty"),
+    "text.pth": (lambda p: b"<html>404 not found</html>\n", HTML),
+    "pointer.pth": (lambda p: LFS, LFS_POINTER),
+    "number.pth": (lambda p: b"0", "it begins with '0', as neither torch.save nor safetensors writes it"),
+    "dots.pth": (lambda p: b"..\n", "it begins with '..', as neither torch.save nor safetensors writes it"),
+    "truncated.pth": (
+        lambda p: _saved(p, STATE)[:-200],
+        CUT,
+    ),
+    "half.pth": (lambda p: _saved(p, STATE)[:300], CUT),
+    "old half.pth": (
+        lambda p: _saved(p, STATE, _use_new_zipfile_serialization=False)[:200],
+        CUT,
+    ),
+    "old cut.pth": (
+        lambda p: _saved(p, STATE, _use_new_zipfile_serialization=False)[:-7],
+        CUT,
+    ),
+    "evil.pth": (lambda p: pickle.dumps(Evil(p.parent / "executed"), protocol=2), EVIL),
+    "evil zip.pth": (lambda p: _saved(p, Evil(p.parent / "executed")), EVIL),
+    "evil old.pth": (
+        lambda p: _saved(p, Evil(p.parent / "executed"), _use_new_zipfile_serialization=False),
+        EVIL,
+    ),
+    "list.pth": (lambda p: _saved(p, [torch.zeros(3)]), "it holds no dictionary of tensors but a list"),
+    "tensor.pth": (lambda p: _saved(p, torch.zeros(3)), "it holds no dictionary of tensors but a Tensor"),
+    "numbers.pth": (
+        lambda p: _saved(p, {"a": 1.0}),
+        f"it holds no dictionary of tensors but one with 1 other things: 'a'. {ALONE}",
+    ),
+    "nested.pth": (
+        lambda p: _saved(p, {"model": STATE, "optimizer": {}, "epoch": 3}),
+        "it holds no dictionary of tensors but one with 3 other things: 'model', 'optimizer', 'epoch'. "
+        + ALONE,
+    ),
+    "listed.pth": (lambda p: _saved(p, {"state_dict": [1]}), "it holds no dictionary of tensors but a list"),
+    "module.pth": (
+        lambda p: _saved(p, torch.nn.Linear(2, 2)),
+        "it holds the Python object torch.nn.modules.linear.Linear, and to read objects may run any code. "
+        + ALONE,
+    ),
+    "empty.safetensors": (lambda p: b"", "it is empty"),
+    "text.safetensors": (lambda p: b"<html>404 not found</html>\n", HTML),
+    "pointer.safetensors": (lambda p: LFS, LFS_POINTER),
+    "truncated.safetensors": (
+        lambda p: (save_file(STATE, p), p.read_bytes()[:-9])[1],
+        CUT,
+    ),
+    "pickle.safetensors": (lambda p: _saved(p, STATE), "torch.save wrote it. Rename it to .pth"),
+    "safetensors.pth": (
+        lambda p: (save_file(STATE, p), p.read_bytes())[1],
+        "it is in the format safetensors. Rename it to .safetensors",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", NOT_WEIGHTS)
-def test_a_file_that_is_not_weights_is_one_clear_error(tmp_path: Path, name: str) -> None:
+def test_a_file_that_is_not_weights_is_one_clear_error_that_never_advises_to_trust_it(
+    tmp_path: Path, name: str
+) -> None:
+    make, message = NOT_WEIGHTS[name]
     path = written(tmp_path / name)
-    path.write_bytes(NOT_WEIGHTS[name](path))
+    path.write_bytes(make(path))
     with pytest.raises(RequestError) as raised:
         read_state(path)
-    (text,) = raised.value.complaints
-    assert text.startswith(f"{path} is not a weights file: ")
-    assert "\n" not in text
+    message = message.replace("{size}", str(path.stat().st_size))
+    assert raised.value.complaints == (f"{path} is not a weights file: {message}",)
     assert not (tmp_path / "executed").exists()
 
 
@@ -327,6 +365,23 @@ def test_one_missing_tensor_is_an_error_that_names_it(tmp_path: Path) -> None:
         teacher(RESNET, LEVELS, weights(tmp_path / "w.pth"))
 
 
+@pytest.mark.parametrize("prefix", ["module.", "model.backbone."])
+def test_a_prefix_of_all_names_is_named_with_what_to_do(tmp_path: Path, prefix: str) -> None:
+    """DataParallel and training frameworks put one there."""
+    state = own_weights(tmp_path / "w.pth")
+    torch.save(
+        {"state_dict": {"head.bias": torch.zeros(2)} | {prefix + name: t for name, t in state.items()}},
+        tmp_path / "w.pth",
+    )
+    with pytest.raises(RequestError) as raised:
+        teacher(RESNET, LEVELS, weights(tmp_path / "w.pth"))
+    assert str(raised.value) == (
+        f"{tmp_path}/w.pth does not fit {RESNET}: 75 of 90 tensors missing, 0 of another shape, first: "
+        f"conv1.weight. The file has them as {prefix}conv1.weight: remove {prefix!r} from its names and save "
+        "it again"
+    )
+
+
 def test_the_weights_of_another_network_are_an_error(tmp_path: Path) -> None:
     with torch.device("meta"):  # shapes only
         shapes = {n: t.shape for n, t in pyramid("wide_resnet50_2.tv_in1k", (1,)).body.state_dict().items()}
@@ -337,7 +392,7 @@ def test_the_weights_of_another_network_are_an_error(tmp_path: Path) -> None:
 
 def test_foreign_names_are_an_error(tmp_path: Path) -> None:
     torch.save(STATE, tmp_path / "w.pth")
-    with pytest.raises(RequestError, match="does not fit"):
+    with pytest.raises(RequestError, match=r"does not fit .*\. The file has 2 tensors, first: a, b$"):
         teacher(RESNET, LEVELS, weights(tmp_path / "w.pth"))
     with pytest.raises(RequestError, match="shapes of tf_efficientnet_lite0"):
         teacher(EMBEDDED, LEVELS, weights(tmp_path / "w.pth"))

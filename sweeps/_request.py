@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from kdbench.grid.request import (
+    Address,
     Backbone,
     Categories,
     Epochs,
@@ -73,5 +74,6 @@ class SweepRequest(BaseModel):
     max_concurrent: Annotated[int | None, Shown(metavar="TRIALS")] = Field(
         None, ge=1, description="Trials at a time; as many as fit if not given."
     )
+    address: Address = None
     results: Results = "results"
     keep_detectors: KeepDetectors = Field(True, description="Keep the detectors, for --audit.")

@@ -1,22 +1,18 @@
-"""Ray Tune runs the trials of a sweep. Beside kdbench/grid/schedule.py the only module that knows Ray."""
+"""Ray Tune runs the trials of a sweep."""
 
 import json
-import logging
 import os
-import shutil
-import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kdbench.errors import RequestError
+from kdbench.grid.cluster import Cluster, Need, address_of, ray_cluster, session
+from kdbench.grid.prepare import prepare_nodes
 from kdbench.results.storage import Storage
 from kdbench.results.store import TRIALS, read
 from kdbench.sweeps._plan import SweepPlan
@@ -26,7 +22,6 @@ from kdbench.sweeps._trial import Sweep, end_trial, run_trial
 OBJECTIVE, EPOCH = "objective", "epoch"  # the names that Tune knows a report by
 REDUCTION = 3  # of the trials at each rung one in three goes on
 LOOK_EVERY_S = 1.0
-STORE_BYTES = 100 << 20  # of Ray's object store: trials exchange only a few numbers
 
 Row = dict[str, Any]
 
@@ -47,8 +42,8 @@ def run_sweep(planned: SweepPlan, on_row: Callable[[Row], None]) -> SweepEnd:
     marker = _read_marker(planned)
     if marker is not None:
         return marker
-    with _quiet_ray():
-        check_cluster(planned)
+    with _quiet_tune(), session(address_of(planned.request.address)) as cluster:
+        check_cluster(planned, cluster)
         with watch(planned.sweep, on_row):
             results = _tuner(planned).fit()
         for result in (results[i] for i in range(len(results))):
@@ -180,55 +175,21 @@ def _scheduler(planned: SweepPlan) -> Any:
 
 def _concurrent(planned: SweepPlan) -> int:
     """Trials at a time: what was asked for, at most what the cluster holds."""
-    cluster = ray.cluster_resources()
-    fitting = int(cluster.get("CPU", 0) // planned.request.cpus_per_trial)
-    if planned.gpus_per_trial:
-        fitting = min(fitting, int(cluster.get("GPU", 0) / planned.gpus_per_trial))
+    fitting = ray_cluster().fits(_need(planned))
     return min(planned.request.max_concurrent or fitting, fitting)
 
 
-def check_cluster(planned: SweepPlan) -> None:
+def _need(planned: SweepPlan) -> Need:
+    """What a trial occupies."""
+    return Need(cpus=planned.request.cpus_per_trial, gpus=planned.gpus_per_trial)
+
+
+def check_cluster(planned: SweepPlan, cluster: Cluster) -> None:
     """RequestError if no trial fits into the cluster, or if a node does not see what a trial needs."""
-    if _concurrent(planned) < 1:
-        cluster = {key: n for key, n in ray.cluster_resources().items() if key in ("CPU", "GPU")}
-        raise RequestError(
-            [
-                f"a trial takes {planned.request.cpus_per_trial} CPUs and {planned.gpus_per_trial:g} GPUs, "
-                f"the Ray cluster has {cluster}: it would wait for ever"
-            ]
-        )
-    place, storage = planned.sweep.place, Storage(planned.sweep.place.results)
-    token = f"{planned.folder}/.shared-{os.getpid()}"
-    storage.write(token, b"kdbench")
-    try:
-        paths = [place.root, *([place.weights.path] if place.weights.path else [])]
-        paths += [storage.path(token)] if storage.local else []
-        complaints = check_shared(paths)
-    finally:
-        storage.remove(token)
-    if complaints:
-        raise RequestError(complaints)
-
-
-def check_shared(paths: Sequence[str]) -> list[str]:
-    """A complaint for each of the paths that another node of the cluster does not see."""
-    here = ray.get_runtime_context().get_node_id()
-    others = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
-    look = ray.remote(num_cpus=0, max_retries=0)(_unseen)
-    asked = {
-        node: look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(paths)
-        for node in others
-    }
-    unseen = {path: node for node, answer in asked.items() for path in ray.get(answer)}
-    return [
-        f"the node {node[:8]} of the Ray cluster does not see {path}: with several nodes, results, images "
-        "and weights must lie in a folder that all of them share"
-        for path, node in unseen.items()
-    ]
-
-
-def _unseen(paths: Sequence[str]) -> list[str]:
-    return [path for path in paths if not Path(path).exists()]
+    need = _need(planned)
+    if not cluster.fits(need):
+        raise RequestError([f"a trial takes {need}, no node has that: it would wait for ever", str(cluster)])
+    prepare_nodes(planned.cells.jobs, planned.cells.data)
 
 
 @contextmanager
@@ -263,8 +224,8 @@ def watch(sweep: Sweep, on_row: Callable[[Row], None]) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet_ray() -> Iterator[None]:
-    """A Ray of our own, or the cluster at RAY_ADDRESS, without Tune's tables, log files and log lines."""
+def _quiet_tune() -> Iterator[None]:
+    """Tune without its tables, log files and handlers of signals."""
     quiet = {
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # CSV, JSON and TensorBoard files of every trial
         "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: exit code 130
@@ -273,27 +234,11 @@ def _quiet_ray() -> Iterator[None]:
     }
     before = {name: os.environ.get(name) for name in quiet}
     os.environ.update(quiet)
-    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    # Ray puts sockets below it, whose paths may have 107 characters.
-    scratch = None if "RAY_ADDRESS" in os.environ else tempfile.mkdtemp(prefix="kdb", dir="/tmp")
-    own: dict[str, Any] = {"_temp_dir": scratch, "object_store_memory": STORE_BYTES} if scratch else {}
-    started = not ray.is_initialized()
-    if started:
-        ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False, **own)
     try:
         yield
     finally:
-        if started:
-            ray.shutdown()
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
         for name, value in before.items():
             if value is None:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-        if scratch:
-            shutil.rmtree(scratch, ignore_errors=True)

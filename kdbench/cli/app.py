@@ -66,15 +66,7 @@ def run(
     report: OldOut = None,
 ) -> None:
     """Train and evaluate every cell of methods x datasets x settings x seeds that has not finished yet."""
-    from kdbench.grid import schedule
-
-    folder = report_folder(out, report)
-    if request.address is None:
-        request = request.model_copy(update={"address": os.environ.get("RAY_ADDRESS")})
-    try:
-        code = _run(request, dry_run, folder)
-    finally:
-        schedule.stop()
+    code = _run(request, dry_run, report_folder(out, report))
     if code != OK:
         raise typer.Exit(code)
 

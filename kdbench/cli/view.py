@@ -72,7 +72,7 @@ class View:
         if done >= total:
             self.bars.remove_task(self.images)
             self.images = None
-            self.bars.stop()
+            self.end()
 
     def begin(self, expected: Mapping[str, float]) -> None:
         """Show a bar of all cells."""
@@ -82,7 +82,8 @@ class View:
 
     def end(self) -> None:
         """Take the bars away."""
-        self.bars.stop()
+        if self.console.is_terminal:  # elsewhere a bar that was never shown would leave an empty line
+            self.bars.stop()
 
     def progress(self, progress: CellProgress) -> None:
         """Show where the one running cell is; called after every batch, so it must be cheap."""

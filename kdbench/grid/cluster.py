@@ -1,10 +1,34 @@
-"""What machines have and what a cell needs; plain numbers, the same for every executor."""
+"""What machines have and what a cell needs; and Ray: the one place that starts it, joins it and asks it.
+
+Ray serves a whole process: only one `session` is open at a time, and one that is begun inside it uses it.
+"""
 
 import heapq
+import logging
 import os
+import shutil
+import signal
 import socket
-from collections.abc import Sequence
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from kdbench.errors import RequestError, first_line, last_line
+
+STORE_BYTES = 128 << 20  # of Ray's object store: results are files, nothing large goes through it
+# The name of a socket may have 107 bytes. Ray puts its sockets below the folder of a session, as in
+# FOLDER/kdb1234567-abcdefgh/session_2026-01-31_12-00-00_123456_1234567/sockets/plasma_store
+LONGEST_FOLDER = 107 - 83
+RETRIES = 2  # of what loses its worker or node; an exception is never tried again
+
+T = TypeVar("T")
+
+
+class LostError(RuntimeError):
+    """What was to run on a node did not: it raised, or its process or node is gone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +52,8 @@ class Node:
     cpus: float
     gpus: float
     memory_bytes: float
+    id: str = ""  # Ray's name of it
+    address: str = ""
 
     def fits(self, need: Need) -> int:
         """How many such cells it can run at once."""
@@ -101,3 +127,179 @@ def _first_fit(free: list[list[float]], need: Need) -> int | None:
 def _give(free: list[float], need: Need, sign: int) -> None:
     for index, amount in enumerate((need.cpus, need.gpus, need.memory_bytes)):
         free[index] += sign * amount
+
+
+def address_of(asked: str | None) -> str | None:
+    """The address of the Ray cluster to join: the one asked for, else that of RAY_ADDRESS, if any."""
+    return asked or os.environ.get("RAY_ADDRESS") or None
+
+
+@contextmanager
+def session(address: str | None = None, here: Cluster | None = None) -> Iterator[Cluster]:
+    """Join the Ray cluster at `address`, or start one that has what `here` has (None: this machine).
+
+    Leaves it at the end, and stops what was started. A session that is open is used and left open. Raises
+    RequestError if Ray does not start or no cluster answers.
+    """
+    import ray
+
+    with ExitStack() as stack:
+        if not ray.is_initialized():
+            stack.enter_context(_quiet())
+            folder = stack.enter_context(nullcontext() if address else _session_folder())
+            stack.callback(ray.shutdown)
+            _init(address, here or this_machine(), folder)
+        yield ray_cluster()
+
+
+def ray_cluster() -> Cluster:
+    """The nodes of the open session that are alive."""
+    import ray
+
+    return Cluster(nodes=tuple(_node(node) for node in ray.nodes() if node["Alive"]))
+
+
+def on_every_node(function: Callable[..., T], *arguments: object) -> list[tuple[Node, T]]:
+    """What `function(*arguments)` returns on each node; all run at the same time, without a GPU.
+
+    Raises RequestError if a node is lost or the function raises.
+    """
+    import ray
+    from ray.exceptions import RayError
+
+    remote = ray.remote(num_cpus=0, max_retries=1)(_without_gpu)
+    shared = [ray.put(argument) for argument in arguments]
+    nodes = ray_cluster().nodes
+    tasks = [remote.options(scheduling_strategy=_only(node)).remote(function, *shared) for node in nodes]
+    found, complaints = list[tuple[Node, T]](), []
+    for node, task in zip(nodes, tasks, strict=True):
+        try:
+            found.append((node, ray.get(task)))
+        except RayError as error:
+            complaints.append(f"node {node.name} ({node.address}): {last_line(str(error))}")
+    if complaints:
+        raise RequestError(complaints)
+    return found
+
+
+def run_alone(node: Node, num_gpus: int, function: Callable[..., T], *arguments: object) -> T:
+    """What `function(*arguments)` returns in a new process that has all cores of the node.
+
+    Raises LostError, in one line, if it raises or if its process is lost more often than RETRIES.
+    """
+    import ray
+    from ray.exceptions import RayError
+
+    remote = ray.remote(max_calls=1, max_retries=RETRIES)(_with_gpu if num_gpus else _without_gpu)
+    options = {"num_cpus": node.cpus, "num_gpus": num_gpus, "scheduling_strategy": _only(node)}
+    try:
+        result: T = ray.get(remote.options(**options).remote(function, *arguments))
+    except RayError as error:
+        raise LostError(last_line(str(error))) from error
+    return result
+
+
+def _without_gpu(function: Callable[..., T], *arguments: object) -> T:
+    """Call it in a process that sees no GPU: Ray leaves a task without GPUs all of them in sight."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    return function(*arguments)
+
+
+def _with_gpu(function: Callable[..., T], *arguments: object) -> T:
+    return function(*arguments)
+
+
+def _only(node: Node) -> Any:
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(node_id=node.id, soft=False)
+
+
+def _node(told: dict[str, Any]) -> Node:
+    has = told["Resources"]
+    return Node(
+        name=told["NodeManagerHostname"],
+        cpus=has.get("CPU", 0.0),
+        gpus=has.get("GPU", 0.0),
+        memory_bytes=has.get("memory", 0.0),
+        id=told["NodeID"],
+        address=told["NodeManagerAddress"],
+    )
+
+
+def _init(address: str | None, here: Cluster, folder: str | None) -> None:
+    import ray
+
+    own: dict[str, Any] = {
+        "num_cpus": here.cpus,
+        "object_store_memory": STORE_BYTES,
+        "include_dashboard": False,
+        "_temp_dir": folder,
+    }
+    try:
+        with _handlers_kept():
+            ray.init(
+                address=address or "local",
+                log_to_driver=False,
+                configure_logging=False,
+                **({} if address else own),
+            )
+    except Exception as error:  # each part of Ray fails in its own way
+        where = f"no Ray cluster at {address}" if address else "Ray does not start here"
+        raise RequestError(
+            [f"{where}: {first_line(error)}. `kdbench run --executor local` needs no Ray"]
+        ) from error
+
+
+@contextmanager
+def _session_folder() -> Iterator[str]:
+    """A new folder whose name is so short that Ray can have sockets in it; RequestError if there is none."""
+    chosen, usual = os.environ.get("RAY_TMPDIR"), tempfile.gettempdir()
+    if chosen:
+        parents = [chosen]
+    else:
+        parents = [parent for parent in (usual, "/tmp") if len(os.fsencode(parent)) <= LONGEST_FOLDER]
+    for parent in parents:
+        try:
+            folder = tempfile.mkdtemp(prefix=f"kdb{os.getpid()}-", dir=parent)
+        except OSError:
+            continue
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return
+    raise RequestError(
+        [
+            f"Ray puts its sockets in a folder and cannot write in {' or '.join(parents)}. "
+            f"Set RAY_TMPDIR to a folder of this machine whose name has at most {LONGEST_FOLDER} bytes. "
+            "`kdbench run --executor local` needs no Ray"
+        ]
+    )
+
+
+@contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Ray takes over SIGTERM when it starts: it would end this process without a word."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Ray's notes, such as how it protects the cluster of one machine."""
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "ray._private")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -4,7 +4,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 from uuid import uuid4
@@ -16,7 +16,7 @@ from kdbench.engine import provenance
 from kdbench.errors import RequestError, ResultsError, complained
 from kdbench.grid import schedule
 from kdbench.grid.attempt import execute_cell
-from kdbench.grid.cluster import Cluster, makespan_s, this_machine
+from kdbench.grid.cluster import Cluster, address_of, makespan_s, session, this_machine
 from kdbench.grid.costs import (
     Costs,
     estimate_seconds,
@@ -134,11 +134,12 @@ class Silent:
 
 def plan_grid(request: Request, cluster: Cluster | None = None) -> Grid:
     """What a request takes on the machines of `cluster`: by default those of the Ray cluster at
-    `request.address`, else this one.
+    `request.address` or RAY_ADDRESS, else this one.
 
     Raises RequestError with every complaint at once if any of it cannot be run.
     """
-    joined = cluster or schedule.connect(request.executor, request.address)
+    request = request.model_copy(update={"address": address_of(request.address)})
+    joined = cluster or _joined(request)
     planned, machines = plan(request, joined), joined or this_machine()
     results = Results(request.results)
     with _reading(request.results):
@@ -194,14 +195,15 @@ def run_grid(grid: Grid, view: View | None = None, work: Work = execute_cell) ->
     run = _Run(grid, view or Silent(), work)
     stopped_by, untimed, complaints = 0, 0, list[str]()
     try:
-        run.take_over()
-        if grid.todo:
-            run.prepare()
-            run.execute()
-        else:
-            run.record()
-        if grid.request.latency:
-            untimed = run.time()
+        with run.resources:
+            run.take_over()
+            if grid.todo:
+                run.prepare()
+                run.execute()
+            else:
+                run.record()
+            if grid.request.latency:
+                untimed = run.time()
     except KeyboardInterrupt:
         stopped_by = signal.SIGINT
     except ResultsError as error:
@@ -225,6 +227,7 @@ class _Run:
         self.results = Results(grid.request.results)
         self.statuses = dict(grid.finished)
         self.num_finished = 0
+        self.resources = ExitStack()  # Ray, from its first use to the end of the run
 
     def take_over(self) -> None:
         """Copy published rows; RequestError if the results folder cannot be written."""
@@ -259,6 +262,7 @@ class _Run:
         )
         with complained(f"cannot write results in {request.results}"):
             write_run(self.results, run)
+        self._machines()
         self.view.begin(expected)
         try:
             for outcome in schedule.execute(
@@ -295,18 +299,32 @@ class _Run:
         if lacking and request.keep_detectors:  # else a notice of the grid says it
             self.view.note(_cannot_be_timed(lacking))
         if jobs:
+            self._machines()
             self.view.timing(len(jobs))
         num_wrong = 0
-        for job, error in measure(jobs, executor=grid.executor, address=request.address, run_id=self.id):
+        for job, error in measure(jobs, executor=grid.executor, run_id=self.id):
             num_wrong += bool(error)
             self.view.timed(job, error)
         return num_wrong
+
+    def _machines(self) -> None:
+        """Start or join Ray, if it is to run the cells and does not run yet."""
+        if self.grid.executor == "ray":
+            self.resources.enter_context(session(self.grid.request.address))
 
     def _device_name(self, jobs: Sequence[Job]) -> str | None:
         """What the timing will run on, where that is this machine; None for the nodes of a cluster."""
         if not jobs or (self.grid.executor == "ray" and self.grid.request.address):
             return None
         return provenance.device_name(torch.device(jobs[0].place.device))
+
+
+def _joined(request: Request) -> Cluster | None:
+    """What the Ray cluster has that the request names; None if it names none, or is to run here."""
+    if request.executor == "local" or not request.address:
+        return None
+    with session(request.address) as cluster:
+        return cluster
 
 
 def _cannot_be_timed(jobs: Sequence[Job]) -> str:

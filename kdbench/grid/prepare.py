@@ -3,15 +3,18 @@
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from kdbench.backbone import teacher
 from kdbench.data.store import images_ready, open_images, open_truth
 from kdbench.errors import DataError, RequestError
 from kdbench.files import not_cached
+from kdbench.grid.cluster import on_every_node, ray_cluster
 from kdbench.grid.plan import Found, Job
 from kdbench.metrics.presets import PRESETS
 from kdbench.results.storage import Storage
+from kdbench.results.store import CELLS
 
 Tick = Callable[[int, int], None]  # told how many images were decoded, of how many
 Note = Callable[[str], None]  # told what a person should look at
@@ -39,6 +42,43 @@ def prepare(
             complaints += error.complaints
     accept_large = any(job.place.large_masks for job in jobs)
     return complaints + decode(list(needed), data, tick, note, accept_large=accept_large)
+
+
+def prepare_nodes(jobs: Sequence[Job], data: Mapping[str, Found]) -> None:
+    """If the Ray cluster has several nodes: check that each sees the folders, and prepare it.
+
+    Raises RequestError with the complaints of all nodes.
+    """
+    if len(ray_cluster().nodes) < 2:
+        return  # this machine, which is prepared already
+    storage = Storage(jobs[0].place.results)
+    marker = f"{CELLS.folder}/.seen.{os.urandom(4).hex()}.tmp"
+    storage.write(marker, b"kdbench")
+    try:
+        found = on_every_node(_prepare_node, marker, jobs, data)
+    finally:
+        storage.remove(marker)
+    complaints = [f"node {node.name} ({node.address}): {text}" for node, texts in found for text in texts]
+    if complaints:
+        raise RequestError(complaints)
+
+
+def unseen(jobs: Sequence[Job], marker: str) -> list[str]:
+    """A complaint for each folder or file of these jobs that this machine does not see.
+
+    `marker` is a file that was just written in the results folder.
+    """
+    complaints = []
+    if not Storage(jobs[0].place.results).exists(marker):
+        complaints.append(f"does not see the results folder {jobs[0].place.results}")
+    paths = {job.place.root: "the images" for job in jobs}
+    paths |= {job.place.weights.path: "the weights" for job in jobs if job.place.weights.path}
+    complaints += [f"does not see {what} {path}" for path, what in paths.items() if not Path(path).exists()]
+    return [f"{text}; it must be on shared storage" for text in complaints]
+
+
+def _prepare_node(marker: str, jobs: Sequence[Job], data: Mapping[str, Found]) -> list[str]:
+    return unseen(jobs, marker) or prepare(jobs, data)
 
 
 def decode(

@@ -96,6 +96,9 @@ Precision = Annotated[
     Shown(metavar="auto|fp32|bf16|fp16"),
 ]
 Results = Annotated[FolderName, Field(description="Folder or URI (s3://...) of the rows.")]
+Address = Annotated[
+    str | None, Field(description="Ray cluster to join (auto, HOST:PORT); RAY_ADDRESS if not given.")
+]
 KeepDetectors = Annotated[bool, Shown(off="--discard-detectors")]
 
 
@@ -128,9 +131,7 @@ class Request(BaseModel):
     executor: Literal["local", "ray"] | None = Field(
         None, description="ray if cells can run side by side, if not given."
     )
-    address: str | None = Field(
-        None, description="Ray cluster to join (auto, HOST:PORT); RAY_ADDRESS if not given."
-    )
+    address: Address = None
     cpus_per_cell: Annotated[int | None, Shown(metavar="CORES")] = Field(
         None, gt=0, description="CPU cores of a cell; a fair share of all if not given."
     )

@@ -1,9 +1,7 @@
 """One function that executes cells, in this process or by Ray; only sweeps/tune.py knows Ray beside it."""
 
-import logging
 import os
 import re
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,19 +10,18 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from kdbench.cell import ELSEWHERE, Cell, Notify, Outcome, Place, outcome_of
-from kdbench.errors import DataError, RequestError, ResultsError, first_line
+from kdbench.errors import DataError, RequestError, ResultsError
 from kdbench.grid.attempt import execute_cell, record_end
-from kdbench.grid.cluster import Cluster, Node, this_machine
+from kdbench.grid.cluster import RETRIES, Cluster, ray_cluster
 from kdbench.grid.lease import Holder, holders, leased, remove_void, revoke
 from kdbench.grid.plan import Found, Job
-from kdbench.grid.prepare import prepare
+from kdbench.grid.prepare import prepare_nodes
 from kdbench.results.storage import Storage
 from kdbench.results.store import CELLS, Results
 
 if TYPE_CHECKING:
     import ray
 
-RETRIES = 2  # of a cell whose worker or node was lost; an exception of a method is never tried again
 TICK_S = 1.0  # between two looks at what is running
 REMOTE_TICK_S = 10.0  # the same where each look costs requests to an object store
 SILENT_S = 30.0  # a cell that nobody holds any more and of which Ray says nothing: its node was cut off
@@ -48,16 +45,6 @@ class Running:
 
 
 Watch = Callable[[Running], None]
-
-
-def connect(executor: Executor | None, address: str | None) -> Cluster | None:
-    """The running Ray cluster at an address, or None where there is none yet.
-
-    Raises RequestError where no cluster answers.
-    """
-    if executor == "local" or not address:
-        return None
-    return start_ray(address, this_machine())
 
 
 def refuse_impossible(jobs: Sequence[Job], cluster: Cluster) -> None:
@@ -92,7 +79,8 @@ def execute(
 ) -> Iterator[Outcome]:
     """Run every job, yield each outcome as it ends; its rows are on disk by then.
 
-    Raises ResultsError where rows cannot be written, RequestError for what no node can run.
+    With Ray a session is open. Raises ResultsError if rows cannot be written, RequestError for what no node
+    can run.
     """
     storage = Storage(jobs[0].place.results)
     run_all = _with_ray if executor == "ray" else _in_process
@@ -165,7 +153,7 @@ class _Attempt:
 
 
 def _with_ray(grid: _Grid) -> Iterator[Outcome]:
-    cluster = start_ray(grid.address, this_machine())
+    cluster = ray_cluster()
     if not grid.address:  # what others use of this machine now Ray does not give: who needs that runs alone
         most = int(cluster.nodes[0].memory_bytes)
         needs = [replace(job.need, memory_bytes=min(job.need.memory_bytes, most)) for job in grid.jobs]
@@ -173,7 +161,7 @@ def _with_ray(grid: _Grid) -> Iterator[Outcome]:
         grid = replace(grid, jobs=jobs)
     refuse_impossible(grid.jobs, cluster)
     try:
-        _prepare_nodes(grid)
+        prepare_nodes(grid.jobs, grid.data)
         yield from _run_all(grid)
     finally:
         with suppress(OSError):  # they expire, and what was raised before is what matters
@@ -203,7 +191,7 @@ def _run_all(grid: _Grid) -> Iterator[Outcome]:
         ended = [(running.pop(reference), reference) for reference in ready]
         now = grid.look() if time.monotonic() - looked >= tick_s else None
         if now is not None:
-            looked, window = time.monotonic(), _cluster().fits(smallest) + MORE_WAITING
+            looked, window = time.monotonic(), ray_cluster().fits(smallest) + MORE_WAITING
             _kill_overdue(grid, running, now)
             ended += [(running.pop(reference), None) for reference in _silent(grid, running, now)]
             free = _released(grid, elsewhere, now)
@@ -337,91 +325,3 @@ def _seen(
         num_waiting=num_waiting + max(0, len(running) - len(own)),
         elsewhere=[holder for holder in now if holder.cell_id in others],
     )
-
-
-def _prepare_nodes(grid: _Grid) -> None:
-    """Find out on every node whether it sees the results, the data and the weights; decode images there.
-
-    Raises RequestError with the complaints of all nodes.
-    """
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    if len(nodes) < 2:
-        return  # this machine, which was prepared before
-    marker = f"{CELLS.folder}/.seen.{os.urandom(4).hex()}.tmp"
-    grid.storage.write(marker, b"kdbench")
-
-    @ray.remote(num_cpus=0, max_retries=1)
-    def prepare_node(jobs: Sequence[Job], data: Mapping[str, Found]) -> list[str]:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        if not Storage(jobs[0].place.results).exists(marker):
-            return [f"does not see the results folder {jobs[0].place.results}; it must be on shared storage"]
-        return prepare(jobs, data)
-
-    jobs, data = ray.put(grid.jobs), ray.put(grid.data)
-    tasks = []  # nodes may share their host name, as containers of one image do
-    for node in nodes:
-        there = NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
-        name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
-        tasks.append((name, prepare_node.options(scheduling_strategy=there).remote(jobs, data)))
-    try:
-        found = [(name, ray.get(task)) for name, task in tasks]
-    finally:
-        grid.storage.remove(marker)
-    complaints = [f"node {name}: {text}" for name, texts in found for text in texts]
-    if complaints:
-        raise RequestError(complaints)
-
-
-def start_ray(address: str | None, here: Cluster) -> Cluster:
-    """Join the cluster at an address, or start one of this machine; returns what it has."""
-    import ray
-
-    if not ray.is_initialized():
-        # How it protects a cluster of one's own machine is no news to who benchmarks detectors.
-        logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-        quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
-        own: dict[str, Any] = {
-            "num_cpus": here.cpus,
-            "object_store_memory": 128 << 20,  # results are files; nothing large goes through it
-            "include_dashboard": False,
-        }
-        try:
-            if address:
-                ray.init(address=address, **quiet)
-            else:
-                ray.init(address="local", **quiet, **own)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            where = f"at {address}" if address else "here"
-            raise RequestError(
-                [f"no Ray cluster {where}: {first_line(error)}. --executor local needs none"]
-            ) from error
-    return _cluster()
-
-
-def stop() -> None:
-    """Leave the cluster, or end the one that was started here, and all its workers."""
-    if "ray" in sys.modules:
-        import ray
-
-        ray.shutdown()
-
-
-def _cluster() -> Cluster:
-    import ray
-
-    nodes = []
-    for node in ray.nodes():
-        if node["Alive"]:
-            has = node["Resources"]
-            nodes.append(
-                Node(
-                    name=node["NodeManagerHostname"],
-                    cpus=has.get("CPU", 0.0),
-                    gpus=has.get("GPU", 0.0),
-                    memory_bytes=has.get("memory", 0.0),
-                )
-            )
-    return Cluster(nodes=tuple(nodes))

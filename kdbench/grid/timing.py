@@ -1,6 +1,5 @@
 """Which detectors are to be timed, and timing them: one after another, each alone on a machine."""
 
-import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -8,11 +7,10 @@ from multiprocessing import get_context
 from typing import Any
 
 from kdbench.engine.latency import time_detector
-from kdbench.errors import last_line
-from kdbench.grid.cluster import this_machine
+from kdbench.grid.cluster import LostError, ray_cluster, run_alone
 from kdbench.grid.costs import device_type
 from kdbench.grid.plan import Job
-from kdbench.grid.schedule import RETRIES, Executor, start_ray
+from kdbench.grid.schedule import Executor
 from kdbench.results.store import DETECTORS, LATENCY, Results, read
 
 TIMING_COLUMNS = ("cell_id", "device", "device_name", "busy")
@@ -74,51 +72,34 @@ def _entries(jobs: Sequence[Job]) -> list[list[Job]]:
     return [*entries.values()]
 
 
-def measure(
-    jobs: Sequence[Job], *, executor: Executor, address: str | None = None, run_id: str
-) -> Iterator[tuple[Job, str]]:
+def measure(jobs: Sequence[Job], *, executor: Executor, run_id: str) -> Iterator[tuple[Job, str]]:
     """Time the detectors of these jobs, one after another, each in a process that owns a whole machine.
 
-    Yields each job with what went wrong, "" if nothing did; the rows are on disk by then.
+    Yields each job with what went wrong, "" if nothing did; the rows are on disk by then. A session is open
+    if Ray times them.
     """
-    if executor == "ray":
-        yield from _measure_with_ray(jobs, address, run_id)
-        return
     for job in jobs:
-        # Not forked: CUDA would not work in it, and it would carry what this process has trained. A pool is
-        # broken for good when its process is killed, so each detector has its own.
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            timed = pool.submit(time_detector, job.cell, job.place, run_id)
-            error = timed.exception()  # a detector that cannot be timed does not end the others' timing
-        yield job, "" if error is None else f"{type(error).__name__}: {error}"
+        yield job, (_measure_with_ray if executor == "ray" else _measure_here)(job, run_id)
 
 
-def _measure_with_ray(jobs: Sequence[Job], address: str | None, run_id: str) -> Iterator[tuple[Job, str]]:
-    import ray
-    from ray.exceptions import RayError
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+def _measure_here(job: Job, run_id: str) -> str:
+    # Not forked: CUDA would not work in it, and it would carry what this process has trained. Each detector
+    # has a pool of its own: a pool is broken for good when its process is killed.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        timed = pool.submit(time_detector, job.cell, job.place, run_id)
+        error = timed.exception()  # a detector that cannot be timed does not end the others' timing
+    return "" if error is None else f"{type(error).__name__}: {error}"
 
-    start_ray(address, this_machine())
 
-    @ray.remote(max_calls=1, max_retries=RETRIES)
-    def time_one(job: Job) -> None:
-        if not job.need.gpus:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        time_detector(job.cell, job.place, run_id)
-
-    for job in jobs:
-        gpus = 1 if job.need.gpus else 0
-        fitting = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("GPU", 0) >= gpus]
-        if not fitting:
-            yield job, "no node is left that it could be timed on"
-            continue
-        # All on one machine, which the task has for itself: every task of ours takes at least one CPU.
-        node = min(fitting, key=lambda node: (node["NodeManagerHostname"], node["NodeID"]))
-        there = NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
-        owning = {"num_cpus": node["Resources"].get("CPU", 1), "num_gpus": gpus}
-        try:
-            ray.get(time_one.options(scheduling_strategy=there, **owning).remote(job))
-        except RayError as error:  # also what was raised in the task
-            yield job, last_line(str(error))
-        else:
-            yield job, ""
+def _measure_with_ray(job: Job, run_id: str) -> str:
+    gpus = 1 if job.need.gpus else 0
+    fitting = [node for node in ray_cluster().nodes if node.gpus >= gpus]
+    if not fitting:
+        return "no node is left that it could be timed on"
+    # All on one machine, which the task has for itself: every task of ours takes at least one CPU.
+    node = min(fitting, key=lambda node: (node.name, node.id))
+    try:
+        run_alone(node, gpus, time_detector, job.cell, job.place, run_id)
+    except LostError as error:
+        return str(error)
+    return ""

@@ -22,10 +22,10 @@ import ray_work
 from conftest import write_category
 
 from kdbench.cell import Outcome
-from kdbench.grid.cluster import this_machine
+from kdbench.grid.cluster import session
 from kdbench.grid.grid import Silent, plan_grid, run_grid
 from kdbench.grid.request import Request
-from kdbench.grid.schedule import Work, start_ray
+from kdbench.grid.schedule import Work
 
 NUM_WORKERS = 2
 CELL_S = 2.0  # ray_work.waits
@@ -59,9 +59,9 @@ def run(root: Path, results: Path, num_cells: int, work: Work) -> tuple[float, i
         latency=False,
         results=str(results),
     )
-    start_ray(None, this_machine())  # before the clock runs
     watch = Watch()
-    result = run_grid(plan_grid(request), watch, work)
+    with session():  # before the clock runs
+        result = run_grid(plan_grid(request), watch, work)
     return watch.took_s, result.num_finished
 
 

@@ -949,6 +949,7 @@ def test_the_options_of_sweep_are_frozen() -> None:
         option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
     )
     assert [option for option in options if option.startswith("-")] == [
+        "--address",
         "--audit",
         "--backbone",
         "--categories",

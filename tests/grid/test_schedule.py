@@ -13,9 +13,9 @@ from conftest import SMALL, STFPM, TINY
 
 from kdbench.cell import ELSEWHERE, outcome_of
 from kdbench.errors import RequestError, ResultsError
-from kdbench.grid import schedule
+from kdbench.grid import schedule, timing
 from kdbench.grid.attempt import execute_cell
-from kdbench.grid.cluster import Cluster, Need, Node
+from kdbench.grid.cluster import Cluster, Need, Node, session
 from kdbench.grid.lease import Holder, acquire, holders
 from kdbench.grid.plan import plan
 from kdbench.grid.request import Request
@@ -28,14 +28,11 @@ slow = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def ray_here() -> Iterator[None]:
-    import ray
-
     # Workers import what they run from beside this file.
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [before])])
-    schedule.start_ray(None, Cluster(nodes=(Node(name="a", cpus=2, gpus=0, memory_bytes=2**30),)))
-    yield
-    ray.shutdown()
+    with session(None, Cluster(nodes=(Node(name="a", cpus=2, gpus=0, memory_bytes=2**30),))):
+        yield
     os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
 
 
@@ -374,9 +371,9 @@ def test_an_address_in_a_file_wins_over_the_environment(mvtec, tmp_path, kdbench
 
 @slow
 def test_a_timing_whose_process_is_killed_ends_no_other(mvtec, tmp_path, monkeypatch):
-    monkeypatch.setattr(schedule, "time_detector", ray_work.dies_at_bottles)
+    monkeypatch.setattr(timing, "time_detector", ray_work.dies_at_bottles)
     jobs = planned(mvtec, tmp_path / "r").jobs
-    bottle, screw = (error for _, error in schedule.measure(jobs, executor="local", run_id="run-1"))
+    bottle, screw = (error for _, error in timing.measure(jobs, executor="local", run_id="run-1"))
     assert bottle.startswith("BrokenProcessPool: ")
     assert screw == ""
 

@@ -1,0 +1,132 @@
+"""Ray: where it is started, joined and asked, and what is said if it cannot be."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import SMALL, STFPM, tiny_jobs
+
+from kdbench.errors import RequestError
+from kdbench.grid.cluster import Cluster, LostError, Node, on_every_node, run_alone, session
+from kdbench.grid.prepare import prepare_nodes, unseen
+from kdbench.results.storage import Storage
+
+slow = pytest.mark.slow
+TWO_CORES = Cluster(nodes=(Node(name="a", cpus=2, gpus=0, memory_bytes=2**30),))
+RAY = (*SMALL, "--executor", "ray", "--cpus-per-cell", "1", "--no-latency")
+
+
+@pytest.fixture
+def long_folder(tmp_path):
+    """A folder with a name as long as those that SLURM and macOS make for temporary files."""
+    folder = tmp_path / ("t" * 90)
+    folder.mkdir()
+    return folder
+
+
+@slow
+def test_a_long_temporary_folder_does_not_break_rays_sockets(mvtec, tmp_path, long_folder):
+    words = ["run", *STFPM, "--root", mvtec, *RAY, "--results", tmp_path / "r", "--out", tmp_path / "o"]
+    done = subprocess.run(
+        [sys.executable, "-m", "kdbench", *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"TMPDIR": str(long_folder)},
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == 0, done.stderr
+    assert "cells: 2 ok" in done.stdout
+
+
+def test_a_folder_for_sockets_that_cannot_be_written_is_one_complaint(mvtec, tmp_path, kdbench, monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "gone"))
+    words = [*STFPM, "--root", mvtec, *RAY, "--results", tmp_path / "r"]
+    code, printed = kdbench("run", *words)
+    assert code == 2
+    assert printed.splitlines()[-1] == (
+        f"error: Ray puts its sockets in a folder and cannot write in {tmp_path / 'gone'}. "
+        "Set RAY_TMPDIR to a folder of this machine whose name has at most 24 bytes. "
+        "`kdbench run --executor local` needs no Ray"
+    )
+
+
+@slow
+def test_what_ray_raises_when_it_starts_is_one_complaint(monkeypatch, long_folder):
+    monkeypatch.setenv("RAY_TMPDIR", str(long_folder))
+    with pytest.raises(RequestError) as raised, session(None, TWO_CORES):
+        pass
+    (complaint,) = raised.value.complaints
+    assert complaint.startswith("Ray does not start here: ")
+    assert "AF_UNIX path length cannot exceed 107 bytes" in complaint
+    assert complaint.endswith("`kdbench run --executor local` needs no Ray")
+    assert list(long_folder.iterdir()) == []
+
+
+@slow
+def test_a_session_leaves_nothing_behind(monkeypatch, tmp_path):
+    import ray
+
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        monkeypatch.setenv("RAY_TMPDIR", short)
+        before = signal.getsignal(signal.SIGTERM)
+        with session(None, TWO_CORES) as cluster:
+            assert cluster.cpus == 2
+            assert signal.getsignal(signal.SIGTERM) is before
+            assert len(list(Path(short).iterdir())) == 1
+            with session() as again:
+                assert again == cluster
+            assert ray.is_initialized()
+            with pytest.raises(LostError, match="ZeroDivisionError: "):
+                run_alone(cluster.nodes[0], 0, divmod, 1, 0)
+            assert run_alone(cluster.nodes[0], 0, divmod, 7, 2) == (3, 1)
+        assert not ray.is_initialized()
+        assert list(Path(short).iterdir()) == []
+
+
+@slow
+def test_every_node_is_asked_and_those_that_do_not_see_a_folder_are_named(mvtec, tmp_path):
+    from ray.cluster_utils import Cluster as TwoNodes
+
+    two = TwoNodes(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        two.add_node(num_cpus=1)
+        with session(two.address) as cluster:
+            found = on_every_node(divmod, 7, 2)
+            assert [answer for _, answer in found] == [(3, 1)] * 2
+            assert {node.id for node, _ in found} == {node.id for node in cluster.nodes}
+            with pytest.raises(RequestError) as raised:
+                on_every_node(divmod, 1, 0)
+            assert len(raised.value.complaints) == 2
+            # The folder of this process's own thread: on the same machine, but only this process sees it.
+            own = f"/proc/self/task/{os.getpid()}"
+            assert Path(own).exists()
+            jobs = tiny_jobs(mvtec, tmp_path / "r")
+            with pytest.raises(RequestError) as raised:
+                prepare_nodes([_moved(job, own) for job in jobs], {})
+            assert len(raised.value.complaints) == 2
+            for complaint in raised.value.complaints:
+                assert complaint.endswith(f"does not see the images {own}; it must be on shared storage")
+            assert Storage(tmp_path / "r").unfinished("cells") == []
+    finally:
+        two.shutdown()
+
+
+def test_what_a_machine_does_not_see_is_named(mvtec, tmp_path):
+    jobs = tiny_jobs(mvtec, tmp_path / "r")
+    Storage(tmp_path / "r").write("cells/.seen.tmp", b"here")
+    assert unseen(jobs, "cells/.seen.tmp") == []
+    gone = tmp_path / "gone"
+    assert unseen([_moved(job, str(gone)) for job in jobs], "cells/.other.tmp") == [
+        f"does not see the results folder {tmp_path / 'r'}; it must be on shared storage",
+        f"does not see the images {gone}; it must be on shared storage",
+    ]
+
+
+def _moved(job, root):
+    return replace(job, place=replace(job.place, root=root))

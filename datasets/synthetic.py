@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from kdbench.dataset import Category, Dataset
-from kdbench.datasets import _draw
+from kdbench.datasets._draw import shots
 from kdbench.datasets._layout import scan_layout
 from kdbench.errors import DataError
 from kdbench.files import build_once, cache_folder, not_cached
@@ -16,8 +16,8 @@ from kdbench.files import build_once, cache_folder, not_cached
 class Synthetic(Dataset):
     name = "synthetic"
     title = "Synthetic"
-    categories = _draw.CATEGORIES
-    textures = _draw.TEXTURES
+    categories = shots.CATEGORIES
+    textures = shots.TEXTURES
     licence = "Apache-2.0, part of kdbench"
     source = "kdbench itself"
     profile = "demo"
@@ -29,7 +29,7 @@ class Synthetic(Dataset):
         if folder.exists():
             raise DataError(f"{folder} is not a folder")
         try:
-            return build_once(folder, _draw.draw).resolve()
+            return build_once(folder, shots.draw).resolve()
         except OSError as error:
             raise DataError(not_cached(error)) from error
 
@@ -40,7 +40,7 @@ class Synthetic(Dataset):
 
     @staticmethod
     def _folder() -> Path:
-        return cache_folder() / f"synthetic-v{_draw.VERSION}"
+        return cache_folder() / f"synthetic-v{shots.VERSION}"
 
     def scan(self, root: Path, category: str) -> Category:
         return scan_layout(root, category, suffixes=(".png",))

@@ -32,7 +32,6 @@ MOST_ARROWS = 60
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 400, 60
 STILL_LONG = {
     "grid.schedule",
-    "datasets._draw",
     "reports.page",
 }
 KNOW_RAY = {"grid.cluster", "grid.schedule", "sweeps.tune"}

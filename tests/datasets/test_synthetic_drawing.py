@@ -9,8 +9,17 @@ import pytest
 from conftest import slow_but
 from PIL import Image
 
-from kdbench.datasets import _draw
-from kdbench.datasets._draw import CATEGORIES, DEFECTS, OBJECTS, TEXTURES, Shot, draw_shots, shoot, shots
+from kdbench.datasets._draw import shots as drawing
+from kdbench.datasets._draw.shots import (
+    CATEGORIES,
+    DEFECTS,
+    OBJECTS,
+    TEXTURES,
+    Shot,
+    draw_shots,
+    shoot,
+    shots,
+)
 
 # Of image and mask; a difference means another data set: raise VERSION, then put the new numbers here.
 FINGERPRINTS = {
@@ -44,12 +53,12 @@ def test_four_textures_and_four_objects_with_enough_defects():
     for category, defects in DEFECTS.items():
         assert len(set(defects)) == len(defects) >= 6
         assert list(defects) == sorted(defects)
-        assert 24 <= len(defects) * _draw.NUM_PER_DEFECT <= 36
+        assert 24 <= len(defects) * drawing.NUM_PER_DEFECT <= 36
         assert all(re.fullmatch("[a-z]+(_[a-z]+)*", name) for name in (category, *defects))
 
 
 def test_a_category_has_mvtec_layout(tmp_path, monkeypatch):
-    monkeypatch.setattr(_draw, "shoot", blank)
+    monkeypatch.setattr(drawing, "shoot", blank)
     draw_shots(tmp_path, shots("gear"), seed=3, workers=1)
     pictures = read(tmp_path)
     counts = {}
@@ -70,8 +79,8 @@ def test_a_category_has_mvtec_layout(tmp_path, monkeypatch):
 
 def test_the_whole_set_is_drawn(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(_draw, "shoot", lambda shot, seed: drawn.append((shot, seed)) or blank(shot, seed))
-    _draw.draw(tmp_path, seed=5, workers=1)
+    monkeypatch.setattr(drawing, "shoot", lambda shot, seed: drawn.append((shot, seed)) or blank(shot, seed))
+    drawing.draw(tmp_path, seed=5, workers=1)
     assert drawn == [(shot, 5) for category in CATEGORIES for shot in shots(category)]
     assert len(set(drawn)) == len(drawn) == 8 * (40 + 12 + 32)
 

@@ -2,9 +2,9 @@
 
 import json
 import os
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,6 @@ from kdbench.sweeps._trial import Sweep, end_trial, run_trial
 
 OBJECTIVE, EPOCH = "objective", "epoch"  # the names that Tune knows a report by
 REDUCTION = 3  # of the trials at each rung one in three goes on
-LOOK_EVERY_S = 1.0
 
 Row = dict[str, Any]
 
@@ -44,11 +43,13 @@ def run_sweep(planned: SweepPlan, on_row: Callable[[Row], None]) -> SweepEnd:
         return marker
     with _quiet_tune(), session(address_of(planned.request.address)) as cluster:
         check_cluster(planned, cluster)
-        with watch(planned.sweep, on_row):
+        rows = _Rows(planned.sweep, on_row)
+        with rows.told():
             results = _tuner(planned).fit()
         for result in (results[i] for i in range(len(results))):
-            error = str(result.error) if result.error else None
-            end_trial(planned.sweep, _decoded(planned.space, result.config or {}), error)
+            searched = _decoded(planned.space, result.config or {})
+            end_trial(planned.sweep, searched, str(result.error) if result.error else None)
+            rows.look(searched)
     end = SweepEnd(num_trials=len(results), num_errors=results.num_errors)
     if not end.num_errors and end.num_trials >= planned.request.trials:
         Storage(planned.sweep.place.results).write(_marker_name(planned), json.dumps(vars(end)).encode())
@@ -124,14 +125,59 @@ def _tuner(planned: SweepPlan) -> tune.Tuner:
     )
 
 
+class _Rows:
+    """Hands the row of a trial to `on_row` when it has changed."""
+
+    def __init__(self, sweep: Sweep, on_row: Callable[[Row], None]) -> None:
+        self.sweep, self.on_row = sweep, on_row
+        self.seen = {row["trial_id"]: _state(row) for row in read_sweep(sweep)}
+
+    def look(self, searched: dict[str, Any]) -> None:
+        """Read the row of this configuration, which its own process writes before each report."""
+        row = self.sweep.written(searched)
+        if row is not None and self.seen.get(row["trial_id"]) != _state(row):
+            self.seen[row["trial_id"]] = _state(row)
+            self.on_row(row)
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Let Tune's callback find this object while the block runs."""
+        before = _ROWS.set(self)
+        try:
+            yield
+        finally:
+            _ROWS.reset(before)
+
+
+def _state(row: Row) -> tuple[str, int]:
+    return row["status"], row["epochs_trained"]
+
+
+# Tune pickles its callbacks to go on from them later: they cannot hold what prints rows.
+_ROWS: ContextVar[_Rows] = ContextVar("_ROWS")
+
+
 class _EndTrials(tune.Callback):
-    """Completes the rows of trials that were stopped early, which their own processes do not live to do."""
+    """Follows the trials in the process that Tune runs in. Its name is in the state of sweeps that go on."""
 
     def __init__(self, sweep: Sweep, space: Space) -> None:
         self.sweep, self.space = sweep, space
 
-    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        end_trial(self.sweep, _decoded(self.space, trial.config), None)
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """A trial reported; its row may say that it has succeeded."""
+        _ROWS.get().look(_decoded(self.space, trial.config))
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial raised; its row says so, and Tune tries it again."""
+        _ROWS.get().look(_decoded(self.space, trial.config))
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Complete the row of a trial that was stopped early: its own process does not live to do so."""
+        searched = _decoded(self.space, trial.config)
+        end_trial(self.sweep, searched, None)
+        _ROWS.get().look(searched)
 
 
 def _domain(domain: Any) -> Any:
@@ -190,37 +236,6 @@ def check_cluster(planned: SweepPlan, cluster: Cluster) -> None:
     if not cluster.fits(need):
         raise RequestError([f"a trial takes {need}, no node has that: it would wait for ever", str(cluster)])
     prepare_nodes(planned.cells.jobs, planned.cells.data)
-
-
-@contextmanager
-def watch(sweep: Sweep, on_row: Callable[[Row], None]) -> Iterator[None]:
-    """Hand every row of the sweep to `on_row` when it changes, from a thread, while the block runs."""
-    storage, ended = Storage(sweep.place.results), threading.Event()
-    seen = dict[str, tuple[str, int]]()
-    for row in read_sweep(sweep):
-        seen[row["trial_id"]] = (row["status"], row["epochs_trained"])
-
-    def look() -> None:
-        trials = [TRIALS.owner(name) for name in TRIALS.names(storage)]
-        own = [trial_id for trial_id in trials if trial_id.startswith(f"{sweep.id}-")]
-        for row in read(storage, TRIALS, only=own).to_pylist():
-            state = (row["status"], row["epochs_trained"])
-            if seen.get(row["trial_id"]) != state:
-                seen[row["trial_id"]] = state
-                on_row(row)
-
-    def keep_looking() -> None:
-        while not ended.wait(LOOK_EVERY_S):
-            look()
-
-    watcher = threading.Thread(target=keep_looking, name="sweep", daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        watcher.join()
-        look()
 
 
 @contextmanager

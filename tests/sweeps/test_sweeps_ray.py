@@ -134,6 +134,8 @@ def test_failed_trials_are_tried_twice_shown_and_end_in_code_1(sweep, tmp_path):
         act: 2 * by_act[act] for act in ("badly", "dies")
     }
     failures = by_act["badly"] + by_act["dies"]
+    assert text.count(" failed: RuntimeError: in a bad mood (act=badly, ") == by_act["badly"]
+    assert text.count("(act=dies, ") == by_act["dies"]
     assert f"{failures} failed, {failures} of Ray's trials ended with an error" in text
     assert "RuntimeError: in a bad mood" in text
     assert "best configuration: kdbench run --config" in text
@@ -146,6 +148,15 @@ def test_optuna_searches(sweep, tmp_path):
     rows = read(tmp_path / "r", TRIALS).to_pylist()
     assert {row["status"] for row in rows} == {"ok"}
     assert len(rows) == 4
+    for row in rows:  # each is said to have begun, and once to have succeeded or to be stopped
+        lines = [
+            line for line in text.splitlines() if f"trial {row['trial_id'].rpartition('-')[2][:6]}" in line
+        ]
+        assert "epoch 1/3, mad " in lines[0]
+        assert [line[:5] for line in lines].count("trial") == row["epochs_trained"] - (
+            not row["stopped_early"]
+        )
+    assert [text.count(f"[{n}/4] trial") for n in (1, 2, 3, 4)] == [1, 1, 1, 1]
     assert sum(row["is_default"] for row in rows) == 1  # asked for first; which of two begins first is chance
     # A trial that was trained to the end reports every epoch once.
     assert all(row["objective_epochs"] == [1, 2, 3] for row in rows if not row["stopped_early"])

@@ -8,7 +8,7 @@ from rich.markup import escape
 
 from kdbench.cli.look import list_datasets
 from kdbench.cli.options import Root, at_home, comma_list
-from kdbench.cli.terminal import SOME_FAILED, decoding_bar, new_table, out, say, show
+from kdbench.cli.terminal import SOME_FAILED, decoding_bar, new_table, out, say, show, shows_bars
 from kdbench.errors import RequestError
 
 data_app = typer.Typer(help="Look at, check, decode and download datasets.", no_args_is_help=True)
@@ -34,7 +34,7 @@ def check_dataset(
 
     dataset = get_dataset(name)
     folder = dataset.root(root)
-    with Progress(console=out, transient=True, disable=not out.is_terminal) as bars:
+    with Progress(console=out, transient=True, disable=not shows_bars(out)) as bars:
         bar = bars.add_task("decoding", total=None)
         found = check(
             dataset,
@@ -122,7 +122,7 @@ def download_dataset(
     dataset = get_dataset(name)
     say(licence_of(dataset))
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as bars:
+    with Progress(*columns, console=out, transient=True, disable=not shows_bars(out)) as bars:
         bar = bars.add_task("download", total=None)
         path = download(
             dataset,

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -18,6 +19,22 @@ if TYPE_CHECKING:
 out, err = (Console(stderr=e, width=None if sys.stdout.isatty() else 160) for e in (False, True))
 
 OK, SOME_FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
+
+
+def shows_bars(console: Console) -> bool:
+    """Whether bars can move there: in a terminal, and in a notebook that has ipywidgets."""
+    return console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
+
+
+@contextmanager
+def silenced(really: bool = True) -> Iterator[None]:
+    """Print nothing meanwhile, on either stream."""
+    before = out.quiet, err.quiet
+    out.quiet, err.quiet = really or out.quiet, really or err.quiet
+    try:
+        yield
+    finally:
+        out.quiet, err.quiet = before
 
 
 def say(text: str, style: str | None = None) -> None:
@@ -65,6 +82,6 @@ def decoding_bar() -> Iterator[Any]:
     """A progress bar on a terminal, as a function that takes how many images are done, of how many."""
     from rich.progress import Progress
 
-    with Progress(console=out, transient=True, disable=not out.is_terminal) as bars:
+    with Progress(console=out, transient=True, disable=not shows_bars(out)) as bars:
         bar = bars.add_task("decoding images", total=1)
         yield lambda done, total: bars.update(bar, completed=done, total=total)

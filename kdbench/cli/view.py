@@ -18,6 +18,7 @@ from rich.progress import (
 
 from kdbench.cell import Outcome
 from kdbench.cell import Progress as CellProgress
+from kdbench.cli.terminal import shows_bars
 from kdbench.grid.lease import Holder
 from kdbench.grid.plan import Job
 from kdbench.grid.schedule import Running
@@ -34,6 +35,7 @@ class View:
 
     def __init__(self, console: Console, errors: Console, published: str | None = None) -> None:
         self.console, self.errors, self.published = console, errors, published
+        self.is_live = shows_bars(console)
         self.expected: dict[str, float] = {}
         self.ended_ids: set[str] = set()
         self.num_failed, self.num_waiting = 0, 0
@@ -72,7 +74,7 @@ class View:
         if done >= total:
             self.bars.remove_task(self.images)
             self.images = None
-            self.end()
+            self._stop()
 
     def begin(self, expected: Mapping[str, float]) -> None:
         """Show a bar of all cells."""
@@ -82,8 +84,7 @@ class View:
 
     def end(self) -> None:
         """Take the bars away."""
-        if self.console.is_terminal:  # elsewhere a bar that was never shown would leave an empty line
-            self.bars.stop()
+        self._stop()
 
     def progress(self, progress: CellProgress) -> None:
         """Show where the one running cell is; called after every batch, so it must be cheap."""
@@ -132,8 +133,12 @@ class View:
             self._say(f"[{self.num_timed}/{self.num_to_time}] {job.cell.method} is timed")
 
     def _start(self) -> None:
-        if self.console.is_terminal:
+        if self.is_live:
             self.bars.start()
+
+    def _stop(self) -> None:
+        if self.is_live:  # a stopped bar that never started leaves an empty line
+            self.bars.stop()
 
     def _say(self, text: str, style: str | None = None) -> None:
         self.console.print(escape(text), style=style, highlight=False, soft_wrap=True)
@@ -184,13 +189,13 @@ class View:
     def _log(self, lines: Sequence[str]) -> None:
         """Without a terminal: what the bars would show, now and then."""
         now = time.monotonic()
-        if not self.console.is_terminal and now - self.logged >= LOG_EVERY_S:
+        if not self.is_live and now - self.logged >= LOG_EVERY_S:
             self.logged = now
             for line in lines:
                 self._line(line)
 
     def _line(self, text: str, style: str | None = None) -> None:
-        stamp = "" if self.console.is_terminal else time.strftime("%H:%M:%S ")
+        stamp = "" if self.is_live else time.strftime("%H:%M:%S ")
         self._say(stamp + text, style=style)
 
 

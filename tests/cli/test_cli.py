@@ -168,7 +168,7 @@ def test_a_run_writes_rows_scores_and_a_report(run: Call) -> None:
         ("screw", "ok", 0),
     ]
     assert files() == files_of(*found)
-    assert "2 cells: 0 ended before, 2 to run" in text
+    assert "2 cells: 0 finished before, 2 to run" in text
     assert "cells: 2 ok" in text
     assert "report: reports/out/leaderboard.md" in text
     assert "stfpm" in Path("reports/out/leaderboard.md").read_text()
@@ -244,7 +244,7 @@ def test_the_same_command_runs_nothing_again(run: Call) -> None:
     before = times()
     code, text = run("--categories", "bottle")
     assert code == 0
-    assert "1 cells: 1 ended before, 0 to run" in text
+    assert "1 cells: 1 finished before, 0 to run" in text
     assert "cells: 1 ok" in text
     assert times() == before
 
@@ -254,7 +254,7 @@ def test_the_same_command_goes_on_with_what_is_missing(run: Call) -> None:
     before = times()
     code, text = run()
     assert code == 0
-    assert "2 cells: 1 ended before, 1 to run" in text
+    assert "2 cells: 1 finished before, 1 to run" in text
     assert sorted(row["category"] for row in rows()) == ["bottle", "screw"]
     assert {name: times()[name] for name in before} == before
 
@@ -271,7 +271,7 @@ def test_what_ended_well_among_published_rows_is_taken_over(run: Call, kdbench: 
     code, text = run(*words)
     assert code == 0
     assert "1 cells taken over from shared" in text
-    assert "2 cells: 1 ended before, 1 to run" in text
+    assert "2 cells: 1 finished before, 1 to run" in text
     taken = [row for row in rows("others") if row["category"] == "bottle"]
     assert taken == rows()
     (file,) = Path("results/scores").iterdir()
@@ -284,7 +284,7 @@ def test_failed_cells_of_published_rows_are_run(run: Call, kdbench: Call) -> Non
     assert kdbench("report", "--rows", "shared")[0] == 0
     words = ("--categories", "bottle", "--set", "stfpm.lr=1e30", "--results", "others")
     _, text = run(*words, "--published", "shared")
-    assert "1 cells: 0 ended before, 1 to run" in text
+    assert "1 cells: 0 finished before, 1 to run" in text
 
 
 def test_published_rows_are_no_results_folder(run: Call, kdbench: Call) -> None:
@@ -361,7 +361,7 @@ def test_a_grid_from_a_clean_folder_gives_the_same_tables_and_a_deleted_cell_com
     }
     for cell_id in lost:
         Path(f"other/cells/{cell_id}.parquet").unlink()
-    assert "6 cells: 4 ended before, 2 to run" in made("other")
+    assert "6 cells: 4 finished before, 2 to run" in made("other")
     assert tables("other") == first
 
 
@@ -370,7 +370,7 @@ def test_redo_all_runs_what_ended_well_again(run: Call) -> None:
     before = times()
     code, text = run("--categories", "bottle", "--redo", "all")
     assert code == 0
-    assert "1 cells: 0 ended before, 1 to run" in text
+    assert "1 cells: 0 finished before, 1 to run" in text
     assert times().keys() == before.keys()
     assert all(times()[name] > before[name] for name in before)
 
@@ -392,7 +392,7 @@ def test_what_another_run_ends_meanwhile_is_not_run_again(
     monkeypatch.setattr(Results, "ends", and_then_it_ends)
     code, text = run("--categories", "bottle", *redo)
     assert code == 0
-    assert "1 cells: 0 ended before, 1 to run" in text
+    assert "1 cells: 0 finished before, 1 to run" in text
     assert "cells: 1 ok" in text
     assert times() == before
 
@@ -443,12 +443,12 @@ def test_a_failed_cell_is_not_run_again_unless_asked_for(brittle: Call) -> None:
     before = times()
     code, text = brittle("--set", "brittle.act=broken,nothing")
     assert code == 1
-    assert "2 cells: 2 ended before, 0 to run" in text
+    assert "2 cells: 2 finished before, 0 to run" in text
     assert "cells: 1 failed, 1 ok" in text or "cells: 1 ok, 1 failed" in text
     assert times() == before
     code, text = brittle("--set", "brittle.act=broken,nothing", "--redo", "failed")
     assert code == 1
-    assert "2 cells: 1 ended before, 1 to run" in text
+    assert "2 cells: 1 finished before, 1 to run" in text
     (failed,) = [row["cell_id"] for row in rows() if row["status"] == "failed"]
     assert [name for name in times() if times()[name] != before[name]] == [f"cells/{failed}.parquet"]
 
@@ -527,12 +527,12 @@ def test_an_interruption_loses_only_the_cell_that_runs(brittle: Call) -> None:
     before = times()
     code, text = brittle(*words)
     assert code == 130
-    assert "2 cells: 1 ended before, 1 to run" in text
+    assert "2 cells: 1 finished before, 1 to run" in text
     assert times() == before
 
 
 @pytest.mark.parametrize(
-    "step", ["kdbench.grid.grid.plan", "kdbench.grid.grid.prepare", "kdbench.cli.app._report"]
+    "step", ["kdbench.grid.grid.plan", "kdbench.grid.grid.prepare", "kdbench.cli.run.write"]
 )
 def test_an_interruption_outside_of_the_cells_has_the_same_code(
     run: Call, monkeypatch: pytest.MonkeyPatch, step: str

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from kdbench.cli.app import show_plan
+from kdbench.cli.run import show_plan
 from kdbench.grid.cluster import Cluster, Need, Node, makespan_s
 from kdbench.grid.costs import (
     Costs,

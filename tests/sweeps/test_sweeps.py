@@ -351,21 +351,22 @@ def test_what_cannot_be_trained_is_a_failed_row_and_the_worst(planned):
     [(1e30, 0, False, True), (0.4, 1, True, False), (1e30, 1, True, True), (0.4, 0, False, False)],
 )
 def test_only_trials_that_may_end_well_are_said_to_be_tried_again(planned, lr, num_errors, again, never):
-    from kdbench.sweeps._end import summary  # imports Ray
+    from kdbench.cli.sweep import result_of, summary  # imports Ray
     from kdbench.sweeps.tune import SweepEnd
 
     made = planned(categories=("bottle",), precision="fp32")
     trial(made, lr=lr)
     if num_errors:
         end_trial(made.sweep, made.first | {"lr": 0.1}, "The actor died")
-    said: list[str] = []
-    shown: list[Table] = []
-    good = summary(made, SweepEnd(num_trials=2, num_errors=num_errors), said.append, shown.append)
-    assert good == (lr == 0.4 and not num_errors)
-    assert [table.head[:3] for table in shown] == ([("rank", "trial", "mad")] if lr == 0.4 else [])
-    assert "No importance: " in "\n".join(said)
-    assert ("the same command tries those again that ended with an error" in said) == again
-    assert any(line.startswith("1 diverged") for line in said) == never
+    result = result_of(made, SweepEnd(num_trials=2, num_errors=num_errors))
+    assert result.complete == (lr == 0.4 and not num_errors)
+    parts = list(summary(made, result))
+    lines = [part for part in parts if isinstance(part, str)]
+    tables = [part for part in parts if isinstance(part, Table)]
+    assert [table.head[:3] for table in tables] == ([("rank", "trial", "mad")] if lr == 0.4 else [])
+    assert "No importance: " in "\n".join(lines)
+    assert ("the same command runs the trials that had an error again" in lines) == again
+    assert any(line.startswith("1 diverged") for line in lines) == never
 
 
 def test_other_errors_are_a_row_and_go_on_to_who_may_try_again(planned, mvtec):

@@ -98,7 +98,7 @@ def test_a_killed_sweep_is_finished_by_the_same_command(sweep, tmp_path):
     assert 2 <= len(left) < 4
     code, text = finish(sweep(*words))
     assert code == 0, text
-    assert f", {len(left)} ended before" in text
+    assert f", {len(left)} finished before" in text
     assert "4 trials, 4 different configurations: 0 stopped early, 0 failed" in text
     assert {path: path.stat().st_mtime_ns for path in left} == left  # none was trained again
     rows = read(tmp_path / "r", TRIALS).to_pylist()
@@ -106,7 +106,7 @@ def test_a_killed_sweep_is_finished_by_the_same_command(sweep, tmp_path):
     assert sum(row["is_default"] for row in rows) == 1
     code, text = finish(sweep(*words))
     assert code == 0
-    assert "4 ended before" in text
+    assert "4 finished before" in text
     (best,) = (tmp_path / "r/sweeps").glob("*/best.toml")
     command = [sys.executable, "-m", "kdbench", "run", "--config", best, "--results", tmp_path / "r"]
     command += ["--report", tmp_path / "out", "--executor", "local", "--no-latency"]

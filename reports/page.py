@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -118,10 +118,7 @@ def _part(
     kept: Mapping[str, int],
 ) -> _Part:
     found = entries(cells)
-    ended = figures_accuracy.ended_cells(found)
     chosen = figures_accuracy.picture_cells(found, kept)
-    curves = read(results, CURVES, only=set(ended["cell_id"])).to_pandas()
-    curves = curves.merge(ended, on=["cell_id", "category"])
     timed = figures_speed.timings(found, rows.latencies)
     scores = rows.scores.merge(chosen, on=["cell_id", "category"])
     candidates = [
@@ -133,18 +130,45 @@ def _part(
         group=group,
         found=found,
         timed=timed,
-        sketches=[
-            *figures_speed.accuracy_latency(group, found, timed, look),
-            *figures_speed.latency_distributions(group, found, rows.latencies, look),
-            figures_accuracy.heat_map(group, found),
-            *figures_accuracy.curves(group, found, curves, look),
-            figures_accuracy.critical_differences(group, found, look),
-            figures_accuracy.training(group, cells, look),
-            figures_accuracy.interference(group, found, rows.probes, look),
-        ],
+        sketches=_sketches(results, rows, group, cells, found, look),
         candidates=candidates,
         exhibits=list(gallery.exhibits(results, candidates)),
     )
+
+
+def all_sketches(results: str | Path) -> Iterator[Sketch]:
+    """Every figure of the report, also those that cannot be drawn; FileNotFoundError without rows."""
+    rows, storage = load(results), Storage(results)
+    look = figures.marks(rows.cells["entry"])
+    for group, cells in sections(rows.cells):
+        yield from _sketches(storage, rows, group, cells, entries(cells), look)
+    yield from figures_speed.workers(rows.cells, look)
+    for one in sweep.sweeps(rows.trials, rows.audits):
+        yield from figures_sweep.sketches(one)
+
+
+def _sketches(
+    results: Storage,
+    rows: Rows,
+    group: Group,
+    cells: pd.DataFrame,
+    found: list[Entry],
+    look: dict[str, Mark],
+) -> list[Sketch]:
+    """The figures of one section."""
+    ended = figures_accuracy.ended_cells(found)
+    curves = read(results, CURVES, only=set(ended["cell_id"])).to_pandas()
+    curves = curves.merge(ended, on=["cell_id", "category"])
+    timed = figures_speed.timings(found, rows.latencies)
+    return [
+        *figures_speed.accuracy_latency(group, found, timed, look),
+        *figures_speed.latency_distributions(group, found, rows.latencies, look),
+        figures_accuracy.heat_map(group, found),
+        *figures_accuracy.curves(group, found, curves, look),
+        figures_accuracy.critical_differences(group, found, look),
+        figures_accuracy.training(group, cells, look),
+        figures_accuracy.interference(group, found, rows.probes, look),
+    ]
 
 
 def _drawn(sketches: Iterable[Sketch], section: str, folder: Path) -> list[dict[str, Any]]:

@@ -137,8 +137,13 @@ def decode(path: Path, size: int) -> np.ndarray:
 def look(path: Path, size: int) -> tuple[np.ndarray, Seen]:
     """What `decode` gives, and what it takes to compare the image with others at its original size."""
     picture = open_image(path)
-    pixels = np.asarray(picture.image.resize((size, size), Image.Resampling.BILINEAR))
+    pixels = resized(picture.image, size)
     return pixels, Seen(content=picture.content(), transparent=picture.transparent)
+
+
+def resized(image: Image.Image, size: int) -> np.ndarray:
+    """An RGB image as uint8 [S,S,3]: bilinear with anti-aliasing, aspect not kept."""
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def _empty(sample: Sample, preset: Preset) -> np.ndarray:

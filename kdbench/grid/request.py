@@ -176,12 +176,11 @@ def read_model(model: type[Model], file: Path | None, options: Mapping[str, Any]
     values: dict[str, Any] = {}
     if file is not None:
         values = read_toml(file)
-        if not isinstance(values.get("set", {}), Mapping):
-            raise RequestError([f"{file}: set={values['set']!r} is not a table of METHOD.KEY = VALUE"])
-        values["set"] = _flat(values.get("set", {}))
+        values["set"] = _flat(values.get("set", {}), f"{file}: ")
     given = {key: value for key, value in options.items() if value not in (None, (), {})}
+    given["set"] = _flat(given.get("set", {}))
     over = given.keys() & OF_METHODS  # --epochs takes precedence over METHOD.epochs of the file, too
-    over |= {name.removeprefix(f"{EVERY}.") for name in given.get("set", {})}  # and so does --set all.epochs
+    over |= {name.removeprefix(f"{EVERY}.") for name in given["set"]}  # and so does --set all.epochs
     running = set(_given_methods(given))  # --methods runs a part of the file
     idle = set(method_names()) - running
     kept = {
@@ -189,7 +188,7 @@ def read_model(model: type[Model], file: Path | None, options: Mapping[str, Any]
         for name, value in values.get("set", {}).items()
         if name.partition(".")[2] not in over and name.partition(".")[0] not in idle
     }
-    given["set"] = {**kept, **given.get("set", {})}
+    given["set"] = kept | given["set"]
     values |= given
     try:
         return model.model_validate(values)
@@ -244,11 +243,13 @@ def complaints_of(prefix: str, error: ValidationError, model: type[BaseModel]) -
     return texts
 
 
-def _flat(sets: Mapping[str, Any]) -> dict[str, Any]:
-    """[set.dcam] attention = "none" and [set] "dcam.attention" = "none" are the same."""
+def _flat(sets: object, where: str = "") -> dict[str, Any]:
+    """Make [set.dcam] attention = "none" the same as [set] "dcam.attention" = "none"."""
+    if not isinstance(sets, Mapping):
+        raise RequestError([f"{where}set={sets!r} is not a table of METHOD.KEY = VALUE"])
     flat: dict[str, Any] = {}
     for name, value in sets.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and "." not in name:
             flat |= {f"{name}.{key}": inner for key, inner in value.items()}
         else:
             flat[name] = value

@@ -1,0 +1,306 @@
+"""The Python interface: what `import kdbench` offers beside the command line.
+
+Arguments have the names of the options and of the keys in a TOML file, and mean the same. Whatever is wrong
+with a request raises RequestError with every complaint; what is wrong with images on disk raises DataError.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pandas as pd
+from pydantic import BaseModel
+
+from kdbench.cli.options import at_home
+from kdbench.cli.sweep import SweepResult
+from kdbench.cli.terminal import silenced
+from kdbench.errors import RequestError, ResultsError, unknown
+from kdbench.grid.request import Request, read_model
+from kdbench.reports.rows import load_rows
+from kdbench.reports.shown import Compared, Figure, Leaderboard, all_figures, compared, leaderboard
+from kdbench.results.schema import ROW_SCHEMA
+from kdbench.results.store import CELLS, CURVES, LATENCY, SCORES, TRIALS, Kind, Results, read
+
+if TYPE_CHECKING:
+    from kdbench.engine.detector import Detector
+
+Model = TypeVar("Model", bound=BaseModel)
+Names = str | Iterable[str]  # several names, or one; a text may be a comma list
+AnyPath = str | Path
+NAMED = 5  # cells that a message names
+# What a line of scores or curves says of its cell.
+OF_CELL = [
+    "cell_id",
+    "method",
+    "entry",
+    "dataset",
+    "setting",
+    "category",
+    "seed",
+    "profile",
+    "preset",
+    "config",
+]
+
+
+def run(
+    *,
+    methods: Names | None = None,
+    dataset: Names | None = None,
+    root: AnyPath | None = None,
+    split: str | None = None,
+    categories: Names | None = None,
+    setting: Names | None = None,
+    seeds: int | Iterable[int] | None = None,
+    epochs: int | None = None,
+    set: Mapping[str, Any] | None = None,
+    profile: str | None = None,
+    backbone: str | None = None,
+    weights: AnyPath | None = None,
+    preset: str | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    executor: str | None = None,
+    address: str | None = None,
+    cpus_per_cell: int | None = None,
+    gpus_per_cell: float | None = None,
+    memory_per_cell: float | None = None,
+    checkpoint_every: float | None = None,
+    latency: bool | None = None,
+    results: AnyPath | None = None,
+    published: AnyPath | None = None,
+    timeout: float | None = None,
+    redo: str | None = None,
+    keep_detectors: bool | None = None,
+    keep_pictures: bool | None = None,
+    large_masks: bool | None = None,
+    config: AnyPath | None = None,
+    progress: bool = True,
+) -> "ResultsFolder":
+    """Train and evaluate every cell of methods x datasets x settings x seeds that has not finished yet.
+
+    The arguments are the options of `kdbench run`; what is not given comes from the TOML file `config`, else
+    it is the default. `progress` shows notes and bars, in a terminal and in a notebook.
+
+    Returns the results folder, with the rows of earlier runs too. A cell that fails is a row whose `status`
+    is not `ok`. Raises RequestError for a wrong request, ResultsError if rows cannot be written, and
+    KeyboardInterrupt if the run was interrupted; what has finished is kept, and the same call resumes.
+    """
+    request = _asked(Request, locals())
+    from kdbench.cli.run import carry_out, planned
+
+    with silenced(not progress):
+        result = carry_out(planned(request))
+    if result.stopped_by:
+        raise KeyboardInterrupt
+    if result.complaints:
+        raise ResultsError("; ".join(result.complaints))
+    return ResultsFolder(request.results)
+
+
+def sweep(
+    *,
+    method: str | None = None,
+    dataset: str | None = None,
+    root: AnyPath | None = None,
+    split: str | None = None,
+    categories: Names | None = None,
+    setting: str | None = None,
+    seeds: int | Iterable[int] | None = None,
+    trials: int | None = None,
+    space: AnyPath | None = None,
+    search: str | None = None,
+    scheduler: str | None = None,
+    objective: str | None = None,
+    selection: str | None = None,
+    epochs: int | None = None,
+    report_every: int | None = None,
+    set: Mapping[str, Any] | None = None,
+    profile: str | None = None,
+    backbone: str | None = None,
+    weights: AnyPath | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    cpus_per_trial: int | None = None,
+    gpus_per_trial: float | None = None,
+    max_concurrent: int | None = None,
+    address: str | None = None,
+    results: AnyPath | None = None,
+    keep_detectors: bool | None = None,
+    audit: bool = False,
+    config: AnyPath | None = None,
+    progress: bool = True,
+) -> SweepResult:
+    """Search a method's configuration on normal images with synthetic defects; no test image is seen.
+
+    The arguments are the options of `kdbench sweep`. With `audit` the detectors of all finished trials score
+    the test images afterwards, which chooses nothing.
+
+    Raises RequestError for a wrong request, KeyboardInterrupt if the sweep was interrupted; the same call
+    resumes.
+    """
+    from kdbench.cli.sweep import carry_out, planned
+    from kdbench.sweeps._request import SweepRequest
+
+    with silenced(not progress):
+        return carry_out(planned(_asked(SweepRequest, locals())), audit=audit)
+
+
+def compare(before: AnyPath, after: AnyPath, *, tolerance: float = 0.01) -> Compared:
+    """What changed between two results folders (paths or URIs); print it, or let a notebook show it.
+
+    `tolerance` is how much worse a metric may be, as a fraction: 0.01 is one point of percent. The result
+    counts what became worse beyond it in `num_regressions`. Raises RequestError for a tolerance out of range,
+    a folder without rows, or nothing in common.
+    """
+    return compared(_place(before), _place(after), tolerance)
+
+
+def open(where: AnyPath) -> "ResultsFolder":
+    """The results in a folder or at a URI (s3://...), also while cells are still running.
+
+    Raises RequestError if there are none.
+    """
+    folder = ResultsFolder(where)
+    if not any(folder._results.storage.names(kind.folder) for kind in (CELLS, TRIALS)):
+        raise RequestError(
+            [f"no results in {folder.where}: `kdbench run --results {folder.where}` writes them"]
+        )
+    return folder
+
+
+class ResultsFolder:
+    """The rows, detectors and figures of a results folder, read anew by every call.
+
+    Filters are columns with a value, or with a list of values that may stand there:
+    `rows(method="stfpm", seed=[0, 1])`. Columns are those of docs/results-format.md.
+    """
+
+    def __init__(self, where: AnyPath) -> None:
+        self.where = _place(where)
+        self._results = Results(self.where)
+
+    def __repr__(self) -> str:
+        return f"<ResultsFolder {self.where}>"
+
+    def rows(self, *, earlier: bool = False, **filters: object) -> pd.DataFrame:
+        """One line for each category of a cell: what was asked, how it went, all metrics as fractions.
+
+        Rows of images that changed since are left out, as in reports, but for `earlier`. `entry` names the
+        method and the keys in which its recipes differ: what shares it and a section shares a mean.
+        """
+        rows = self._rows_that_count()
+        if earlier:
+            every = self._read(CELLS)
+            rows = every.merge(rows[["cell_id", "category", "entry"]], how="left", on=["cell_id", "category"])
+        return _chosen(rows[[*ROW_SCHEMA.names, "entry"]], filters)
+
+    def scores(self, **filters: object) -> pd.DataFrame:
+        """One line for each test image of a cell: its label and image score, and what the cell was."""
+        return _chosen(self._of_cells(SCORES), filters)
+
+    def curves(self, **filters: object) -> pd.DataFrame:
+        """One line for each category of a cell: its ROC and PRO curves as lists, thinned, and what it was."""
+        return _chosen(self._of_cells(CURVES), filters)
+
+    def latencies(self, **filters: object) -> pd.DataFrame:
+        """One line for each timing of a detector: device, batch size, precision, and milliseconds."""
+        return _chosen(self._read(LATENCY), filters)
+
+    def trials(self, **filters: object) -> pd.DataFrame:
+        """One line for each trial of a sweep: its configuration and objective."""
+        return _chosen(self._read(TRIALS), filters)
+
+    def leaderboard(self) -> Leaderboard:
+        """The rankings of all methods; print it, let a notebook show it, or take numbers from its `frame`."""
+        return leaderboard(self.where)
+
+    def figures(self) -> dict[str, Figure]:
+        """The figures of the report by name; each is drawn when it is shown or saved."""
+        return all_figures(self.where)
+
+    def detector(
+        self,
+        cell: str | None = None,
+        *,
+        weights: AnyPath | None = None,
+        device: str = "auto",
+        **filters: object,
+    ) -> "Detector":
+        """The trained detector of one cell, named by its id or by filters that fit no other succeeded cell.
+
+        `weights` is the teacher's file, where it is not found as in a run. Raises RequestError if no cell
+        fits, or more than one, and if its detector was not kept.
+        """
+        import torch
+
+        from kdbench.engine.detector import Detector
+        from kdbench.grid.plan import choose_device
+
+        row = self._only_cell(cell, filters)
+        file = None if weights is None else Path(_place(weights))
+        return Detector(self._results, row, weights=file, device=torch.device(choose_device(device)))
+
+    def _rows_that_count(self) -> pd.DataFrame:
+        try:
+            return load_rows(self.where)
+        except FileNotFoundError as error:  # no cell has finished
+            raise RequestError([str(error)]) from error
+
+    def _read(self, kind: Kind) -> pd.DataFrame:
+        return read(self._results.storage, kind).to_pandas()
+
+    def _of_cells(self, kind: Kind) -> pd.DataFrame:
+        """Rows of a kind, of cells that have rows, with what the cell was."""
+        return self._read(kind).merge(self._rows_that_count()[OF_CELL], on=["cell_id", "category"])
+
+    def _only_cell(self, cell: str | None, filters: dict[str, object]) -> dict[str, Any]:
+        if cell is not None:
+            filters = filters | {"cell_id": cell}
+        rows = _chosen(self.rows(earlier=cell is not None), filters)
+        if rows.empty:
+            what = ", ".join(f"{name}={value!r}" for name, value in filters.items()) or "any filter"
+            raise RequestError([f"no cell with {what} in {self.where}"])
+        good = rows[rows["status"] == "ok"].drop_duplicates("cell_id")
+        if good.empty:
+            raise RequestError([f"no cell of these succeeded: {', '.join(sorted(rows['status'].unique()))}"])
+        if len(good) > 1:
+            columns = ["method", "dataset", "setting", "category", "seed", "profile", "config"]
+            differ = [name for name in columns if good[name].nunique() > 1]
+            ids = ", ".join(good["cell_id"].head(NAMED)) + (", ..." if len(good) > NAMED else "")
+            raise RequestError([f"{len(good)} cells fit. Name {' or '.join(differ)}, or one of {ids}"])
+        rows_of_cell = read(self._results.storage, CELLS, only=[good["cell_id"].iloc[0]]).to_pylist()
+        row: dict[str, Any] = rows_of_cell[0]
+        return row
+
+
+def _chosen(rows: pd.DataFrame, filters: Mapping[str, object]) -> pd.DataFrame:
+    """The lines that fit all filters; RequestError for a column that there is not."""
+    wrong = [unknown("column", name, list(rows)) for name in filters if name not in rows]
+    if wrong:
+        raise RequestError(wrong)
+    fits = pd.Series(True, rows.index)
+    for name, value in filters.items():
+        if isinstance(value, Iterable) and not isinstance(value, str):
+            fits &= rows[name].isin([*value])
+        else:
+            fits &= rows[name] == value
+    return rows[fits].reset_index(drop=True)
+
+
+def _place(where: AnyPath) -> str:
+    return str(at_home(where))
+
+
+def _asked(model: type[Model], given: Mapping[str, Any]) -> Model:
+    """The request of some arguments and the TOML file `config`."""
+    values = {}
+    for name in model.model_fields:
+        value = given[name]
+        if isinstance(value, Iterable) and not isinstance(value, str | Path | Mapping):
+            value = tuple(value)
+            if not value:  # what a filter left: it must not mean all
+                raise RequestError([f"{name}=(): it names nothing. Leave it out for the default"])
+        values[name] = value
+    config = given["config"]
+    return read_model(model, None if config is None else Path(_place(config)), values)

@@ -1,0 +1,127 @@
+"""A trained detector of a results folder, ready to score images that a person has."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from kdbench.data.store import decode, resized
+from kdbench.engine.batches import Batches
+from kdbench.engine.build import load_detector
+from kdbench.engine.device import choose_precision
+from kdbench.engine.evaluate import score
+from kdbench.errors import RequestError
+from kdbench.files import expanded
+from kdbench.results.store import Results
+from kdbench.weights import find_weights
+
+# One image or several: paths, arrays uint8 [H,W,3] or [N,H,W,3], tensors [3,H,W] or [N,3,H,W].
+Picture = str | Path | np.ndarray | torch.Tensor
+Pictures = Picture | Sequence[Picture]
+
+
+class Detector:
+    """A trained detector; `row` is a row of its cell, with its method, category, seed and numbers."""
+
+    def __init__(
+        self, results: Results, row: dict[str, Any], *, weights: Path | None, device: torch.device
+    ) -> None:
+        found = find_weights(row["backbone"], weights)
+        if found.sha256 != row["teacher_sha256"]:
+            raise RequestError(
+                [f"{found.source} is not the teacher of this {row['method']}: give its weights"]
+            )
+        recipe = {"method": row["method"], "config": row["config"]}
+        try:
+            self._method = load_detector(results, row["cell_id"], **recipe, weights=found, device=device)
+        except FileNotFoundError as error:
+            again = "run its cell again with --keep-detectors and --redo all"
+            raise RequestError([f"the detector of {row['cell_id']} was not kept: {again}"]) from error
+        self.row, self._device = row, device
+
+    def __repr__(self) -> str:
+        row = self.row
+        what = f"{row['method']} of {', '.join(row['categories'])} ({row['dataset']}), seed {row['seed']}"
+        return f"<Detector {what}, {self.image_size} px on {self._device}>"
+
+    @property
+    def image_size(self) -> int:
+        """The side of the square that images are resized to, in pixels."""
+        return int(self._method.config.image_size)
+
+    def predict(self, images: Pictures) -> tuple[np.ndarray, np.ndarray]:
+        """Anomaly maps float32 [N,S,S] and image scores float64 [N] of one image or several; larger is worse.
+
+        S is `image_size`. An image is a path; an array uint8 [H,W,3], RGB; or a tensor [3,H,W], uint8 or
+        floating point from 0 to 1. Several are a sequence of these, an array [N,H,W,3] or a tensor [N,3,H,W].
+        Each is resized as the training images were: to a square, bilinear with anti-aliasing. A score has no
+        unit; choose a threshold from the scores of normal images.
+
+        Raises DataError for a file that is not an image, RequestError for another type, shape or range.
+        """
+        size, config = self.image_size, self._method.config
+        maps, scores = [], []
+        everything = list(_each(images))
+        with ThreadPoolExecutor() as pool:
+            for first in range(0, len(everything), config.batch_size):
+                part = everything[first : first + config.batch_size]
+                pixels = np.stack(list(pool.map(lambda image: _pixels(image, size), part)))
+                batches = Batches(
+                    pixels,
+                    self._method.teacher,
+                    config.backbone,
+                    device=self._device,
+                    precision=choose_precision(config.precision, self._device),
+                    batch_size=config.batch_size,
+                    cached=False,
+                )
+                found = score(self._method, batches, lambda count: None)
+                maps.append(found.maps)
+                scores.append(found.image_score)
+        if not maps:
+            return np.zeros((0, size, size), np.float32), np.zeros(0)
+        return np.concatenate(maps), np.concatenate(scores)
+
+
+def _each(images: Pictures) -> Iterator[Picture]:
+    """One image after another."""
+    if isinstance(images, str | Path):
+        yield images
+    elif isinstance(images, np.ndarray | torch.Tensor):
+        if images.ndim not in (3, 4):
+            raise RequestError([f"images have the shape {list(images.shape)}: {_EXPECTED}"])
+        yield from images if images.ndim == 4 else (images,)
+    else:
+        yield from images
+
+
+_EXPECTED = "an array is uint8 [H,W,3] or [N,H,W,3] in RGB, a tensor [3,H,W] or [N,3,H,W]"
+
+
+def _pixels(image: Picture, size: int) -> np.ndarray:
+    """One image as uint8 [S,S,3]."""
+    if isinstance(image, str | Path):
+        return decode(Path(expanded(str(image))), size)
+    if isinstance(image, torch.Tensor):
+        image = _from_tensor(image)
+    if not isinstance(image, np.ndarray):
+        raise RequestError([f"{type(image).__name__} is no image: it is a path, an array or a tensor"])
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise RequestError([f"an image is {image.dtype} {list(image.shape)}: {_EXPECTED}"])
+    return resized(Image.fromarray(image), size)
+
+
+def _from_tensor(image: torch.Tensor) -> np.ndarray:
+    """A tensor [3,H,W] as an array [H,W,3]; floating-point values from 0 to 1 are rounded to 8 bit."""
+    if image.is_floating_point():
+        image = image.detach().float()
+        low, high = image.aminmax() if image.numel() else (image.new_zeros(()),) * 2
+        if not (low >= 0 and high <= 1):  # also for NaN
+            values = f"an image has values from {low:g} to {high:g}"
+            raise RequestError([f"{values}: a tensor is uint8, or from 0 to 1 and not normalised"])
+        image = (image * 255).round().to(torch.uint8)
+    return image.cpu().movedim(0, -1).numpy() if image.ndim == 3 else image.cpu().numpy()

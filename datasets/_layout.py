@@ -2,16 +2,25 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from kdbench.dataset import IMAGE_SUFFIXES, LITTER, Category, Sample, image_files
+from kdbench.dataset import IMAGE_SUFFIXES, Category, Dataset, Sample, entries, folded, image_files
+from kdbench.datasets._foreign import NORMAL, renamed_masks, renamed_normal
 from kdbench.errors import DataError
 
 AGAIN = "The archive may be half unpacked; unpack it again"
+UNITE = "Unite them in one file, or move one away"
+
+
+def again(dataset: Dataset) -> str:
+    """What to do where files are missing: only data that comes in an archive may be half unpacked."""
+    return AGAIN if dataset.archives else ""
 
 
 def scan_layout(
+    dataset: Dataset,
     root: Path,
     name: str,
     *,
@@ -24,13 +33,13 @@ def scan_layout(
     `normal` is what the folders of normal images are called.
     """
     folder = root / name
-    train = image_files(existing(folder / "train" / normal), suffixes)
+    train = image_files(_normal_images(dataset, folder / "train" / normal), suffixes)
     if not train:
         raise DataError(f"{folder / 'train' / normal} has no images")
-    for other in _entries(folder / "train"):
+    for other in entries(folder / "train"):
         if other.name != normal:
             raise DataError(f"{other} lies beside the normal images for training. Move it away")
-    kinds = _entries(existing(folder / "test"))
+    kinds = entries(existing(folder / "test", again(dataset)))
     _refuse_masks_of_no_kind(folder, {kind.name for kind in kinds} | {normal})
     test: list[Sample] = []
     for kind in kinds:
@@ -40,7 +49,9 @@ def scan_layout(
         if not images:
             raise DataError(f"{kind} has no images")
         good = kind.name == normal
-        masks = {} if good else _masks(folder, kind.name, images, suffixes, masks_required)
+        if not good and folded(kind.name) in NORMAL:
+            raise DataError(f"{kind} would count as defects: normal images lie in {kind.with_name(normal)}")
+        masks = {} if good else _masks(dataset, kind, images, suffixes, masks_required)
         test += [
             Sample(path=path, label=not good, defect="good" if good else kind.name, mask=masks.get(path))
             for path in images
@@ -81,16 +92,26 @@ def stay_inside(folder: Path, paths: Iterable[Path]) -> None:
             raise DataError(f"{path} is a link to {real}, outside of {home}. Put the file itself there")
 
 
-def existing(path: Path) -> Path:
-    """The folder, if it is there; else DataError."""
+def existing(path: Path, advice: str = "") -> Path:
+    """The folder, if it is there; else DataError with what to do."""
     if not path.is_dir():
-        raise DataError(f"no folder {path}. {AGAIN}")
+        raise DataError(". ".join(filter(None, (f"no folder {path}", advice))))
     return path
 
 
-def masks_beside(folder: Path, image: str, mask: str, ending: str = "") -> dict[Path, Path | None]:
-    """Image -> its mask in the same folder, STEM + `ending` + suffix `mask`, or None; by name."""
-    files = image_files(existing(folder), (image, mask))
+def _normal_images(dataset: Dataset, folder: Path) -> Path:
+    """The folder of normal images, if it is there; else DataError, with the one that may be meant."""
+    return existing(folder, ". ".join(filter(None, (again(dataset), renamed_normal(folder)))))
+
+
+def masks_beside(
+    folder: Path, image: str, mask: str, *, ending: str = "", advice: str = ""
+) -> dict[Path, Path | None]:
+    """Image -> its mask in the same folder, STEM + `ending` + suffix `mask`, or None; by name.
+
+    `advice` is what to do if there is no such folder.
+    """
+    files = image_files(existing(folder, advice), (image, mask))
     masks = {path.stem.removesuffix(ending): path for path in files if path.suffix.lower() == mask}
     images = [path for path in files if path.suffix.lower() == image]
     if not images:
@@ -105,40 +126,51 @@ def by_hash(paths: Iterable[Path]) -> list[Path]:
     return sorted(paths, key=lambda path: hashlib.sha256(os.fsencode(path.name)).hexdigest())
 
 
-def _entries(folder: Path) -> list[Path]:
-    return [p for p in sorted(folder.iterdir()) if p.name not in LITTER and p.name[0] != "."]
-
-
 def _refuse_masks_of_no_kind(folder: Path, kinds: set[str]) -> None:
     marked = folder / "ground_truth"
-    for path in _entries(marked) if marked.is_dir() else []:
+    for path in entries(marked) if marked.is_dir() else []:
         if path.name not in kinds:
             raise DataError(f"{path} has no folder of test images {folder / 'test' / path.name}")
 
 
 def _masks(
-    folder: Path, kind: str, images: list[Path], suffixes: tuple[str, ...], required: bool
+    dataset: Dataset, kind: Path, images: list[Path], suffixes: tuple[str, ...], required: bool
 ) -> dict[Path, Path]:
     """Image -> mask, named 000_mask.png or 000.png; complete or (if not required) empty."""
-    marked = folder / "ground_truth" / kind
-    if not marked.is_dir() and not required:
+    folder = kind.parents[1] / "ground_truth" / kind.name
+    if not folder.is_dir() and not required:
         return {}
-    found: dict[str, Path] = {}
-    for path in image_files(existing(marked), suffixes):
-        other = found.setdefault(path.stem.removesuffix("_mask"), path)
+    files = image_files(existing(folder, again(dataset)), suffixes)
+    masks: dict[str, Path] = {}
+    for path in files:
+        other = masks.setdefault(_shown(path.stem).removesuffix("_mask"), path)
         if other != path:
-            raise DataError(f"{other} and {path} are masks of the same image. Move one away")
+            raise DataError(f"{other} and {path} are masks of the same image. {UNITE}")
     named: dict[str, Path] = {}
     for path in images:
-        if named.setdefault(path.stem, path) != path:
-            raise DataError(f"{named[path.stem]} and {path} would share a mask. Rename one")
-    missing = [path for path in images if path.stem not in found]
+        other = named.setdefault(_shown(path.stem), path)
+        if other != path:
+            raise DataError(f"{other} and {path} would share a mask. Rename one")
+    missing = [path for stem, path in named.items() if stem not in masks]
     if missing:
+        advice = [again(dataset), renamed_masks(folder, files, [path.stem for path in images])]
         raise DataError(
-            f"{folder.name}: {len(missing)} of {len(images)} masks of {kind!r} missing, first: "
-            f"{marked / (missing[0].stem + '_mask.png')}. {AGAIN}"
+            f"{kind.parents[1].name}: {len(missing)} of {len(images)} masks of {kind.name!r} missing, first: "
+            f"{folder / (missing[0].stem + '_mask.png')}. {'. '.join(filter(None, advice))}"
         )
-    extra = sorted(set(found) - set(named))
-    if extra:
-        raise DataError(f"{found[extra[0]]} is a mask without an image in {folder / 'test' / kind}")
-    return {path: found[path.stem] for path in images}
+    for stem in sorted(set(masks) - set(named)):
+        raise DataError(_without_image(masks, stem, kind))
+    return {path: masks[stem] for stem, path in named.items()}
+
+
+def _without_image(masks: Mapping[str, Path], stem: str, kind: Path) -> str:
+    """What is wrong with a mask, of the image `stem`, that has no image: it may be the second of another."""
+    first = next((mask for name, mask in masks.items() if stem.startswith(f"{name}_mask")), None)
+    if first:
+        return f"{first} and {masks[stem]} are masks of the same image. {UNITE}"
+    return f"{masks[stem]} is a mask without an image in {kind}"
+
+
+def _shown(name: str) -> str:
+    """A name as people see it: some systems store an accent as a letter of its own."""
+    return unicodedata.normalize("NFC", name)

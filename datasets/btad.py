@@ -33,7 +33,7 @@ class BTAD(Dataset):
     )
 
     def scan(self, root: Path, category: str) -> Category:
-        return scan_layout(root, category, suffixes=(".bmp", ".png"), normal="ok")
+        return scan_layout(self, root, category, suffixes=(".bmp", ".png"), normal="ok")
 
 
 DATASET = BTAD

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from kdbench.dataset import LITTER, Category, Dataset
+from kdbench.dataset import Category, Dataset, entries, folded, is_category
+from kdbench.datasets._foreign import MASKS, conversion
 from kdbench.datasets._layout import scan_layout
 from kdbench.errors import DataError, reason
 
@@ -22,21 +23,25 @@ class Folder(Dataset):
 
     def present(self, root: Path) -> tuple[str, ...]:
         try:
-            if _is_category(root):
+            if is_category(root):
                 return (root.name,)
-            folders = [p for p in sorted(root.iterdir()) if p.name not in LITTER and p.name[0] != "."]
-            return tuple(p.name for p in folders if _is_category(p))
+            folders = [path for path in entries(root) if path.is_dir()]
+            for foreign in filter(None, map(conversion, folders)):
+                raise DataError(foreign)  # it would be left out in silence
+            return tuple(path.name for path in folders if is_category(path))
         except OSError as error:
             raise DataError(f"{error.filename}: {reason(error)}") from error
 
+    def hint(self, root: Path) -> str:
+        return conversion(root) or super().hint(root)
+
     def scan(self, root: Path, category: str) -> Category:
-        parent = root.parent if _is_category(root) else root
-        return scan_layout(parent, category, masks_required=False)
-
-
-def _is_category(folder: Path) -> bool:
-    """Whether at least half of the layout is there: what is missing of the rest is an error, not a skip."""
-    return (folder / "train").is_dir() or (folder / "test").is_dir()
+        parent = root.parent if is_category(root) else root
+        marked = parent / category / "ground_truth"
+        for path in entries(parent / category) if not marked.is_dir() else ():
+            if path.is_dir() and folded(path.name) in MASKS:
+                raise DataError(f"{path} is not read: masks of test/KIND lie in {marked}/KIND")
+        return scan_layout(self, parent, category, masks_required=False)
 
 
 DATASET = Folder

@@ -43,7 +43,9 @@ class KolektorSDD(Dataset):
             raise DataError(f"{len(missing)} of {len(ITEMS)} items missing, first: {missing[0]}. {AGAIN}")
         masks = {}
         for item in ITEMS:
-            for path, mask in masks_beside(root / item, ".jpg", ".bmp", "_label").items():
+            for path, mask in masks_beside(
+                root / item, ".jpg", ".bmp", ending="_label", advice=AGAIN
+            ).items():
                 if mask is None:
                     raise DataError(f"{path} has no mask {path.with_name(f'{path.stem}_label.bmp')}. {AGAIN}")
                 masks[path] = mask

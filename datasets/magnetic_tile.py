@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from kdbench.dataset import Category, Dataset, Sample
-from kdbench.datasets._layout import AGAIN, by_hash, checked, masks_beside
+from kdbench.datasets._layout import by_hash, checked, masks_beside
 from kdbench.errors import DataError
 
 NORMAL = "MT_Free"
@@ -48,7 +48,7 @@ class MagneticTile(Dataset):
         for kind in DEFECTS:
             for path, mask in masks_beside(root / kind / "Imgs", ".jpg", ".png").items():
                 if mask is None:
-                    raise DataError(f"{path} has no mask {path.with_suffix('.png')}. {AGAIN}")
+                    raise DataError(f"{path} has no mask {path.with_suffix('.png')}")
                 defect = kind.removeprefix("MT_").lower()
                 test.append(Sample(path=path, label=True, defect=defect, mask=mask))
         found = Category(name=category, root=root, train=tuple(sorted(train)), test=tuple(test))
@@ -70,7 +70,7 @@ def _tiles(images: Iterable[Path]) -> list[list[Path]]:
 def _frame(path: Path) -> int:
     number = path.stem.rpartition("_")[2]
     if not number.isdecimal():
-        raise DataError(f"{path}: the name does not end with the number of a frame. {AGAIN}")
+        raise DataError(f"{path}: the name does not end with the number of a frame")
     return int(number)
 
 

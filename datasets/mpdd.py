@@ -24,7 +24,7 @@ class MPDD(Dataset):
     source = "github.com/stepanje/MPDD"  # links to a shared folder: no archive with a published hash
 
     def scan(self, root: Path, category: str) -> Category:
-        return scan_layout(root, category, suffixes=(".png",))
+        return scan_layout(self, root, category, suffixes=(".png",))
 
 
 DATASET = MPDD

@@ -42,7 +42,7 @@ class MVTecAD(Dataset):
     )
 
     def scan(self, root: Path, category: str) -> Category:
-        return scan_layout(root, category, suffixes=(".png",))
+        return scan_layout(self, root, category, suffixes=(".png",))
 
 
 DATASET = MVTecAD

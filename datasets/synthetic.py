@@ -43,7 +43,7 @@ class Synthetic(Dataset):
         return cache_folder() / f"synthetic-v{shots.VERSION}"
 
     def scan(self, root: Path, category: str) -> Category:
-        return scan_layout(root, category, suffixes=(".png",))
+        return scan_layout(self, root, category, suffixes=(".png",))
 
     def digest(self, path: Path) -> str:
         # Of the pixels: the bytes of a PNG depend on the compressor, the drawing does not.

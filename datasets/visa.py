@@ -62,7 +62,7 @@ class VisA(Dataset):
         on_disk = {
             path
             for part, suffixes in PARTS
-            for path in image_files(existing(folder / "Data" / part), suffixes)
+            for path in image_files(existing(folder / "Data" / part, AGAIN), suffixes)
         }
         listed = [root / name for row in rows for name in (row["image"], row["mask"]) if name]
         missing = sorted(set(listed) - on_disk)

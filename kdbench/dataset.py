@@ -1,6 +1,8 @@
 """What a dataset is: its folders, its normal and defective images, and the published facts."""
 
 import hashlib
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -9,6 +11,7 @@ from kdbench.errors import DataError
 from kdbench.files import folder_of
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+SHOWN = 5  # names in a message
 LITTER = (
     "Thumbs.db",
     "desktop.ini",
@@ -104,6 +107,16 @@ class Dataset:
         """The categories with a folder below `root`, in the order of the dataset."""
         return tuple(category for category in self.categories if (root / category).is_dir())
 
+    def hint(self, root: Path) -> str:
+        """What lies in `root`, where no category was found, and where the categories may be."""
+        if root.name in self.categories or is_category(root):
+            return f"It is one category: --root {root.parent} --categories {root.name}"
+        found = entries(root)
+        for folder in (path for path in found if path.is_dir()):
+            if self.present(folder):
+                return f"They are in {folder}: --root {folder}"
+        return f"It holds {listed(found)}. Is it the folder that holds them?"
+
     def scan(self, root: Path, category: str) -> Category:
         """List one category's images; raises DataError with the path of what is wrong."""
         raise TypeError(f"{type(self).__name__} has no scan")
@@ -114,12 +127,41 @@ class Dataset:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def folded(name: str) -> str:
+    """How a name looks to people, and to file systems that ignore case: equal for names that look equal."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def entries(folder: Path) -> list[Path]:
+    """What lies in a folder, without what file managers leave; DataError for names that look equal."""
+    found = [path for path in sorted(folder.iterdir()) if path.name not in LITTER and path.name[0] != "."]
+    seen: dict[str, Path] = {}
+    for path in found:
+        other = seen.setdefault(folded(path.name), path)
+        if other != path:
+            raise DataError(
+                f"{other} and {path} differ only by case or by how accents are stored: other computers take "
+                f"them for one. Rename one"
+            )
+    return found
+
+
+def listed(paths: Sequence[Path]) -> str:
+    """The first names, for a message."""
+    names = [path.name for path in paths]
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return (", ".join(names[:SHOWN]) or "nothing") + more
+
+
+def is_category(folder: Path) -> bool:
+    """Whether at least half of the layout is there: what is missing of the rest is an error, not a skip."""
+    return (folder / "train").is_dir() or (folder / "test").is_dir()
+
+
 def image_files(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
     """The images of a folder, sorted by name; DataError if anything else lies there."""
     files = []
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.name in LITTER:
-            continue
+    for path in entries(folder):
         if not path.is_file() or path.suffix.lower() not in suffixes:
             kinds = ", ".join(suffixes)
             raise DataError(

@@ -11,6 +11,7 @@ from conftest import write_category, write_image, write_mask
 from kdbench.data.fingerprint import fingerprint, fingerprint_of
 from kdbench.dataset import Category, Dataset, image_files
 from kdbench.datasets._layout import scan_layout
+from kdbench.datasets.folder import Folder
 from kdbench.datasets.mvtec_ad import MVTecAD
 from kdbench.errors import DataError
 from kdbench.files import cache_folder
@@ -159,13 +160,13 @@ def test_suffixes_in_capitals_are_images(mvtec: Path) -> None:
 
 def test_without_required_masks_either_all_or_none_must_be_there(mvtec: Path) -> None:
     shutil.rmtree(mvtec / "bottle/ground_truth")
-    assert not scan_layout(mvtec, "bottle", masks_required=False).has_masks
+    assert not scan_layout(Folder(), mvtec, "bottle", masks_required=False).has_masks
     write_image(mvtec / "bottle/test/scratched/000.png", 7)
     write_mask(mvtec / "bottle/ground_truth/scratched/000_mask.png")
     with pytest.raises(
         DataError, match=r"4 defective images have no mask, others do, first: .*broken/000\.png"
     ):
-        scan_layout(mvtec, "bottle", masks_required=False)
+        scan_layout(Folder(), mvtec, "bottle", masks_required=False)
 
 
 def test_image_files_lists_all_known_suffixes_by_name(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def check(
     """
     categories = dataset.all_categories(root)
     if not categories:
-        raise DataError(f"{dataset.name}: {root} has no categories. Is it the folder that holds them?")
+        raise DataError(f"{dataset.name}: {root} has no categories. {dataset.hint(root)}")
     present = dataset.present(root)
     tell = on_progress or (lambda category, done, total: None)
     return [

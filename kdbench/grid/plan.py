@@ -1,6 +1,7 @@
 """From a request to the jobs that do it; everything is checked here, before anything runs."""
 
 import itertools
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -79,6 +80,8 @@ def find_data(dataset: Dataset, root: Path | None, wanted: tuple[str, ...]) -> F
     """The dataset's categories on disk with fingerprints; RequestError with every complaint."""
     folder, complaints = dataset.root(root), Complaints()
     present, known = dataset.present(folder), dataset.all_categories(folder)
+    shown = {unicodedata.normalize("NFC", name): name for name in known}  # what a person typed may look equal
+    wanted = tuple(shown.get(unicodedata.normalize("NFC", name), name) for name in wanted)
     for name in wanted:
         if name not in known:
             complaints.add(unknown(f"{dataset.name} category", name, known, "categories"))
@@ -88,7 +91,7 @@ def find_data(dataset: Dataset, root: Path | None, wanted: tuple[str, ...]) -> F
     if not present:
         complaints.add(
             f"{dataset.name}: {folder} has none of the categories {', '.join(known) or '(any folder)'}. "
-            f"Is it the folder that holds them?"
+            f"{dataset.hint(folder)}"
         )
     looked: dict[str, tuple[Category, Contents]] = {}
     with ThreadPoolExecutor(4) as pool:

@@ -1,7 +1,10 @@
 """Folders of images that other people have: what a check says of them before a run, and what a run says."""
 
 import hashlib
+import re
 import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,11 @@ from kdbench.data.check import check
 from kdbench.data.fingerprint import fingerprint
 from kdbench.data.masks import LARGE_MASK
 from kdbench.datasets.folder import Folder
+from kdbench.errors import DataError, RequestError
+from kdbench.grid.plan import find_data
+from kdbench.registry import get_dataset
 
+Spoil = Callable[[Path], object]
 RUN = ("run", "--methods", "stfpm", "--dataset", "folder", "--root", "parts", "--results", "results", *TINY)
 
 
@@ -242,3 +249,217 @@ def test_rows_of_masks_that_were_once_read_in_another_way_are_not_taken_for_rows
     found = fingerprint(Folder(), Folder().scan(part.parent, "part"))
     assert (found == stored(part)) == same
     assert fingerprint(Folder(), Folder().scan(part.parent, "part")) == found  # from what is remembered
+
+
+# layouts of other tools, and names
+
+
+def complaint(root: Path) -> str:
+    """What a run complains of before anything else."""
+    with pytest.raises((RequestError, DataError)) as raised:
+        find_data(Folder(), root, ())
+    return str(raised.value)
+
+
+def test_normal_abnormal_and_mask_folders_are_recognised_with_the_commands_that_convert_them(part):
+    (part / "train/good").rename(part / "normal")
+    (part / "test/broken").rename(part / "abnormal")
+    (part / "ground_truth/broken").rename(part / "mask")
+    for old in ("train", "test", "ground_truth"):
+        shutil.rmtree(part / old)
+    expected = (
+        f"{part} holds normal, abnormal, mask. kdbench reads train/good, test/good, test/KIND and "
+        f"ground_truth/KIND: `cd {part} && mkdir -p train test ground_truth && mv normal train/good && "
+        f"mv abnormal test/abnormal && mv mask ground_truth/abnormal`, then move about a fifth of train/good "
+        f"to test/good"
+    )
+    for root in (part, part.parent):
+        assert expected in complaint(root)
+        with pytest.raises(DataError) as raised:
+            check(Folder(), root)
+        assert expected in str(raised.value)
+    (command,) = re.findall(r"`(.*?)`", expected)
+    subprocess.run(command, shell=True, check=True)
+    (part / "test/good").mkdir()
+    (part / "train/good/000.png").rename(part / "test/good/000.png")
+    assert problems(part) == ()
+
+
+def renamed(old: str, new: str) -> Spoil:
+    return lambda part: (part / old).rename(part / new)
+
+
+def copied(*pairs: tuple[str, str]) -> Spoil:
+    def copy(part: Path) -> None:
+        for old, new in pairs:
+            (part / new).parent.mkdir(exist_ok=True)
+            shutil.copy(part / old, part / new)
+
+    return copy
+
+
+def renamed_masks(new: Callable[[str], str]) -> Spoil:
+    """Each mask 000_mask.png is called `new("000")`, the last one first."""
+
+    def rename(part: Path) -> None:
+        for mask in sorted((part / "ground_truth/broken").iterdir(), reverse=True):
+            mask.rename(mask.with_name(new(mask.stem.removesuffix("_mask"))))
+
+    return rename
+
+
+def without_good(part: Path) -> None:
+    for path in (part / "train/good").iterdir():
+        path.rename(part / "train" / path.name)
+    (part / "train/good").rmdir()
+
+
+ACCENT, LETTERS = "\u00e9", "e\u0301"  # the same to the eye
+
+# name: what is done to a good category, and what is said of it
+FOLDERS: dict[str, tuple[Spoil, str]] = {
+    "train/ok": (
+        renamed("train/good", "train/ok"),
+        "no folder {part}/train/good. There is ok: `mv {part}/train/ok {part}/train/good`",
+    ),
+    "images directly in train": (
+        without_good,
+        "no folder {part}/train/good. {part}/train holds 000.png, 001.png, 002.png",
+    ),
+    "no train": (lambda part: shutil.rmtree(part / "train"), "no folder {part}/train/good"),
+    "no test": (lambda part: shutil.rmtree(part / "test"), "no folder {part}/test"),
+    "test/ok beside test/good": (
+        copied(("train/good/000.png", "test/ok/000.png")),
+        "{part}/test/ok would count as defects: normal images lie in {part}/test/good",
+    ),
+    "test/Good beside test/good": (
+        copied(("test/good/000.png", "test/Good/000.png")),
+        "{part}/test/Good and {part}/test/good differ only by case or by how accents are stored: other "
+        "computers take them for one. Rename one",
+    ),
+    "test/Good": (
+        renamed("test/good", "test/Good"),
+        "{part}/test/Good would count as defects: normal images lie in {part}/test/good",
+    ),
+    "masks end with _GT": (
+        renamed_masks("{}_GT.png".format),
+        "part: 2 of 2 masks of 'broken' missing, first: {part}/ground_truth/broken/000_mask.png. The masks "
+        "there end with _GT: `cd {part}/ground_truth/broken && for mask in *_GT.png; "
+        'do mv "$mask" "${mask%_GT.png}_mask.png"; done`',
+    ),
+    "masks have other names": (
+        renamed_masks("label{}.png".format),
+        "part: 2 of 2 masks of 'broken' missing, first: {part}/ground_truth/broken/000_mask.png. There is "
+        "label000.png, label001.png",
+    ),
+    "masks in a folder masks": (
+        renamed("ground_truth", "masks"),
+        "{part}/masks is not read: masks of test/KIND lie in {part}/ground_truth/KIND",
+    ),
+    "numbers of masks are off by one": (
+        renamed_masks(lambda stem: f"{int(stem) + 1:03}_mask.png"),
+        "part: 1 of 2 masks of 'broken' missing, first: {part}/ground_truth/broken/000_mask.png. There is "
+        "001_mask.png, 002_mask.png",
+    ),
+    "a mask too many": (
+        copied(("ground_truth/broken/000_mask.png", "ground_truth/broken/007_mask.png")),
+        "{part}/ground_truth/broken/007_mask.png is a mask without an image in {part}/test/broken",
+    ),
+    "two masks of an image": (
+        copied(("ground_truth/broken/000_mask.png", "ground_truth/broken/000_mask_1.png")),
+        "{part}/ground_truth/broken/000_mask.png and {part}/ground_truth/broken/000_mask_1.png are masks of "
+        "the same image. Unite them in one file, or move one away",
+    ),
+    "two masks of an image, one without _mask": (
+        copied(("ground_truth/broken/000_mask.png", "ground_truth/broken/000.png")),
+        "{part}/ground_truth/broken/000.png and {part}/ground_truth/broken/000_mask.png are masks of "
+        "the same image. Unite them in one file, or move one away",
+    ),
+    "images that differ by case": (
+        copied(("test/broken/000.png", "test/broken/A.png"), ("test/broken/001.png", "test/broken/a.png")),
+        "{part}/test/broken/A.png and {part}/test/broken/a.png differ only by case or by how accents are "
+        "stored: other computers take them for one. Rename one",
+    ),
+    "images whose accents are stored in two ways": (
+        copied(*(("train/good/000.png", f"train/good/{name}.png") for name in (ACCENT, LETTERS))),
+        f"{{part}}/train/good/{LETTERS}.png and {{part}}/train/good/{ACCENT}.png differ only by case or by "
+        f"how accents are stored: other computers take them for one. Rename one",
+    ),
+    "a defect in train": (
+        copied(("test/broken/000.png", "train/broken/000.png")),
+        "{part}/train/broken lies beside the normal images for training. Move it away",
+    ),
+    "a text file beside images": (
+        lambda part: (part / "test/good/notes.txt").write_text("x"),
+        "{part}/test/good/notes.txt is not an image file (.png, .jpg, .jpeg, .bmp, .tif, .tiff). Move it "
+        "away: nothing is skipped in silence",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_what_is_wrong_with_a_folder_is_said_by_a_check_and_before_a_run(part, name):
+    spoil, expected = FOLDERS[name]
+    spoil(part)
+    expected = expected.replace("{part}", str(part))
+    assert problems(part) == (expected,)
+    assert complaint(part.parent) == expected
+
+
+def test_a_mask_whose_name_only_stores_its_accent_in_another_way_is_found(part):
+    (part / "test/broken/000.png").rename(part / f"test/broken/{ACCENT}.png")
+    (part / "ground_truth/broken/000_mask.png").rename(part / f"ground_truth/broken/{LETTERS}_mask.png")
+    assert remarks(part) == ()
+
+
+def test_a_category_is_found_whichever_way_its_accents_are_typed(part):
+    part.rename(part.with_name(f"Teil {LETTERS}"))
+    for typed in (ACCENT, LETTERS):
+        found = find_data(Folder(), part.parent, (f"Teil {typed}",))
+        assert list(found.categories) == [f"Teil {LETTERS}"]
+
+
+def test_a_folder_without_categories_says_what_it_holds(part):
+    root = part.parent.parent
+    (root / "notes").mkdir()
+    for line in (complaint(root),):
+        assert line.endswith(f"They are in {part.parent}: --root {part.parent}")
+    shutil.rmtree(part.parent)
+    assert complaint(root / "notes").endswith("It holds nothing. Is it the folder that holds them?")
+
+
+def test_the_root_of_a_published_set_is_the_folder_above_the_categories(tmp_path):
+    write_category(tmp_path / "mvtec", "bottle", train=2, good=1, bad=1)
+    for root, expected in (
+        (tmp_path / "mvtec/bottle", f"It is one category: --root {tmp_path / 'mvtec'} --categories bottle"),
+        (tmp_path, f"They are in {tmp_path / 'mvtec'}: --root {tmp_path / 'mvtec'}"),
+        (tmp_path / "mvtec/bottle/test", "It holds broken, good. Is it the folder that holds them?"),
+    ):
+        with pytest.raises(RequestError) as raised:
+            find_data(get_dataset("mvtec_ad"), root, ())
+        assert str(raised.value).endswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "archived"), [("folder", False), ("mpdd", False), ("mvtec_ad", True), ("btad", True)]
+)
+def test_only_what_comes_in_an_archive_may_be_half_unpacked(tmp_path, dataset, archived):
+    write_category(tmp_path, "part", train=2, good=1, bad=2)
+    if dataset == "btad":
+        for old, new in (("train/good", "train/ok"), ("test/good", "test/ok")):
+            (tmp_path / "part" / old).rename(tmp_path / "part" / new)
+    (tmp_path / "part/ground_truth/broken/001_mask.png").unlink()
+    for spoil in (lambda: None, lambda: shutil.rmtree(tmp_path / "part/test")):
+        spoil()
+        with pytest.raises(DataError) as raised:
+            get_dataset(dataset).scan(tmp_path, "part")
+        assert ("The archive may be half unpacked; unpack it again" in str(raised.value)) == archived
+
+
+@pytest.mark.parametrize("name", ["a" * 230, "\u4e2d" * 75], ids=["230 letters", "75 Chinese characters"])
+def test_a_category_may_have_any_name_that_a_folder_can_have(kdbench, part, name):
+    part.rename(part.with_name(name))
+    shutil.copytree(part.with_name(name), part.with_name(name[:-1]))  # the same to what is cut off
+    code, text = kdbench(*RUN)
+    assert code == 0, text
+    assert {row["category"] for row in pq.read_table("results/cells").to_pylist()} == {name, name[:-1]}

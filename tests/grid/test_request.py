@@ -430,7 +430,7 @@ def test_a_root_without_any_category_asks_whether_it_is_the_right_folder(
 ) -> None:
     (text,) = complaints_of(planned, root=mvtec / "bottle")
     assert text.startswith(f"mvtec_ad: {mvtec / 'bottle'} has none of the categories carpet, grid")
-    assert text.endswith("Is it the folder that holds them?")
+    assert text.endswith(f"It is one category: --root {mvtec} --categories bottle")
 
 
 def test_every_wrong_category_is_named(planned: Callable[..., Plan], mvtec: Path) -> None:

@@ -1,0 +1,70 @@
+"""Layouts that other tools have: how to recognise them, and what to rename so that kdbench reads them."""
+
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from kdbench.dataset import entries, folded, is_category, listed
+
+NORMAL = ("good", "ok", "normal", "normals", "non_defective", "nondefective", "defect_free")
+DEFECTIVE = (
+    *("abnormal", "anomaly", "anomalies", "anomalous", "bad", "defect", "defects", "defective"),
+    *("ko", "ng", "nok", "not_ok", "broken"),
+)
+MASKS = ("ground_truth", "groundtruth", "gt", "mask", "masks", "label", "labels", "annotations")
+
+
+def conversion(folder: Path) -> str | None:
+    """The commands that turn normal/, abnormal/ and mask/, whatever they are called, into the layout here.
+
+    None if the folder holds no such folders.
+    """
+    if not folder.is_dir() or is_category(folder):
+        return None
+    folders = {folded(path.name): path for path in entries(folder) if path.is_dir()}
+    normal, defective, masks = (_first(folders, names) for names in (NORMAL, DEFECTIVE, MASKS))
+    if normal is None or (defective is None and masks is None):
+        return None
+    kind = shlex.quote(defective.name) if defective else "KIND"
+    source = [shlex.quote(path.name) if path else "" for path in (normal, defective, masks)]
+    moves = [f"mkdir -p train test{' ground_truth' if masks else ''}", f"mv {source[0]} train/good"]
+    moves += [f"mv {source[1]} test/{kind}"] if defective else []
+    moves += [f"mv {source[2]} ground_truth/{kind}"] if masks else []
+    found = listed([path for path in (normal, defective, masks) if path])
+    return (
+        f"{folder} holds {found}. kdbench reads train/good, test/good, test/KIND and ground_truth/KIND: "
+        f"`cd {shlex.quote(str(folder))} && {' && '.join(moves)}`, "
+        f"then move about a fifth of train/good to test/good"
+    )
+
+
+def renamed_normal(missing: Path) -> str:
+    """How to rename the folder that a missing one of normal images is meant to be; else what is there."""
+    if not missing.parent.is_dir():
+        return ""
+    folders = [path for path in entries(missing.parent) if path.is_dir()]
+    for path in folders:
+        if folded(path.name) in NORMAL:
+            return f"There is {path.name}: `mv {shlex.quote(str(path))} {shlex.quote(str(missing))}`"
+    return f"{missing.parent} holds {listed(entries(missing.parent))}"
+
+
+def renamed_masks(folder: Path, masks: Sequence[Path], stems: Iterable[str]) -> str:
+    """How to rename masks that are called STEM + something else than `_mask`; else what there is."""
+    longest = sorted(stems, key=len, reverse=True)
+    endings = set()
+    for mask in masks:
+        stem = next((stem for stem in longest if mask.stem.startswith(stem)), mask.stem)
+        endings.add((mask.stem.removeprefix(stem), mask.suffix))
+    ending, suffix = next(iter(endings), ("", ""))
+    if len(endings) == 1 and re.fullmatch(r"[\w-]+", ending):
+        return (
+            f"The masks there end with {ending}: `cd {shlex.quote(str(folder))} && "
+            f'for mask in *{ending}{suffix}; do mv "$mask" "${{mask%{ending}{suffix}}}_mask{suffix}"; done`'
+        )
+    return f"There is {listed(masks)}"
+
+
+def _first(folders: dict[str, Path], names: Iterable[str]) -> Path | None:
+    return next((folders[name] for name in names if name in folders), None)

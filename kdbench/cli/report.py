@@ -7,7 +7,7 @@ import typer
 
 from kdbench.cli.options import REPORT, OldOut, Out, Results, Root, Weights, at_home, report_folder
 from kdbench.cli.terminal import SOME_FAILED, reading, say, show_values
-from kdbench.errors import RequestError, complained
+from kdbench.errors import RequestError, complained, reason
 
 
 def report(
@@ -103,7 +103,7 @@ def compare(
         try:
             say(f"all differences: {write_comparison(found, out)}")
         except OSError as error:
-            raise RequestError([f"cannot write the comparison in {out}: {error.strerror}"]) from error
+            raise RequestError([f"cannot write the comparison in {out}: {reason(error)}"]) from error
     say(found.headline)
     if found.num_regressions:
         raise typer.Exit(SOME_FAILED)

@@ -47,9 +47,10 @@ class Ready:
     device: torch.device
 
     @property
-    def config(self) -> Any:
-        """The method's own Config."""
-        return self.method.config
+    def config(self) -> Method.Config:
+        """The config of the method."""
+        config: Method.Config = self.method.config
+        return config
 
     @property
     def precision(self) -> str:
@@ -83,7 +84,12 @@ class Ready:
         names = [store_name(self.dataset, c, self.fingerprints[c.name], size) for c in self.categories]
         # The hardware and torch are in it: another machine that shares the cache rounds in another way.
         hardware = provenance.machine_provenance(self.device)["device_name"]
-        network = [self.cell.teacher_sha256, self.config.backbone, self.config.levels, self.precision]
+        network: list[Any] = [
+            self.cell.teacher_sha256,
+            self.config.backbone,
+            self.config.levels,
+            self.precision,
+        ]
         network += [self.method.teacher.crop] if self.method.teacher.crop else []
         made_by = canonical_json([network, torch.__version__, hardware])
         return Shared(names=names, pixels=stored, rows=rows, made_by=made_by)

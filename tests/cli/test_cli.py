@@ -702,7 +702,8 @@ def test_a_cache_that_cannot_be_written_is_one_message(
     )
     code, text = call()
     assert code == 2
-    assert f"error: {cache}" in text
+    assert f"error: cannot write in the cache folder {cache}: " in text
+    assert text.endswith("KDBENCH_CACHE chooses another\n")
     assert traceless(text)
 
 

@@ -33,10 +33,8 @@ class Synthetic(Dataset):
         except OSError as error:
             raise DataError(not_cached(error)) from error
 
-    @classmethod
-    def drawn(cls) -> bool:
-        """Whether the images are in the cache already."""
-        return cls._folder().is_dir()
+    def drawn(self) -> bool:
+        return self._folder().is_dir()
 
     @staticmethod
     def _folder() -> Path:

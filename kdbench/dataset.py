@@ -95,6 +95,10 @@ class Dataset:
             )
         return folder.resolve()
 
+    def drawn(self) -> bool:
+        """Whether the images exist; a dataset that kdbench draws has none before the first use."""
+        return True
+
     def all_categories(self, root: Path) -> tuple[str, ...]:
         """The categories that a mean must cover: `categories`, or those on disk if the dataset names none."""
         return self.categories or self.present(root)

@@ -29,7 +29,7 @@ LAYERS = (
 ORDER = [entry for line in LAYERS for entry in line]
 FLOOR = ("errors", "files")  # any entry may stand on these; imports of them are not counted
 ROOF = ("api",)  # it offers to Python what the stages do; its imports are not counted
-MOST_ARROWS = 60
+MOST_ARROWS = 58
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 400, 60
 KNOW_RAY = {"grid.cluster", "grid.schedule", "sweeps.tune"}
 

@@ -64,10 +64,10 @@ def carry_out(grid: "Grid") -> "GridResult":
 
 def announce_drawing() -> None:
     """Say that the synthetic images are drawn now, if they are."""
-    from kdbench.datasets.synthetic import Synthetic
     from kdbench.files import cache_folder
+    from kdbench.registry import get_dataset
 
-    if not Synthetic.drawn():
+    if not get_dataset("synthetic").drawn():
         say(f"drawing the synthetic dataset in {cache_folder()} (once, under half a minute)")
 
 

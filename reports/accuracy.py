@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from kdbench.registry import method_facts, method_names
+from kdbench.reports.coverage import covered_differences
 from kdbench.reports.entries import (
     COLUMNS,
     KNOWN,
@@ -24,6 +25,7 @@ from kdbench.reports.entries import (
 from kdbench.reports.evidence import Evidence
 from kdbench.reports.rows import Group, recipe_differences
 from kdbench.reports.significance import p_cells, paired_difference
+from kdbench.reports.statistics import MIN_PAIRS
 from kdbench.reports.tables import HOLE, Table, Value, as_best, hole, number, percent, text
 
 PER_CATEGORY = ("image_auroc", "pixel_auroc", "aupro")
@@ -147,6 +149,8 @@ def settings(found: Sections, evidence: Evidence) -> Iterator[Table]:
         body = [line for metric in MAIN for line in _drops(pairs, metric, evidence)]
         body.sort(key=lambda line: both.index(line[0].text))  # stable: a method's metrics stand together
         if body:
+            fewest = min(len(common_categories(pair)) for pair in pairs)
+            few, entries_ = fewest < MIN_PAIRS, [entry for pair in pairs for entry in pair]
             yield Table(
                 title=f"Oneclass against multiclass: {group.dataset}, {group.conditions}",
                 head=(
@@ -157,9 +161,11 @@ def settings(found: Sections, evidence: Evidence) -> Iterator[Table]:
                 keys=("method", "metric"),
                 notes=(
                     "Means over the categories that ended well in both settings for every seed. The drop is "
-                    "oneclass minus multiclass, paired over them: bootstrap interval, Wilcoxon's signed-rank "
-                    "test. With too few categories interval and p of I-AUROC are over the test images, the "
-                    "same for both, and over the seeds. p is corrected after Holm over the methods.",
+                    "oneclass minus multiclass, paired over them, and over the seeds of multiclass: "
+                    f"Student's t. With fewer than {MIN_PAIRS} categories interval and p of I-AUROC are over "
+                    "the test images, the same for both, and over all seeds. p is corrected after Holm over "
+                    "the methods.",
+                    covered_differences(entries_, over_images=few, num_categories=fewest),
                     "What else differs between the two, oneclass first, is part of the drop.",
                 ),
             )
@@ -292,9 +298,9 @@ def _drops(
         if both.empty:
             continue
         categories = [*both.index]
-        over = evidence.difference_over_images(*pair, metric, categories)
         ids = tuple(cell_id for entry in pair for cell_id in entry.cell_ids)
-        drops.append(paired_difference(both.iloc[:, 0], both.iloc[:, 1], ids, over))
+        found = evidence.difference(*pair, metric, categories)
+        drops.append(paired_difference((both.iloc[:, 0] - both.iloc[:, 1]).to_numpy(), found, ids))
         names = (text(pair[0].name), text(TITLES[metric]))
         values = (percent(both.iloc[:, i].mean(), cell_ids=pair[i].cell_ids) for i in range(2))
         counted = text(f"{len(both)} of {len(pair[0].dataset_categories)}")

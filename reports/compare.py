@@ -10,9 +10,11 @@ import pandas as pd
 
 from kdbench.errors import RequestError
 from kdbench.files import written_aside
-from kdbench.reports import statistics
+from kdbench.reports import estimates, statistics
 from kdbench.reports.entries import COLUMNS, MAIN, TITLES
-from kdbench.reports.evidence import Evidence, ImageDraws, drawn_difference
+from kdbench.reports.estimates import Estimate
+from kdbench.reports.evidence import Evidence, Judged
+from kdbench.reports.leave_one_out import IMAGE_METRICS
 from kdbench.reports.rows import APART, Group, Rows, differing_keys, load, named
 from kdbench.reports.significance import OTHER_WAY, p_cells, paired_difference
 from kdbench.reports.tables import HOLE, Table, Value, markdown_line, percent, text, to_csv, to_markdown
@@ -149,10 +151,8 @@ def _lines(
         remark = remarks.get((group, str(facts["entry"])), "")
         if own["other_images"].any():
             remark = "; ".join(("other images", remark)) if remark else "other images"
-        # The same seeds are drawn on both sides: a seed's two detectors are a pair.
-        weights = statistics.seed_weights(tuple(str(seed) for seed in own["seed"]))
-        drawn = tuple(
-            one.category_draws(own.rename(columns={f"cell_id_{side}": "cell_id"}), weights)
+        before, after = (
+            one.of_category(own.rename(columns={f"cell_id_{side}": "cell_id"}))
             for one, side in zip(evidence, "ab", strict=True)
         )
         for metric in COLUMNS:
@@ -165,20 +165,21 @@ def _lines(
                 percent(pair[:, i].mean(), cell_ids=[*own[f"cell_id_{side}"]]) for i, side in enumerate("ab")
             ]
             changed = Value(text=f"{100 * difference:+.2f}", mean=difference)
-            significant = text(_significant(metric, pair[:, 1] - pair[:, 0], drawn))
+            significant = text(_significant(metric, pair[:, 1] - pair[:, 0], before, after))
             yield (*names, text(TITLES[metric]), *values, changed, significant, text(remark)), difference
 
 
-def _significant(metric: str, differences: np.ndarray, drawn: tuple[ImageDraws | None, ...]) -> str:
+def _significant(metric: str, differences: np.ndarray, before: Judged | None, after: Judged | None) -> str:
     """Yes or no, and over what: seeds where there are enough, else the same test images and these seeds."""
     if len(differences) >= statistics.MIN_PAIRS:
-        sure = statistics.signed_rank(differences) < statistics.ALPHA
+        sure = statistics.signed_rank(differences) < estimates.ALPHA
         other = f", {OTHER_WAY}" if sure and statistics.contradicts(differences) else ""
         return _said(sure, f"seeds{other}")
-    before, after = drawn
-    if metric in statistics.DRAWN_METRICS and before and after and before.images == after.images:
-        over = drawn_difference(after.metrics[metric], before.metrics[metric])
-        return _said(over.p < statistics.ALPHA, "images" if len(differences) == 1 else "images and seeds")
+    if metric in IMAGE_METRICS and before and after and before.images == after.images:
+        # A seed's two detectors are a pair.
+        change = estimates.mean_over_images([estimates.paired(after.samples[metric], before.samples[metric])])
+        sure = change is not None and change.p < estimates.ALPHA
+        return _said(sure, "images" if len(differences) == 1 else "images and seeds")
     return "not tested"
 
 
@@ -201,7 +202,9 @@ def _means(both: pd.DataFrame) -> Table:
             ids = [[*own[f"cell_id_{side}"]] for side in "ab"]
             values = [percent(one.mean(), cell_ids=i) for one, i in zip((old, new), ids, strict=True)]
             names = (text(facts["entry"]), text(_group(facts).title), text(TITLES[metric]))
-            change = paired_difference(new, old, (*ids[0], *ids[1]))
+            change = paired_difference(
+                (new - old).to_numpy(), _change(own, metric, [*pair.index]), (*ids[0], *ids[1])
+            )
             over = text(f"{len(pair)} of {len(own['dataset_categories_a'].iloc[0])}")
             body.append((*names, *values, change.value, change.within, p_cells([change])[0][0], over))
     return Table(
@@ -213,6 +216,18 @@ def _means(both: pd.DataFrame) -> Table:
         body=tuple(body),
         keys=("method", "section", "metric"),
     )
+
+
+def _change(own: pd.DataFrame, metric: str, categories: list[str]) -> Estimate | None:
+    """The mean change over these categories, each seed's two detectors being a pair."""
+    if len(categories) < estimates.MIN_CATEGORIES:
+        return None
+    changes = (own[f"{metric}_b"] - own[f"{metric}_a"]).groupby([own["seed"], own["category"]]).mean()
+    by_seed = changes.unstack()[categories].to_numpy()
+    if np.isnan(by_seed).any():  # a seed lacks a category: what its detector shares cannot be told
+        by_seed = np.nanmean(by_seed, axis=0, keepdims=True)
+    shared = (own.groupby("cell_id_b")["category"].nunique() > 1).any()
+    return estimates.mean_over_categories(by_seed, shared=bool(shared))
 
 
 def _ends(ended: pd.DataFrame) -> Table:

@@ -8,7 +8,7 @@ from kdbench.errors import RequestError, reason, unknown
 from kdbench.files import written_aside
 from kdbench.reports.tables import Table, to_markdown
 
-BLOCK = re.compile(r"(<!-- table: (.+?) -->\n).*?(<!-- /table -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- table: ([^\n]+?) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 
 def embed(page: Path, tables: Sequence[Table]) -> None:

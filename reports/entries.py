@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from kdbench.metrics.exact import DEFINITIONS, METRICS
 from kdbench.metrics.legacy import LEGACY_METRICS
@@ -131,6 +133,19 @@ class Entry:
     def by_seed(self) -> pd.DataFrame:
         """Means over the categories that ended well: a line per seed, a column per metric."""
         return self.ok.groupby("seed")[[*KNOWN]].mean()
+
+    @cached_property
+    def shared(self) -> bool:
+        """Whether a seed's detector is one for several categories, as in multiclass."""
+        return bool((self.ok.groupby("cell_id")["category"].nunique() > 1).any())
+
+    def by_seed_and_category(self, metric: str, categories: Sequence[str]) -> NDArray[np.float64]:
+        """Values [S,C] of these categories, all of which ended well; NaN where a seed lacks one."""
+        return self._values[metric][[*categories]].to_numpy(float)
+
+    @cached_property
+    def _values(self) -> pd.DataFrame:
+        return self.ok.groupby(["seed", "category"])[[*KNOWN]].mean().unstack()
 
     @cached_property
     def by_category_std(self) -> pd.DataFrame:

@@ -1,17 +1,17 @@
-"""What test images and seeds say of means and differences, drawn once per entry and kept."""
+"""What categories, test images and seeds say of entries and of their differences, computed once and kept."""
 
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from kdbench.reports import statistics
+from kdbench.reports import estimates, statistics
 from kdbench.reports.entries import Entry
-from kdbench.reports.statistics import Interval
+from kdbench.reports.estimates import Estimate, Interval, Sample
+from kdbench.reports.leave_one_out import IMAGE_METRICS, Effects, image_effects
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,86 +22,92 @@ class Verdict:
     over: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImageDraws:
-    """Bootstrap draws [B] of image metrics over test images; pairs with draws over the same images."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Judged:
+    """The image metrics of one category by detectors on the same test images."""
 
-    metrics: dict[str, NDArray[np.float64]]
+    samples: dict[str, Sample]  # by metric
     images: int  # checksum of their names and labels
 
 
-@dataclass(frozen=True, kw_only=True)
-class Drawn:
-    """A difference over drawn test images and seeds."""
-
-    within: Interval
-    p: float
-
-
-def drawn_difference(a: NDArray[np.float64], b: NDArray[np.float64]) -> Drawn:
-    """What draws [B] of both sides over the same images say of their difference a - b."""
-    return Drawn(within=statistics.interval(a - b), p=statistics.bootstrap_p(a - b))
+def difference_over_categories(a: Entry, b: Entry, metric: str, categories: Sequence[str]) -> Estimate | None:
+    """Mean a - mean b over these categories, which both have for all seeds; None for too few categories."""
+    if len(categories) < estimates.MIN_CATEGORIES:
+        return None
+    ours, theirs = (entry.by_seed_and_category(metric, categories) for entry in (a, b))
+    return estimates.difference_over_categories(ours, theirs, shared=(a.shared, b.shared))
 
 
 class Evidence:
-    """Intervals and tests of entries; the draws over images are computed once and kept."""
+    """Intervals and tests of entries; what test images say is computed once and kept."""
 
     def __init__(self, scores: pd.DataFrame) -> None:
         self._scores = _by_row(scores)
-        self._rows: dict[tuple[str, str], ImageDraws | None] = {}
-        self._entries: dict[tuple[Entry, tuple[str, ...]], ImageDraws | None] = {}
+        self._rows: dict[tuple[str, str], dict[str, Effects] | None] = {}
+        self._entries: dict[tuple[Entry, tuple[str, ...]], list[Judged] | None] = {}
         self._best: dict[tuple[tuple[Entry, ...], str], str] = {}
-        self._counts = cache(_counts)
 
     def over_categories(self, entry: Entry, metric: str) -> Interval | None:
-        """Interval of the dataset's mean over drawn categories; None for a hole or too few categories."""
-        values = entry.by_category[metric].to_numpy()
-        if entry.means[metric] is None or len(values) < statistics.MIN_CATEGORIES:
+        """Interval of the dataset's mean over its categories; None for a hole or too few categories."""
+        categories = entry.dataset_categories
+        if entry.means[metric] is None or len(categories) < estimates.MIN_CATEGORIES:
             return None
-        return statistics.interval(statistics.category_draws(values))
+        values = entry.by_seed_and_category(metric, categories)
+        found = estimates.mean_over_categories(values, shared=entry.shared)
+        return found.interval_of_share if found else None
 
     def over_images(
         self, entry: Entry, metric: str, categories: Sequence[str] | None = None
     ) -> Interval | None:
-        """Interval of a mean over drawn test images and seeds; None where scores are missing.
+        """Interval of a mean over test images and seeds; None where scores are missing.
 
         Without `categories` it is the dataset's mean, and None where that has a hole.
         """
         if categories is None and entry.means.get(metric) is None:
             return None
-        draws = self.within(entry, entry.dataset_categories if categories is None else categories)
-        # Far from the mean of the seeds a draw may be beyond what the metric can be.
-        return statistics.interval(draws.metrics[metric].clip(0, 1)) if draws else None
+        judged = self._judged(entry, entry.dataset_categories if categories is None else categories)
+        found = estimates.mean_over_images([one.samples[metric] for one in judged]) if judged else None
+        return found.interval_of_share if found else None
 
     def difference_over_images(
         self, a: Entry, b: Entry, metric: str, categories: Sequence[str]
-    ) -> Drawn | None:
-        """What mean a - mean b of these categories is over the same drawn test images, and over seeds.
+    ) -> Estimate | None:
+        """Mean a - mean b of these categories over the same test images, and over seeds.
 
         None for a metric that is not computed from image scores, and where scores are missing.
         """
-        if metric not in statistics.DRAWN_METRICS:
+        if metric not in IMAGE_METRICS or not self.same_images(a, b, categories):
             return None
-        ours, theirs = self.within(a, categories), self.within(b, categories)
-        if not (ours and theirs and ours.images == theirs.images):
-            return None
-        return drawn_difference(ours.metrics[metric], theirs.metrics[metric])
+        sides = [self._judged(entry, categories) or [] for entry in (a, b)]
+        ours, theirs = ([one.samples[metric] for one in side] for side in sides)
+        return estimates.difference_over_images(ours, theirs)
+
+    def difference(self, a: Entry, b: Entry, metric: str, categories: Sequence[str]) -> Estimate | None:
+        """Mean a - mean b over the categories; with few of them over the test images, where that can be."""
+        if len(categories) >= statistics.MIN_PAIRS:
+            return difference_over_categories(a, b, metric, categories)
+        over_images = self.difference_over_images(a, b, metric, categories)
+        return over_images or difference_over_categories(a, b, metric, categories)
 
     def same_images(self, a: Entry, b: Entry, categories: Sequence[str]) -> bool | None:
         """Whether both scored the same images, by name and label; None where scores are missing."""
-        ours, theirs = self.within(a, categories), self.within(b, categories)
-        return ours.images == theirs.images if ours and theirs else None
+        ours, theirs = (self._judged(entry, categories) for entry in (a, b))
+        if ours is None or theirs is None:
+            return None
+        return [one.images for one in ours] == [one.images for one in theirs]
 
     def verdict(self, better: Entry, other: Entry, metric: str) -> Verdict:
         """Whether the better of two comparable entries is significantly better; LEGEND says by what test."""
-        for over, values in (("categories", "by_category"), ("seeds", "by_seed")):
-            pair = [getattr(entry, values)[metric] for entry in (better, other)]
-            differences = (pair[0] - pair[1]).dropna().to_numpy()
-            if len(differences) >= statistics.MIN_PAIRS:
-                sure = statistics.signed_rank(differences) < statistics.ALPHA
-                return Verdict(significant=sure and not statistics.contradicts(differences), over=over)
-        if difference := self.difference_over_images(better, other, metric, better.dataset_categories):
-            return Verdict(significant=difference.p < statistics.ALPHA, over="images")
+        categories = better.dataset_categories
+        if len(categories) >= statistics.MIN_PAIRS:
+            found = difference_over_categories(better, other, metric, categories)
+            return Verdict(significant=found is not None and found.p < estimates.ALPHA, over="categories")
+        by_seed = (better.by_seed[metric] - other.by_seed[metric]).dropna().to_numpy()
+        if len(by_seed) >= statistics.MIN_PAIRS:
+            sure = statistics.signed_rank(by_seed) < estimates.ALPHA
+            return Verdict(significant=sure and not statistics.contradicts(by_seed), over="seeds")
+        if found := self.difference_over_images(better, other, metric, categories):
+            return Verdict(significant=found.p < estimates.ALPHA, over="images")
         return Verdict(significant=False, over="")
 
     def best(self, found: Sequence[Entry], metric: str) -> str:
@@ -117,42 +123,40 @@ class Evidence:
             self._best[key] = first.name if sure else ""
         return self._best[key]
 
-    def category_draws(
-        self, rows: pd.DataFrame, weights: NDArray[np.float64] | None = None
-    ) -> ImageDraws | None:
-        """Draws of one category, mean of its rows or sum by `weights` [B,rows]; None if one has no score."""
-        names = zip(rows["cell_id"], rows["category"], rows["dataset"], strict=True)
-        drawn = [self._of_row(*name) for name in names]
-        return _mean([one for one in drawn if one], len(rows), weights)
+    def of_category(self, rows: pd.DataFrame) -> Judged | None:
+        """The detectors of these rows of one category; None where a score is missing or images differ."""
+        names = list(zip(rows["cell_id"], rows["category"], strict=True))
+        found = [effects for name in names if (effects := self._of_row(*name))]
+        if len(found) < len(names) or len({self._scores[name].images for name in names}) != 1:
+            return None
+        scores = self._scores[names[0]]
+        samples = {
+            metric: Sample(
+                detectors=tuple(rows["cell_id"]),
+                values=np.array([effects[metric].value for effects in found]),
+                effects=np.stack([effects[metric].of_image for effects in found]),
+                label=scores.label,
+            )
+            for metric in IMAGE_METRICS
+        }
+        return Judged(samples=samples, images=scores.images)
 
-    def within(self, entry: Entry, categories: Sequence[str]) -> ImageDraws | None:
-        """Draws of test images and of seeds, mean over these categories; None where a score is missing.
-
-        A multiclass detector is drawn for all of its categories at once, those of oneclass each for its own.
-        """
+    def _judged(self, entry: Entry, categories: Sequence[str]) -> list[Judged] | None:
+        """All of these categories in the order of their names; None where a score of one is missing."""
         key = (entry, tuple(categories))
         if key not in self._entries:
             rows = entry.ok[entry.ok["category"].isin(categories)].sort_values("cell_id")
-            drawn = [
-                self.category_draws(part, statistics.seed_weights(tuple(part["cell_id"])))
-                for _, part in rows.groupby("category")
-            ]
-            known = [one for one in drawn if one]
-            self._entries[key] = _mean(known, len(categories), same_images=False)
+            judged = [self.of_category(part) for _, part in rows.groupby("category")]
+            known = [one for one in judged if one]
+            self._entries[key] = known if known and len(known) == len(categories) else None
         return self._entries[key]
 
-    def _of_row(self, cell_id: str, category: str, dataset: str) -> ImageDraws | None:
+    def _of_row(self, cell_id: str, category: str) -> dict[str, Effects] | None:
         key = (cell_id, category)
         if key not in self._rows:
-            self._rows[key] = self._draw(self._scores.get(key), f"{dataset}/{category}")
+            scores = self._scores.get(key)
+            self._rows[key] = image_effects(scores.score, scores.label) if scores and scores.usable else None
         return self._rows[key]
-
-    def _draw(self, scores: "Scores | None", name: str) -> ImageDraws | None:
-        if scores is None or np.isnan(scores.score).any() or scores.label.all() or not scores.label.any():
-            return None
-        counts = self._counts(scores.label.tobytes(), name)
-        metrics = statistics.image_metric_draws(scores.score, scores.label, counts)
-        return ImageDraws(metrics=metrics, images=scores.images)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,9 +167,15 @@ class Scores:
     label: NDArray[np.bool_]  # [n]
     images: int  # checksum of their names and labels
 
+    @property
+    def usable(self) -> bool:
+        """Whether all have a score, and two each are normal and defective: one says nothing of others."""
+        defective = int(np.count_nonzero(self.label))
+        return min(defective, len(self.label) - defective) >= 2 and not bool(np.isnan(self.score).any())
+
 
 def _by_row(scores: pd.DataFrame) -> dict[tuple[str, str], Scores]:
-    """Scores by (cell id, category), taken apart at once: a part of a frame costs more than its draws."""
+    """Scores by (cell id, category), taken apart at once: a part of a frame costs more than its metrics."""
     if scores.empty:
         return {}
     ordered = scores.sort_values(["cell_id", "category", "image"], kind="stable", ignore_index=True)
@@ -179,29 +189,3 @@ def _by_row(scores: pd.DataFrame) -> dict[tuple[str, str], Scores]:
         name: Scores(score=score, label=label, images=zlib.crc32(checksum.tobytes()))
         for name, (score, label, checksum) in zip(names, parts, strict=True)
     }
-
-
-def _counts(label: bytes, name: str) -> NDArray[np.float32]:
-    return statistics.image_counts(np.frombuffer(label, bool), name)
-
-
-def _mean(
-    drawn: Sequence[ImageDraws],
-    expected: int,
-    weights: NDArray[np.float64] | None = None,
-    *,
-    same_images: bool = True,
-) -> ImageDraws | None:
-    """Mean of draws, or their sum by `weights` [B,drawn].
-
-    None where some are missing, or are over other images although they should not be.
-    """
-    images = [one.images for one in drawn]
-    if not drawn or len(drawn) < expected or (same_images and len(set(images)) > 1):
-        return None
-    shares = np.full((1, len(drawn)), 1 / len(drawn)) if weights is None else weights
-    metrics = {
-        name: (shares * np.stack([one.metrics[name] for one in drawn], axis=1)).sum(1)
-        for name in statistics.DRAWN_METRICS
-    }
-    return ImageDraws(metrics=metrics, images=images[0] if same_images else zlib.crc32(repr(images).encode()))

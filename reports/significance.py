@@ -5,25 +5,31 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from kdbench.reports import statistics
+from kdbench.reports import estimates, statistics
+from kdbench.reports.coverage import covered_differences, covered_means
 from kdbench.reports.entries import MAIN, TITLES, Entry
-from kdbench.reports.evidence import Drawn, Evidence
+from kdbench.reports.estimates import Estimate, Interval
+from kdbench.reports.evidence import Evidence, difference_over_categories
+from kdbench.reports.leave_one_out import IMAGE_METRICS
 from kdbench.reports.rows import differing_keys
-from kdbench.reports.statistics import Interval, Ranks
+from kdbench.reports.statistics import Ranks
 from kdbench.reports.tables import Table, Value, hole, number, text
 
 LEGEND = (
     "Bold is the best where it is significantly better than the next (5 %, not corrected for choosing the "
-    f"best): by Wilcoxon's signed-rank test over the categories where there are {statistics.MIN_PAIRS} or "
-    f"more, else over the seeds where there are {statistics.MIN_PAIRS} or more, else for image metrics by a "
-    "bootstrap over the test images, the same for both, and over the seeds; otherwise nothing is bold."
+    f"best): over the categories, and the seeds of what they share, where there are {statistics.MIN_PAIRS} "
+    f"categories or more; else by signed ranks over the seeds where there are {statistics.MIN_PAIRS} or "
+    "more; else for image metrics over the test images, the same for both, and the seeds; otherwise none is."
 )
-SEEDS = "of the detectors where there are several seeds (if they were trained again)"
+SEEDS = "where there are several (if the detectors were trained again)"
 OTHER_WAY = "against the mean"
 SIGNED_RANKS = (
-    f"A p marked ({OTHER_WAY}) is significant in the other direction: a few large differences outweigh most."
+    "p (signed ranks) is that of Wilcoxon's exact test of these detectors, in which a few large differences "
+    f"weigh no more than others; marked ({OTHER_WAY}) where it is significant in the other direction."
 )
 
 
@@ -32,17 +38,14 @@ class Paired:
     """A mean difference, paired over categories."""
 
     value: Value
-    within: Value  # its 95 % interval
+    within: Value  # its 95 % interval, which excludes 0 where p is below 5 %
     p: float | None  # None: nothing tests it
     num_categories: int
-    other_way: bool  # the signed ranks lean the other way than the mean
 
 
 def intervals(evidence: Evidence, found: Sequence[Entry], title: str) -> Iterator[Table]:
     """95 % intervals of the means of complete entries."""
-    columns = [(metric, "categories") for metric in MAIN] + [
-        (metric, "images") for metric in statistics.DRAWN_METRICS
-    ]
+    columns = [(metric, "categories") for metric in MAIN] + [(metric, "images") for metric in IMAGE_METRICS]
     body = []
     for entry in (entry for entry in found if not entry.holes):
         line = [text(entry.name)]
@@ -56,9 +59,9 @@ def intervals(evidence: Evidence, found: Sequence[Entry], title: str) -> Iterato
             head=("method", *(f"{TITLES[metric]} over {over}" for metric, over in columns)),
             body=tuple(body),
             notes=(
-                f"Percentile bootstrap, {statistics.NUM_DRAWS} draws: categories with replacement (how the "
-                "mean would move with other categories), or within each category normal and defective test "
-                f"images with replacement (with other images) and {SEEDS}.",
+                "How the mean would move with other categories of the same kind, or with other test images "
+                f"of these categories; and over the seeds {SEEDS}. Student's t on the logit scale.",
+                covered_means(found, over_categories=True),
             ),
         )
 
@@ -69,18 +72,17 @@ def partial_intervals(
     """95 % intervals over images of means over some categories of the dataset."""
     body = []
     for entry in found:
-        ranges = (
-            _range(evidence.over_images(entry, metric, categories)) for metric in statistics.DRAWN_METRICS
-        )
+        ranges = (_range(evidence.over_images(entry, metric, categories)) for metric in IMAGE_METRICS)
         body.append((text(entry.name), *(replace(value, cell_ids=entry.cell_ids) for value in ranges)))
     if any(value.low is not None for line in body for value in line):
         yield Table(
             title=f"95 % intervals over images, {_over(categories)}: {title}",
-            head=("method", *(TITLES[metric] for metric in statistics.DRAWN_METRICS)),
+            head=("method", *(TITLES[metric] for metric in IMAGE_METRICS)),
             body=tuple(body),
             notes=(
-                f"Percentile bootstrap, {statistics.NUM_DRAWS} draws of test images, within each category "
-                f"normal and defective ones with replacement, and {SEEDS}.",
+                f"How the mean would move with other test images, and over the seeds {SEEDS}. Student's t "
+                "on the logit scale.",
+                covered_means(found, over_categories=False),
             ),
         )
 
@@ -97,15 +99,16 @@ def differences_over_images(
         return
     families: dict[str, list[tuple[tuple[Value, Value], Paired]]] = {}  # one of methods, one per ablation
     for a, b in _worth_comparing(found):
-        over = evidence.difference_over_images(a, b, "image_auroc", categories)
-        if over:
+        if evidence.same_images(a, b, categories):
+            over = evidence.difference_over_images(a, b, "image_auroc", categories)
             ours, theirs = (entry.by_category["image_auroc"][[*categories]] for entry in (a, b))
-            pair = paired_difference(ours, theirs, (*a.cell_ids, *b.cell_ids), over)
+            pair = paired_difference((ours - theirs).to_numpy(), over, (*a.cell_ids, *b.cell_ids))
             family = a.method if a.method == b.method else ""
             families.setdefault(family, []).append(((text(a.name), text(b.name)), pair))
     body = []
     for lines in families.values():
-        for (names, pair), ps in zip(lines, p_cells([pair for _, pair in lines]), strict=True):
+        tested = p_cells([pair for _, pair in lines], why="nothing varies")
+        for (names, pair), ps in zip(lines, tested, strict=True):
             body.append((*names, pair.value, pair.within, *ps))
     if body:
         yield Table(
@@ -114,9 +117,10 @@ def differences_over_images(
             body=tuple(body),
             keys=("method", "against"),
             notes=(
-                f"Points of percent; bootstrap, {statistics.NUM_DRAWS} draws of the same test images for "
-                f"both, and {SEEDS}, of each by itself. p takes the draws for normal, and is corrected after "
-                "Holm over all pairs of methods, or of recipes of one; the intervals are not corrected.",
+                "Points of percent; over the same test images for both and over the seeds of each: Student's "
+                "t. p is corrected after Holm over all pairs of methods, or of recipes of one; the intervals "
+                "are not corrected, and exclude 0 where p is below 5 %.",
+                covered_differences(found, over_images=True),
             ),
         )
 
@@ -144,31 +148,33 @@ def comparisons(found: Sequence[Entry], title: str) -> Iterator[Table]:
         pairs = list(combinations(usable, 2))
         if not pairs or len(usable[0].dataset_categories) < statistics.MIN_PAIRS:
             continue
+        by_category = [(a.by_category[metric] - b.by_category[metric]).to_numpy() for a, b in pairs]
         tested = [
-            paired_difference(a.by_category[metric], b.by_category[metric], (*a.cell_ids, *b.cell_ids))
-            for a, b in pairs
+            paired_difference(
+                differences,
+                difference_over_categories(a, b, metric, a.dataset_categories),
+                (*a.cell_ids, *b.cell_ids),
+            )
+            for (a, b), differences in zip(pairs, by_category, strict=True)
         ]
-        for (a, b), pair, ps in zip(pairs, tested, p_cells(tested), strict=True):
+        lines = zip(pairs, tested, p_cells(tested), map(_signed_ranks, by_category), strict=True)
+        for (a, b), pair, ps, ranked in lines:
             names = (text(TITLES[metric]), text(a.name), text(b.name))
-            body.append((*names, pair.value, pair.within, *ps, number(pair.num_categories)))
+            body.append((*names, pair.value, pair.within, *ps, ranked, number(pair.num_categories)))
     if body:
         yield Table(
             title=f"Pairs of methods: {title}",
             head=(
-                "metric",
-                "method",
-                "against",
-                "difference",
-                "95 % interval",
-                "p",
-                "p (Holm)",
-                "categories",
+                *("metric", "method", "against", "difference", "95 % interval"),
+                *("p", "p (Holm)", "p (signed ranks)", "categories"),
             ),
             body=tuple(body),
             keys=("metric", "method", "against"),
             notes=(
-                "Points of percent, paired over the categories: bootstrap interval and Wilcoxon's "
-                "signed-rank test, corrected after Holm over all pairs of one metric.",
+                "Points of percent, paired over the categories, and over the seeds where categories share a "
+                "detector: Student's t. p is corrected after Holm over all pairs of one metric; the "
+                "intervals are not corrected, and exclude 0 where p is below 5 %.",
+                covered_differences(complete, num_categories=len(complete[0].dataset_categories)),
                 SIGNED_RANKS,
             ),
         )
@@ -205,21 +211,10 @@ def average_ranks(found: Sequence[Entry], metric: str, title: str) -> Table:
 
 
 def paired_difference(
-    a: pd.Series, b: pd.Series, cell_ids: Sequence[str], over_images: Drawn | None = None
+    differences: NDArray[np.float64], found: Estimate | None, cell_ids: Sequence[str]
 ) -> Paired:
-    """Mean of a - b by category with its interval and the p of Wilcoxon's signed-rank test.
-
-    With too few categories for that test both are those over images, if there are any.
-    """
-    differences = (a - b).dropna().to_numpy()
-    mean, count = float(differences.mean()), len(differences)
-    within, p, other_way = None, None, False
-    if count >= statistics.MIN_PAIRS:
-        p, other_way = statistics.signed_rank(differences), statistics.contradicts(differences)
-    elif over_images:
-        within, p = over_images.within, over_images.p
-    if within is None and count >= statistics.MIN_CATEGORIES:
-        within = statistics.interval(statistics.category_draws(differences))
+    """The mean of differences [C] by category, with the interval and the p of an estimate of it."""
+    mean, within = float(differences.mean()), found.interval if found else None
     value = Value(
         text=f"{100 * mean:+.2f}",
         mean=mean,
@@ -227,20 +222,36 @@ def paired_difference(
         high=within.high if within else None,
         cell_ids=tuple(cell_ids),
     )
-    return Paired(value=value, within=_range(within, "+"), p=p, num_categories=count, other_way=other_way)
+    p = found.p if found else None
+    return Paired(value=value, within=_range(within, "+"), p=p, num_categories=len(differences))
 
 
-def p_cells(pairs: Sequence[Paired]) -> list[tuple[Value, Value]]:
-    """The p of each difference, as it is and after Holm's correction over all that were tested."""
-    untested = (hole(f"fewer than {statistics.MIN_PAIRS} categories"), hole())
+def p_cells(pairs: Sequence[Paired], why: str = "") -> list[tuple[Value, Value]]:
+    """The p of each difference, as it is and after Holm's correction over all that were tested.
+
+    `why` says what kept the others from being tested where that was not their number of categories.
+    """
     corrected = iter(statistics.holm([pair.p for pair in pairs if pair.p is not None]))
-    return [untested if pair.p is None else (_p(pair.p, pair), _p(next(corrected), pair)) for pair in pairs]
+    return [
+        (hole(why or _untested(pair)), hole()) if pair.p is None else (_p(pair.p), _p(next(corrected)))
+        for pair in pairs
+    ]
 
 
-def _p(p: float, pair: Paired) -> Value:
-    """A p, and whether what is significant contradicts the mean."""
-    other = p < statistics.ALPHA and pair.other_way
-    return number(p, f"{p:.3g} ({OTHER_WAY})" if other else f"{p:.3g}")
+def _untested(pair: Paired) -> str:
+    few = pair.num_categories < estimates.MIN_CATEGORIES
+    return f"fewer than {estimates.MIN_CATEGORIES} categories" if few else "nothing varies"
+
+
+def _p(p: float) -> Value:
+    return number(p, f"{p:.3g}")
+
+
+def _signed_ranks(differences: NDArray[np.float64]) -> Value:
+    """The p of the signed-rank test, and whether it is significant for the one with the lower mean."""
+    p = statistics.signed_rank(differences)
+    other_way = p < estimates.ALPHA and statistics.contradicts(differences)
+    return number(p, f"{p:.3g} ({OTHER_WAY})" if other_way else f"{p:.3g}")
 
 
 def _interval(entry: Entry, metric: str, within: Interval | None) -> Value:

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import scipy.stats
 from fabricated import all_metrics, row, scores
 
 from kdbench.cell import canonical_json
@@ -214,9 +216,9 @@ def test_means_are_paired_over_the_categories(folders: tuple[Path, Path]) -> Non
     write(folders[1], {name: 0.5 + 0.01 * (i + 1) for i, name in enumerate(names)})
     line = compare(*folders, 0.1).means.body[0]
     assert [value.text for value in line[2:6]] == ["I-AUROC", "50.00", "53.50", "+3.50"]
-    assert line[7].mean == pytest.approx(2 / 64)  # six of six better
-    assert line[6].low is not None
-    assert 0.02 < line[6].low < 0.035
+    expected = scipy.stats.ttest_1samp(0.01 * np.arange(1, 7), 0)
+    assert line[7].mean == pytest.approx(expected.pvalue)
+    assert (line[6].low, line[6].high) == pytest.approx(tuple(expected.confidence_interval()))
 
 
 def test_versions_and_machines_that_differ_are_marked(folders: tuple[Path, Path]) -> None:

@@ -5,15 +5,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 from fabricated import all_metrics, row, scores
 
 from kdbench.cell import canonical_json
-from kdbench.reports import statistics
+from kdbench.reports import estimates, statistics
 from kdbench.reports.accuracy import conditions, published, ranking
 from kdbench.reports.costs import latencies, sizes, training
 from kdbench.reports.entries import Entry, common_categories, entries, ranks
+from kdbench.reports.estimates import Sample
 from kdbench.reports.evidence import Evidence
 from kdbench.reports.leaderboard import assemble
+from kdbench.reports.leave_one_out import image_effects
 from kdbench.reports.rows import Group, load, sections
 from kdbench.reports.significance import (
     average_ranks,
@@ -61,7 +64,7 @@ def test_a_best_that_is_worse_somewhere_is_not_bold(tmp_path: Path) -> None:
     assert evidence.best(found, "aupro") == ""
 
 
-def test_a_mean_that_one_category_lifts_is_not_bold_and_its_p_is_marked(tmp_path: Path) -> None:
+def test_a_mean_that_one_category_lifts_is_not_bold_and_its_signed_ranks_are_marked(tmp_path: Path) -> None:
     """`lucky` has the better mean and is worse in fourteen of fifteen categories."""
     names = [f"c{i:02}" for i in range(15)]
     write(tmp_path, {name: 0.95 if i == 0 else 0.8 for i, name in enumerate(names)}, method="lucky")
@@ -73,8 +76,10 @@ def test_a_mean_that_one_category_lifts_is_not_bold_and_its_p_is_marked(tmp_path
     assert evidence.best(found, "mad") == ""
     line = next(line for line in next(comparisons(found, group.title)).body if line[0].text == "mAD")
     assert line[3].text == "+1.05"
-    assert line[5].mean == pytest.approx(2 * 137 / 2**15)  # rank 15 against all others: 137 sums are as small
-    assert [line[i].text for i in (5, 6)] == ["0.00836 (against the mean)"] * 2
+    assert line[5].mean == line[6].mean > 0.6
+    assert line[4].low < 0 < line[4].high
+    assert line[7].mean == pytest.approx(2 * 137 / 2**15)  # rank 15 against all others: 137 sums are as small
+    assert line[7].text == "0.00836 (against the mean)"
 
 
 def test_with_few_categories_six_seeds_decide(tmp_path: Path) -> None:
@@ -118,27 +123,32 @@ def test_scores_of_other_images_are_not_paired(tmp_path: Path) -> None:
     assert evidence.best(found, "image_auroc") == ""
 
 
-def image_draws(own: list[dict[str, Any]], category: str) -> dict[str, np.ndarray]:
-    """Bootstrap draws of the image metrics of one category's scores."""
-    label = np.array([one["label"] for one in own])
-    counts = statistics.image_counts(label, f"fabricated/{category}")
-    values = np.array([one["image_score"] for one in own])
-    return statistics.image_metric_draws(values, label, counts)
+def sample(detectors: dict[str, list[dict[str, Any]]], metric: str) -> Sample:
+    """One category's scores by each detector."""
+    label = np.array([one["label"] for one in next(iter(detectors.values()))])
+    scored = (np.array([one["image_score"] for one in own]) for own in detectors.values())
+    effects = [image_effects(values, label)[metric] for values in scored]
+    return Sample(
+        detectors=tuple(detectors),
+        values=np.array([one.value for one in effects]),
+        effects=np.stack([one.of_image for one in effects]),
+        label=label,
+    )
 
 
 def test_the_interval_over_images_is_that_of_the_mean_over_categories_and_seeds(tmp_path: Path) -> None:
-    expected = {"a": 0.0, "b": 0.0}
-    weights = statistics.seed_weights(("m-0", "m-1"))
+    detectors: dict[str, dict[str, list[dict[str, Any]]]] = {"a": {}, "b": {}}
     for seed in range(2):
         write(tmp_path, {"a": 0.9, "b": 0.8}, seed=seed)
         both = {name: scores(f"m-{seed}", name, merit=1, seed=10 * seed + j) for j, name in enumerate("ab")}
         # In any order on disk: the images are what pairs, not their place.
         Results(tmp_path).write(SCORES, [*reversed(both["b"]), *both["a"]])
         for name, own in both.items():
-            expected[name] += weights[:, seed] * image_draws(own, name)["image_ap"]
+            detectors[name][f"m-{seed}"] = own
     group, (entry,), evidence = section(tmp_path)
     within = evidence.over_images(entry, "image_ap")
-    assert within == statistics.interval(np.clip((expected["a"] + expected["b"]) / 2, 0, 1))
+    expected = estimates.mean_over_images([sample(detectors[name], "image_ap") for name in "ab"])
+    assert within == pytest.approx(expected.interval_of_share)
     assert evidence.over_categories(entry, "image_ap") is None  # of two categories
     (table,) = intervals(evidence, [entry], group.title)
     assert [value.low for value in table.body[0]] == [None] * 5 + [
@@ -177,31 +187,34 @@ def test_detectors_of_oneclass_are_drawn_each_for_its_own_category(tmp_path: Pat
             renamed = [one | {"cell_id": name, "category": category} for one in own[merit]]
             Results(tmp_path).write(SCORES, renamed)
     _, (entry,), evidence = section(tmp_path)
-    one, two = (evidence.within(entry, [category]).metrics["image_auroc"] for category in "ab")
-    assert abs(np.corrcoef(one, two)[0, 1]) < 0.2
-    np.testing.assert_allclose(evidence.within(entry, ["a", "b"]).metrics["image_auroc"], (one + two) / 2)
+    assert not entry.shared
+    apart = [sample({f"{name}0": own[0.5], f"{name}1": own[3.0]}, "image_auroc") for name in "ab"]
+    expected = estimates.mean_over_images(apart)
+    assert evidence.over_images(entry, "image_auroc") == pytest.approx(expected.interval_of_share)
+    alone = estimates.mean_over_images(apart[:1])
+    assert expected.variance == pytest.approx(alone.variance / 2)
 
 
 def test_some_categories_have_intervals_and_differences_over_their_images(tmp_path: Path) -> None:
-    drawn = {}
+    samples = {}
     for method, merit in (("good", 3.0), ("next", 0.5)):
         write(tmp_path, {"a": merit / 4, "b": merit / 5}, method=method, dataset_categories=["a", "b", "c"])
         own = {name: scores(f"{method}-0", name, merit=merit, seed=j) for j, name in enumerate("ab")}
         Results(tmp_path).write(SCORES, [*own["a"], *own["b"]])
-        drawn[method] = np.mean([image_draws(own[name], name)["image_auroc"] for name in "ab"], axis=0)
+        samples[method] = [sample({f"{method}-0": own[name]}, "image_auroc") for name in "ab"]
     group, found, evidence = section(tmp_path)
     assert [entry.holes for entry in found] == [("2 of 3 categories",)] * 2
     (table,) = partial_intervals(evidence, found, ["a", "b"], group.title)
     for line, method in zip(table.body, ("good", "next"), strict=True):
-        within = statistics.interval(drawn[method])
+        within = estimates.mean_over_images(samples[method]).interval_of_share
         assert (line[0].text, line[1].low, line[1].high) == (method, within.low, within.high)
     (table,) = differences_over_images(evidence, found, ["a", "b"], group.title)
-    within = statistics.interval(drawn["good"] - drawn["next"])
+    expected = estimates.difference_over_images(samples["good"], samples["next"])
     ((method, against, difference, _, p, corrected),) = table.body
     assert (method.text, against.text) == ("good", "next")
-    assert p.mean == corrected.mean == statistics.bootstrap_p(drawn["good"] - drawn["next"])
+    assert p.mean == corrected.mean == expected.p
     assert p.mean < 0.001
-    assert (difference.low, difference.high) == (within.low, within.high)
+    assert (difference.low, difference.high) == expected.interval
     assert difference.mean == pytest.approx((3.0 - 0.5) * (1 / 4 + 1 / 5) / 2)
     assert difference.text == "+56.25"
     assert not [*differences_over_images(evidence, found, [], group.title)]
@@ -220,6 +233,19 @@ def test_recipes_of_one_method_are_paired_where_one_key_differs(tmp_path: Path) 
     one, two, three = (f"fabricated_a (a={r['a']}, b={r['b']})" for r in recipes)
     assert len(pairs) == 2
     assert all(pair in pairs for pair in ({one, two}, {two, three}))
+
+
+def test_a_pair_that_scores_every_image_alike_is_shown_and_not_tested(tmp_path: Path) -> None:
+    for method in ("one", "same"):
+        write(tmp_path, {"a": 0.75}, method=method, dataset_categories=["a", "b"])
+        Results(tmp_path).write(SCORES, scores(f"{method}-0", "a", merit=1, seed=0))
+    group, found, evidence = section(tmp_path)
+    ((*_, difference, within, p, corrected),) = next(
+        differences_over_images(evidence, found, ["a"], group.title)
+    ).body
+    assert [value.text for value in (difference, within, p, corrected)] == [
+        *("+0.00", "-", "- (nothing varies)", "-")
+    ]
 
 
 def test_a_missing_score_leaves_no_interval(tmp_path: Path) -> None:
@@ -241,8 +267,12 @@ def test_pairs_are_tested_over_categories_and_corrected(tmp_path: Path) -> None:
         ("three", "one"),
     ]
     assert [line[3].text for line in lines] == ["+10.25", "+20.50", "+10.25"]
-    assert [line[5].mean for line in lines] == pytest.approx([2 / 64] * 3)
-    assert [line[6].mean for line in lines] == pytest.approx([6 / 64] * 3)
+    steps = 0.1 + 0.001 * np.arange(6)
+    expected = [scipy.stats.ttest_1samp(scale * steps, 0) for scale in (1, 2, 1)]
+    assert [line[5].mean for line in lines] == pytest.approx([test.pvalue for test in expected])
+    assert [line[6].mean for line in lines] == pytest.approx([3 * expected[0].pvalue] * 3)
+    assert [line[7].mean for line in lines] == pytest.approx([2 / 64] * 3)
+    assert (lines[0][4].low, lines[0][4].high) == pytest.approx(tuple(expected[0].confidence_interval()))
 
 
 def test_average_ranks_are_shown_with_what_they_do_not_differ_from(tmp_path: Path) -> None:
@@ -570,11 +600,12 @@ def test_the_drop_is_paired_over_the_categories_of_both_settings(tmp_path: Path)
     write(tmp_path, {name: 0.85 for name in "abcdefg"} | {"a": 0.91}, cell_id="all")
     section_ = next(s for s in assemble(load(tmp_path)) if s.title == "Oneclass against multiclass")
     line = next(line for line in section_.tables[0].body if line[1].text == "mAD")
-    # Drops -0.01, 0.06, 0.07 ... 0.11: one of seven negative and the smallest, p = 2 * 2 / 2**7.
     assert [line[i].text for i in (2, 3, 4, 8)] == ["93.00", "85.86", "+7.14", "7 of 7"]
-    assert line[6].mean == line[7].mean == pytest.approx(4 / 128)  # of one method nothing is corrected
-    assert line[5].low is not None
-    assert 0.03 < line[5].low < 0.0714
+    expected = scipy.stats.ttest_1samp([-0.01, 0.06, 0.07, 0.08, 0.09, 0.10, 0.11], 0)
+    assert (
+        line[6].mean == line[7].mean == pytest.approx(expected.pvalue)
+    )  # of one method nothing is corrected
+    assert (line[5].low, line[5].high) == pytest.approx(tuple(expected.confidence_interval()))
 
 
 def test_what_else_differs_between_the_settings_is_beside_the_drop(tmp_path: Path) -> None:
@@ -595,16 +626,16 @@ def test_what_else_differs_between_the_settings_is_beside_the_drop(tmp_path: Pat
 
 
 def test_with_few_categories_the_drop_has_its_interval_over_images(tmp_path: Path) -> None:
-    drawn = {}
+    samples = []
     for setting, merit, value in (("oneclass", 3.0, 0.9), ("multiclass", 0.5, 0.6)):
         write(tmp_path, {"a": value}, setting=setting, cell_id=setting, dataset_categories=["a", "b"])
         own = scores(setting, "a", merit=merit, seed=0)
         Results(tmp_path).write(SCORES, own)
-        drawn[setting] = image_draws(own, "a")["image_auroc"]
+        samples.append(sample({setting: own}, "image_auroc"))
     section_ = next(s for s in assemble(load(tmp_path)) if s.title == "Oneclass against multiclass")
     lines = {line[1].text: line for line in section_.tables[0].body}
-    within = statistics.interval(drawn["oneclass"] - drawn["multiclass"])
-    assert (lines["I-AUROC"][5].low, lines["I-AUROC"][5].high) == (within.low, within.high)
+    expected = estimates.difference_over_images(samples[:1], samples[1:])
+    assert (lines["I-AUROC"][5].low, lines["I-AUROC"][5].high) == expected.interval
     assert lines["I-AUROC"][4].text == "+30.00"
     assert lines["P-AUROC"][5].text == "-"  # pixels have no scores of images
 
@@ -650,6 +681,9 @@ def test_drops_of_several_methods_are_corrected_together(tmp_path: Path) -> None
             write(tmp_path, {name: 0.9 + drop * i / 7 + 0.01}, cell_id=f"{method}{name}", **facts)
         write(tmp_path, {name: 0.9 for name in "abcdefg"}, method=method, cell_id=f"{method}-all")
     lines = drop_lines(tmp_path)
-    for method in "mn":
-        p, corrected = lines[method, "AUPRO"][6:8]
-        assert (p.mean, corrected.mean) == (2 / 128, 4 / 128)
+    drops = {method: drop * np.arange(7) / 7 + 0.01 for method, drop in (("m", 0.01), ("n", 0.02))}
+    expected = {method: scipy.stats.ttest_1samp(own, 0).pvalue for method, own in drops.items()}
+    assert expected["m"] < expected["n"]
+    for method, corrected in (("m", 2 * expected["m"]), ("n", max(2 * expected["m"], expected["n"]))):
+        found = [value.mean for value in lines[method, "AUPRO"][6:8]]
+        assert found == pytest.approx([expected[method], corrected])

@@ -1,128 +1,12 @@
-"""Intervals and tests against references written out by hand, and against packages of others."""
+"""Tests by ranks against references written out by hand, and against packages of others."""
 
 from itertools import compress, product
-from statistics import fmean
 
 import numpy as np
 import pytest
 import scipy.stats
 
-from kdbench.metrics.exact import image_metrics
 from kdbench.reports import statistics
-
-
-def middle(draws: list[float]) -> tuple[float, float]:
-    """The 2.5th and 97.5th percentile, interpolated between the neighbours in order."""
-    ordered = sorted(draws)
-
-    def at(share: float) -> float:
-        place = share * (len(ordered) - 1)
-        low = int(place)
-        high = min(low + 1, len(ordered) - 1)
-        return ordered[low] + (place - low) * (ordered[high] - ordered[low])
-
-    return at(0.025), at(0.975)
-
-
-def test_the_interval_over_categories_is_a_plain_bootstrap_of_their_mean():
-    values = [0.5, 0.9, 0.7, 0.75, 0.95]
-    generator = np.random.default_rng([statistics.SEED, 5])
-    means = []
-    for counts in generator.multinomial(5, [0.2] * 5, size=statistics.NUM_DRAWS):
-        drawn = [value for value, count in zip(values, counts, strict=True) for _ in range(count)]
-        assert len(drawn) == 5
-        means.append(fmean(drawn))
-    found = statistics.interval(statistics.category_draws(np.array(values)))
-    assert (found.low, found.high) == pytest.approx(middle(means), abs=1e-12)
-    assert found.low < 0.76 < found.high
-
-
-def test_categories_are_drawn_together_for_all_columns():
-    values = np.random.default_rng(3).random((7, 2))
-    both = statistics.category_draws(values)
-    assert both.shape == (statistics.NUM_DRAWS, 2)
-    np.testing.assert_allclose(both[:, 1], statistics.category_draws(values[:, 1]))
-
-
-def plain_metrics(normal: list[float], defective: list[float]) -> dict[str, float]:
-    """Image metrics by counting pairs and by trying every threshold."""
-    wins = [(d > n) + 0.5 * (d == n) for d in defective for n in normal]
-    ap, recall, f1 = 0.0, 0.0, 0.0
-    for threshold in sorted({*normal, *defective}, reverse=True):
-        hits = sum(d >= threshold for d in defective)
-        alarms = sum(n >= threshold for n in normal)
-        ap += (hits / len(defective) - recall) * hits / (hits + alarms)
-        recall = hits / len(defective)
-        f1 = max(f1, 2 * hits / (hits + alarms + len(defective)))
-    return {"image_auroc": fmean(wins), "image_ap": ap, "image_f1_max": f1}
-
-
-@pytest.mark.parametrize("values", [[0.3, 0.9], [0.0, 1.0, 5.0], [0.1, 0.4, 0.2, 0.9, 0.3]])
-def test_seeds_drawn_have_the_variance_of_a_mean_over_them(values, monkeypatch):
-    monkeypatch.setattr(statistics, "NUM_DRAWS", 100_000)
-    statistics.seed_weights.cache_clear()
-    weights = statistics.seed_weights(tuple(map(str, values)))
-    statistics.seed_weights.cache_clear()
-    np.testing.assert_allclose(weights.sum(1), 1)
-    drawn = weights @ values
-    assert drawn.mean() == pytest.approx(np.mean(values), abs=0.02 * np.std(values))
-    assert drawn.var() == pytest.approx(np.var(values, ddof=1) / len(values), rel=0.03)
-
-
-def test_seeds_of_the_same_cells_are_drawn_alike_and_a_single_one_always():
-    one, same, other = (statistics.seed_weights(names) for names in (("a", "b"), ("a", "b"), ("a", "c")))
-    np.testing.assert_array_equal(one, same)
-    assert (one != other).any()
-    np.testing.assert_array_equal(statistics.seed_weights(("a",)), np.ones((statistics.NUM_DRAWS, 1)))
-
-
-@pytest.mark.parametrize("decimals", [8, 0], ids=["no ties", "many ties"])
-def test_draws_over_images_are_plain_bootstraps_within_each_label(decimals, monkeypatch):
-    monkeypatch.setattr(statistics, "NUM_DRAWS", 60)
-    generator = np.random.default_rng(1)
-    label = generator.random(23) < 0.6
-    score = np.round(generator.normal(size=23) + label, decimals)
-    counts = statistics.image_counts(label, "toy/bottle")
-    found = statistics.image_metric_draws(score, label, counts)
-    expected = []
-    for b in range(60):
-        drawn = {kind: [] for kind in (False, True)}
-        for value, kind, count in zip(score, label, counts[:, b], strict=True):
-            drawn[bool(kind)] += [float(value)] * int(count)
-        assert len(drawn[True]) == label.sum()
-        assert len(drawn[False]) == (~label).sum()
-        expected.append(plain_metrics(drawn[False], drawn[True]))
-    for name in ("image_auroc", "image_ap"):
-        np.testing.assert_allclose(found[name], [one[name] for one in expected], atol=1e-6)
-    f1 = np.array([one["image_f1_max"] for one in expected])
-    exact = image_metrics(score, label)["image_f1_max"]
-    assert f1.mean() > exact  # a maximum is larger of drawn images, which is taken away
-    np.testing.assert_allclose(found["image_f1_max"], f1 - f1.mean() + exact, atol=1e-6)
-
-
-def test_the_p_of_draws_is_that_of_the_normal_distribution():
-    draws = np.random.default_rng(3).normal(0.03, 0.02, 1000)
-    z = draws.mean() / draws.std(ddof=1)
-    assert statistics.bootstrap_p(draws) == pytest.approx(2 * scipy.stats.norm.sf(z))
-    assert statistics.bootstrap_p(-draws) == pytest.approx(2 * scipy.stats.norm.sf(z))
-    assert statistics.bootstrap_p(np.zeros(9)) == 1
-    assert statistics.bootstrap_p(np.full(9, 0.1)) < 1e-12
-
-
-def test_every_image_once_gives_the_metrics_themselves():
-    generator = np.random.default_rng(2)
-    label = np.arange(40) >= 15
-    score = np.round(generator.normal(size=40) + label, 1)
-    once = statistics.image_metric_draws(score, label, np.ones((40, 1), np.float32))
-    exact = image_metrics(score, label)
-    assert {name: draws[0] for name, draws in once.items()} == pytest.approx(exact, abs=1e-6)
-
-
-def test_draws_depend_on_the_name_and_on_nothing_else():
-    label = np.arange(9) >= 3
-    first, again, other = (statistics.image_counts(label, name) for name in ("a", "a", "b"))
-    assert (first == again).all()
-    assert (first != other).any()
 
 
 def plain_signed_rank(differences: list[float]) -> float:

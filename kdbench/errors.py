@@ -56,8 +56,6 @@ def complained(what: str) -> Iterator[None]:
     """Raise a RequestError that begins with `what` for an OSError of the block, such as a full disk."""
     try:
         yield
-    except BrokenPipeError:  # the reader of our output went away
-        raise
     except OSError as error:
         raise RequestError([f"{what}: {error}"]) from error
 

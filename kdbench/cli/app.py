@@ -1,8 +1,6 @@
 """The command `kdbench`: its subcommands, and how an error becomes a message and an exit code."""
 
-import os
 import sys
-from io import TextIOWrapper
 
 import typer
 
@@ -11,8 +9,9 @@ from kdbench.cli.look import doctor, list_app, new_method_, status
 from kdbench.cli.report import compare, probe, report
 from kdbench.cli.results import results_app
 from kdbench.cli.run import run
+from kdbench.cli.streams import failed, lossy_streams
 from kdbench.cli.sweep import sweep
-from kdbench.cli.terminal import SOME_FAILED, WRONG_REQUEST, complain, warn
+from kdbench.cli.terminal import OK, SOME_FAILED, WRONG_REQUEST, complain, warn
 from kdbench.errors import DataError, RequestError
 from kdbench.files import provide_home
 
@@ -25,10 +24,18 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run a command and leave with its exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that cannot show a character must not end a run
+    """Run a command and leave with its exit code; 1, too, if what it printed was lost."""
+    with lossy_streams():
+        code = _carry_out()
+        sys.stdout.flush()
+        if lost := failed(sys.stdout):
+            complain(f"the output could not be written: {lost}")
+            code = code or SOME_FAILED
+    sys.exit(code)
+
+
+def _carry_out() -> int | str | None:
+    """Run the command of the command line, say what is wrong with it, and return its exit code."""
     try:
         if note := provide_home():
             warn(note)
@@ -36,10 +43,10 @@ def main() -> None:
     except (RequestError, DataError) as error:
         for complaint in getattr(error, "complaints", (error,)):
             complain(str(complaint))
-        sys.exit(WRONG_REQUEST)
-    except BrokenPipeError:  # the reader of our output went away, as in `kdbench list | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(SOME_FAILED)
+        return WRONG_REQUEST
+    except SystemExit as left:
+        return left.code
+    return OK
 
 
 for command in (run, status, sweep, report, compare, probe):

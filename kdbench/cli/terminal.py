@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from kdbench.reports.tables import Table as Values
 
 # Without a terminal rich assumes 80 columns and cuts tables; logs and pipes have room.
-out, err = (Console(stderr=e, width=None if sys.stdout.isatty() else 160) for e in (False, True))
+_terminal = sys.stdout is not None and sys.stdout.isatty()  # None: the command was started without one
+out, err = (Console(stderr=e, width=None if _terminal else 160) for e in (False, True))
 
 OK, SOME_FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
 

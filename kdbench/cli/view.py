@@ -18,6 +18,7 @@ from rich.progress import (
 
 from kdbench.cell import Outcome
 from kdbench.cell import Progress as CellProgress
+from kdbench.cli.streams import dropped
 from kdbench.cli.terminal import shows_bars
 from kdbench.grid.lease import Holder
 from kdbench.grid.plan import Job
@@ -131,6 +132,10 @@ class View:
             self.errors.print(text, style="red", highlight=False, soft_wrap=True)
         else:
             self._say(f"[{self.num_timed}/{self.num_to_time}] {job.cell.method} is timed")
+
+    def problem(self) -> str:
+        """Why lines were lost, if some were."""
+        return dropped(self.console.file)
 
     def _start(self) -> None:
         if self.is_live:

@@ -1,17 +1,18 @@
 """A run: what a request takes, and doing it. Nothing here prints or exits: a view is told what happens."""
 
+import os
 import signal
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from socket import gethostname
 from uuid import uuid4
 
 import torch
 
-from kdbench.cell import Outcome, Progress
+from kdbench import __version__
 from kdbench.engine import provenance
 from kdbench.errors import RequestError, ResultsError, complained
 from kdbench.grid import schedule
@@ -28,9 +29,10 @@ from kdbench.grid.costs import (
 from kdbench.grid.plan import Found, Job, plan
 from kdbench.grid.prepare import enough_disk, prepare
 from kdbench.grid.request import Request
-from kdbench.grid.schedule import Executor, Running, Work
+from kdbench.grid.schedule import Executor, Work
 from kdbench.grid.status import RunFile, write_run
 from kdbench.grid.timing import measure, read_timed, to_time, without_timing
+from kdbench.grid.view import Log, Silent, View
 from kdbench.results.store import CELLS, End, Results, read
 
 NOT_RUN = "not run"
@@ -81,55 +83,6 @@ class GridResult:
     def complete(self) -> bool:
         """Whether every cell succeeded and every detector that was to be timed is timed."""
         return self.counts.keys() == {"ok"} and not self.num_untimed and not self.complaints
-
-
-class View(Protocol):
-    """Somebody who watches a run: a terminal, a notebook, a log."""
-
-    def note(self, text: str) -> None:
-        """Something that the user should know."""
-
-    def taken_over(self, count: int) -> None:
-        """The rows of so many cells were copied from `request.published`."""
-
-    def decoding(self, done: int, total: int) -> None:
-        """So many images are decoded, of how many."""
-
-    def begin(self, expected: Mapping[str, float]) -> None:
-        """The cells start; cell id -> seconds that each may take, or numbers in proportion to them."""
-
-    def progress(self, progress: Progress) -> None:
-        """The cell that runs in this process is there; called after every batch, so it must be cheap."""
-
-    def running(self, running: Running) -> None:
-        """What runs where, looked up about once a second."""
-
-    def finished(self, outcome: Outcome) -> None:
-        """A cell has finished."""
-
-    def end(self) -> None:
-        """No cell runs any more, whatever the reason."""
-
-    def timing(self, count: int) -> None:
-        """So many detectors will be timed now."""
-
-    def timed(self, job: Job, error: str) -> None:
-        """A detector was timed, or could not be: `error` says why."""
-
-
-class Silent:
-    """A view that shows nothing."""
-
-    def note(self, text: str) -> None: ...
-    def taken_over(self, count: int) -> None: ...
-    def decoding(self, done: int, total: int) -> None: ...
-    def begin(self, expected: Mapping[str, float]) -> None: ...
-    def progress(self, progress: Progress) -> None: ...
-    def running(self, running: Running) -> None: ...
-    def finished(self, outcome: Outcome) -> None: ...
-    def end(self) -> None: ...
-    def timing(self, count: int) -> None: ...
-    def timed(self, job: Job, error: str) -> None: ...
 
 
 def plan_grid(request: Request, cluster: Cluster | None = None) -> Grid:
@@ -193,10 +146,20 @@ def run_grid(grid: Grid, view: View | None = None, work: Work = execute_cell) ->
     `work` is what runs a cell.
     """
     run = _Run(grid, view or Silent(), work)
+    with run.log.kept():
+        return _carry_out(run)
+
+
+def _carry_out(run: "_Run") -> GridResult:
+    """The steps of a run, until one of them is stopped."""
+    grid = run.grid
     stopped_by, untimed, complaints = 0, 0, list[str]()
     try:
         with run.resources:
             run.take_over()
+            run.log.start(_first_line(run))
+            for notice in grid.notices:
+                run.log.write(f"note: {notice}")
             if grid.todo:
                 run.prepare()
                 run.execute()
@@ -208,7 +171,7 @@ def run_grid(grid: Grid, view: View | None = None, work: Work = execute_cell) ->
         stopped_by = signal.SIGINT
     except ResultsError as error:
         complaints = [f"cannot write results in {grid.request.results}: {error}"]
-    return GridResult(
+    result = GridResult(
         run_id=run.id,
         statuses={job.cell.id: run.statuses.get(job.cell.id, NOT_RUN) for job in grid.jobs},
         num_finished=run.num_finished,
@@ -216,15 +179,34 @@ def run_grid(grid: Grid, view: View | None = None, work: Work = execute_cell) ->
         stopped_by=stopped_by,
         complaints=tuple(complaints),
     )
+    run.log.write(_last_line(result))
+    return result
+
+
+def _first_line(run: "_Run") -> str:
+    grid = run.grid
+    num_before = len(grid.jobs) - len(grid.todo)
+    return (
+        f"kdbench {__version__}, run {run.id}, process {os.getpid()} on {gethostname()}, {grid.executor}: "
+        f"{len(grid.jobs)} cells, {num_before} finished before, {len(grid.todo)} to run"
+    )
+
+
+def _last_line(result: GridResult) -> str:
+    parts = [f"{count} {status}" for status, count in result.counts.most_common()]
+    parts += [f"{result.num_untimed} detectors not timed"] if result.num_untimed else []
+    parts += [f"stopped by {signal.Signals(result.stopped_by).name}"] if result.stopped_by else []
+    return "end: " + ", ".join([*parts, *result.complaints])
 
 
 class _Run:
     """The steps of one run, and what came of its cells so far."""
 
     def __init__(self, grid: Grid, view: View, work: Work) -> None:
-        self.grid, self.view, self.work = grid, view, work
+        self.grid, self.work = grid, work
         self.id = time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + uuid4().hex[:6]
         self.results = Results(grid.request.results)
+        self.view = self.log = Log(view, self.results.storage, self.id, len(grid.todo))
         self.statuses = dict(grid.finished)
         self.num_finished = 0
         self.resources = ExitStack()  # Ray, from its first use to the end of the run

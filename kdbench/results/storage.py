@@ -137,6 +137,16 @@ class Storage:
             aside.unlink(missing_ok=True)
         return True
 
+    def append(self, name: str, data: bytes) -> None:
+        """Add to the end of a file, which need not exist. Not on a disk, the whole file is written again."""
+        if self.local:
+            target = self.local / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("ab") as file:
+                file.write(data)
+            return
+        self.write(name, (self.read(name) if self.exists(name) else b"") + data)
+
     def remove(self, name: str) -> None:
         """Remove a file if it is there."""
         if self.local:

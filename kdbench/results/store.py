@@ -85,6 +85,7 @@ AUDITS = Kind("audits", AUDIT_SCHEMA, ("trial_id",))
 # Who runs a cell now (a number follows the cell), and what a run was asked for.
 LEASES = Kind("leases", None, ("cell_id",), "")
 RUNS = Kind("runs", None, ("run_id",), ".json")
+LOGS = Kind("runs", None, ("run_id",), ".log")  # what a run said
 KINDS = (*OF_CELLS, INPUTS, TRIALS, AUDITS, LEASES, RUNS)
 # `kdbench report --rows` writes these, and `kdbench run --published` takes them over.
 PUBLISHED = (CELLS, SCORES, LATENCY, PROBES)

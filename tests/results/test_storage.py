@@ -57,6 +57,12 @@ def test_what_is_written_is_there_whole_and_can_go_again(storage):
         storage.read("cells/a")
 
 
+def test_text_is_added_to_the_end_of_a_file(storage):
+    storage.append("runs/a.log", b"one\n")
+    storage.append("runs/a.log", b"two\n")
+    assert storage.read("runs/a.log") == b"one\ntwo\n"
+
+
 def test_rows_are_read_from_where_they_were_written(storage):
     results = Results(storage)
     row = {"category": "bottle", "status": "ok", "image_auroc": 0.5}

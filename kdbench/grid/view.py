@@ -1,0 +1,192 @@
+"""Who watches a run: what a view is told, a view that shows nothing, and the log that every run writes."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Protocol
+
+from kdbench.cell import Outcome, Progress
+from kdbench.errors import RequestError, reason
+from kdbench.grid.plan import Job
+from kdbench.grid.schedule import Running
+from kdbench.results.storage import Storage
+from kdbench.results.store import LOGS
+
+STORED_EVERY_S = 60.0  # in an object store, which can only write a whole file
+
+
+class View(Protocol):
+    """Somebody who watches a run: a terminal, a notebook, a log."""
+
+    def note(self, text: str) -> None:
+        """Something that the user should know."""
+
+    def taken_over(self, count: int) -> None:
+        """The rows of so many cells were copied from `request.published`."""
+
+    def decoding(self, done: int, total: int) -> None:
+        """So many images are decoded, of how many."""
+
+    def begin(self, expected: Mapping[str, float]) -> None:
+        """The cells start; cell id -> seconds that each may take, or numbers in proportion to them."""
+
+    def progress(self, progress: Progress) -> None:
+        """The cell that runs in this process is there; called after every batch, so it must be cheap."""
+
+    def running(self, running: Running) -> None:
+        """What runs where, looked up about once a second."""
+
+    def finished(self, outcome: Outcome) -> None:
+        """A cell has finished."""
+
+    def end(self) -> None:
+        """No cell runs any more, whatever the reason."""
+
+    def timing(self, count: int) -> None:
+        """So many detectors will be timed now."""
+
+    def timed(self, job: Job, error: str) -> None:
+        """A detector was timed, or could not be: `error` says why."""
+
+    def problem(self) -> str:
+        """Why nothing can be shown any more; empty as long as it can."""
+
+
+class Silent:
+    """A view that shows nothing."""
+
+    def note(self, text: str) -> None: ...
+    def taken_over(self, count: int) -> None: ...
+    def decoding(self, done: int, total: int) -> None: ...
+    def begin(self, expected: Mapping[str, float]) -> None: ...
+    def progress(self, progress: Progress) -> None: ...
+    def running(self, running: Running) -> None: ...
+    def finished(self, outcome: Outcome) -> None: ...
+    def end(self) -> None: ...
+    def timing(self, count: int) -> None: ...
+    def timed(self, job: Job, error: str) -> None: ...
+
+    def problem(self) -> str:
+        return ""
+
+
+class Log:
+    """A view that writes what happens to `runs/<run_id>.log`, and shows it to another view.
+
+    The rows are what counts: the run goes on if the view can show nothing any more, and the log says why; it
+    goes on, too, if the log cannot be written, and the view says why.
+    """
+
+    def __init__(self, view: View, storage: Storage, run_id: str, num_cells: int) -> None:
+        self.view, self.storage, self.name = view, storage, LOGS.name(run_id)
+        self.num_cells, self.num_finished = num_cells, 0
+        self._not_stored, self._stored_at = "", -math.inf
+        self._started, self._silent, self._broken = False, False, False
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Write what ends the run with an exception, and store the last lines."""
+        try:
+            yield
+        except RequestError as error:
+            for complaint in error.complaints:
+                self.write(f"error: {complaint}")
+            raise
+        except BaseException as error:
+            self.write(f"error: {type(error).__name__}: {error}")
+            raise
+        finally:
+            self._store(last=True)
+
+    def start(self, text: str) -> None:
+        """The first line. Nothing is stored before: until then the folder may turn out to be a wrong one."""
+        self._not_stored, self._started = _line(text) + self._not_stored, True
+        self._store()
+
+    def write(self, text: str) -> None:
+        """Add a line."""
+        self._not_stored += _line(text)
+        self._store()
+
+    def note(self, text: str) -> None:
+        """A line, and the view's."""
+        self.write(f"note: {text}")
+        self._show(lambda: self.view.note(text))
+
+    def taken_over(self, count: int) -> None:
+        """A line, and the view's."""
+        self.write(f"{count} cells taken over from published rows")
+        self._show(lambda: self.view.taken_over(count))
+
+    def decoding(self, done: int, total: int) -> None:
+        """Only for the view."""
+        self._show(lambda: self.view.decoding(done, total))
+
+    def begin(self, expected: Mapping[str, float]) -> None:
+        """Only for the view."""
+        self._show(lambda: self.view.begin(expected))
+
+    def progress(self, progress: Progress) -> None:
+        """Only for the view."""
+        self._show(lambda: self.view.progress(progress))
+
+    def running(self, running: Running) -> None:
+        """Only for the view."""
+        self._show(lambda: self.view.running(running))
+
+    def finished(self, outcome: Outcome) -> None:
+        """A line, and the view's."""
+        self.num_finished += 1
+        text = outcome.summary or outcome.error
+        self.write(
+            f"[{self.num_finished}/{self.num_cells}] {outcome.cell_id} {outcome.label}: {outcome.status} "
+            f"in {outcome.seconds:.1f} s" + (f", {text}" if text else "")
+        )
+        self._show(lambda: self.view.finished(outcome))
+
+    def end(self) -> None:
+        """Only for the view."""
+        self._show(self.view.end)
+
+    def timing(self, count: int) -> None:
+        """A line, and the view's."""
+        self.write(f"timing {count} detectors")
+        self._show(lambda: self.view.timing(count))
+
+    def timed(self, job: Job, error: str) -> None:
+        """A line, and the view's."""
+        self.write(f"{job.cell.label}: " + (f"could not be timed: {error}" if error else "timed"))
+        self._show(lambda: self.view.timed(job, error))
+
+    def problem(self) -> str:
+        """The view's."""
+        return self.view.problem()
+
+    def _show(self, show: Callable[[], None]) -> None:
+        try:
+            show()
+            problem = self.view.problem()
+        except OSError as error:
+            problem, self.view = reason(error), Silent()
+        if problem and not self._silent:
+            self._silent = True
+            self.write(f"the output cannot be written: {problem}. The run goes on")
+
+    def _store(self, *, last: bool = False) -> None:
+        waits = self.storage.local is None and time.monotonic() - self._stored_at < STORED_EVERY_S
+        if not self._started or self._broken or not self._not_stored or (waits and not last):
+            return
+        try:
+            self.storage.append(self.name, self._not_stored.encode("utf-8", "backslashreplace"))
+            self._not_stored, self._stored_at = "", time.monotonic()
+        except OSError as error:
+            self._broken = True
+            if self.num_cells:  # a folder that is only read has no log, and needs none: no cell is to run
+                text = f"the log of this run cannot be written: {reason(error)}. The run goes on"
+                self._show(lambda: self.view.note(text))
+
+
+def _line(text: str) -> str:
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M:%SZ} {text}\n"

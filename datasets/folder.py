@@ -1,8 +1,9 @@
 """A folder of one's own in the layout of MVTec AD: one category, or a folder per category; masks optional."""
 
+from dataclasses import replace
 from pathlib import Path
 
-from kdbench.dataset import Category, Dataset, entries, folded, is_category
+from kdbench.dataset import Category, Dataset, entries, folded, image_files, is_category
 from kdbench.datasets._foreign import MASKS, conversion
 from kdbench.datasets._layout import scan_layout
 from kdbench.errors import DataError, reason
@@ -41,7 +42,10 @@ class Folder(Dataset):
         for path in entries(parent / category) if not marked.is_dir() else ():
             if path.is_dir() and folded(path.name) in MASKS:
                 raise DataError(f"{path} is not read: masks of test/KIND lie in {marked}/KIND")
-        return scan_layout(self, parent, category, masks_required=False)
+        found = scan_layout(self, parent, category, masks_required=False)
+        return (
+            replace(found, blank=tuple(image_files(marked / "good"))) if (marked / "good").is_dir() else found
+        )
 
 
 DATASET = Folder

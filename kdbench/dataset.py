@@ -37,6 +37,7 @@ class Category:
     root: Path
     train: tuple[Path, ...]
     test: tuple[Sample, ...]
+    blank: tuple[Path, ...] = ()  # masks of normal images, where there are any: they must mark nothing
 
     @property
     def has_masks(self) -> bool:

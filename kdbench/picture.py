@@ -23,7 +23,7 @@ Image.MAX_IMAGE_PIXELS = None  # checked here instead, without PIL's zone of war
 # MPO, several JPEGs in one file, comes with JPEG.
 FORMATS = (
     *("PNG", "JPEG", "JPEG2000", "BMP", "DIB", "TIFF", "GIF", "WEBP", "AVIF", "PPM", "TGA", "PCX", "SGI"),
-    *("IM", "MSP", "XBM", "QOI", "SPIDER"),
+    *("MSP", "XBM", "QOI"),
 )
 LOSSY = ("JPEG", "MPO", "JPEG2000", "AVIF")  # formats of files that need not hold what was saved
 LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp", "tiff_sgilog", "tiff_sgilog24")  # compressions
@@ -31,7 +31,8 @@ SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 PLAIN = ("1", "L", "RGB", "I", "I;16", "I;16B")  # modes whose stored values are their colours
 
 FULL_RANGE = 4096  # a 16-bit image without a higher value was made by a camera of 8, 10 or 12 bit
-MIN_IS_WHITE, PHOTOMETRIC, SAMPLE_FORMAT, SIGNED = 0, 262, 339, 2  # tags of TIFF and their values
+# Tags of TIFF and their values.
+PHOTOMETRIC, MIN_IS_WHITE, EXTRA_SAMPLES, UNSPECIFIED, SAMPLE_FORMAT, SIGNED = 262, 0, 338, 0, 339, 2
 
 # How files begin that are often named like an image.
 CONTENTS = {
@@ -209,7 +210,7 @@ def _refuse_unclear(file: ImageFile.ImageFile) -> None:
     if file.format != "TIFF":
         return
     tags = file.tag_v2  # type: ignore[attr-defined]
-    if "X" in _layout(file)[0]:
+    if UNSPECIFIED in tags.get(EXTRA_SAMPLES, ()):
         raise ValueError("it has one more channel than colours, of unknown meaning: save it as RGB")
     if tags.get(PHOTOMETRIC) == MIN_IS_WHITE and (file.mode == "F" or file.mode.startswith("I")):
         raise ValueError("its lowest value is white (PhotometricInterpretation 0): save it with black as 0")

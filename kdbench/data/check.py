@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdbench.data.fingerprint import fingerprint
-from kdbench.data.masks import NOTHING, Remarks, read_mask, remarks_of
+from kdbench.data.masks import NOTHING, Remarks, check_blank, read_mask, remarks_of
 from kdbench.data.store import look
 from kdbench.data.together import Seen, check_together, twins
 from kdbench.dataset import Category, Dataset, Sample
@@ -152,7 +152,8 @@ def _decoded(
         for look in pool.map(lambda sample: _look(dataset, category, sample), samples):
             looks.append(look)
             tell(category.name, len(looks), len(samples))
-    problems = [look.problem for look in looks if look.problem]
+        blank = list(pool.map(lambda mask: _wrong_blank(dataset, mask), category.blank))
+    problems = [text for text in (*(look.problem for look in looks), *blank) if text]
     remarks = sum((look.remarks for look in looks), NOTHING).texts(category.name, accept_large=accept_large)
     try:
         fingerprint(dataset, category)  # DataError for a test image that is also in train
@@ -175,6 +176,15 @@ def _look(dataset: Dataset, category: Category, sample: Sample) -> _Look:
     except (DataError, OSError) as error:
         return _Look(problem=_text(error))
     return _Look(seen=seen, empty=not mask.share, remarks=remarks_of(category, sample, mask))
+
+
+def _wrong_blank(dataset: Dataset, mask: Path) -> str:
+    """What is wrong with the mask of a normal image; "" if nothing."""
+    try:
+        check_blank(dataset, mask)
+    except (DataError, OSError) as error:
+        return _text(error)
+    return ""
 
 
 def _text(error: DataError | OSError) -> str:

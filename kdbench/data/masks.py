@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -79,6 +80,12 @@ def read_mask(dataset: Dataset, sample: Sample) -> Mask:
     if not marked.any() and not dataset.empty_masks:
         raise DataError(f"{sample.mask} marks no defect, but {sample.path} is in the folder of defects")
     return Mask(marked=marked, turned=turned)
+
+
+def check_blank(dataset: Dataset, mask: Path) -> None:
+    """DataError for a mask of a normal image that marks something."""
+    if picture.read_mask(mask, dataset.mask_above, dataset.max_mask_values).any():
+        raise DataError(f"{mask} marks a defect in a normal image: is the image in the wrong folder?")
 
 
 def remarks_of(category: Category, sample: Sample, mask: Mask) -> Remarks:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from kdbench.cell import canonical_json
-from kdbench.data.masks import NOTHING, Remarks, read_mask, remarks_of
+from kdbench.data.masks import NOTHING, Remarks, check_blank, read_mask, remarks_of
 from kdbench.data.together import Seen, check_together
 from kdbench.dataset import Category, Dataset, Sample
 from kdbench.files import build_once, cache_folder
@@ -117,6 +117,7 @@ def _build_truth(dataset: Dataset, category: Category, preset: Preset, folder: P
 
     with ThreadPoolExecutor() as pool:
         masks, filled, remarks = zip(*pool.map(read, category.test), strict=True)
+        list(pool.map(lambda mask: check_blank(dataset, mask), category.blank))
     regions, count = [], 0
     for mask in masks:
         own = label_regions(mask[None])[0]

@@ -1,6 +1,7 @@
 """Folders of images that other people have: what a check says of them before a run, and what a run says."""
 
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -113,6 +114,20 @@ def test_soft_masks_of_ones_own_are_an_error(kdbench, part):
     assert problem.startswith(f"{mask} cannot be read as a mask: it has ")
     code, text = kdbench(*RUN)
     assert (code, problem in text) == (2, True)
+
+
+def test_the_mask_of_a_normal_image_must_mark_nothing(kdbench, part):
+    mask = part / "ground_truth/good/000_mask.png"
+    mask.parent.mkdir()
+    Image.new("L", (40, 40), 0).save(mask)
+    assert remarks(part) == ()
+    assert kdbench(*RUN)[0] == 0
+    shutil.copy(part / "ground_truth/broken/000_mask.png", mask)
+    said = f"{mask} marks a defect in a normal image: is the image in the wrong folder?"
+    assert problems(part) == (said,)
+    shutil.rmtree(Path(os.environ["KDBENCH_CACHE"]) / "images")
+    code, text = kdbench(*RUN, "--seeds", "1")
+    assert (code, said in text) == (2, True)
 
 
 # the same picture twice

@@ -6,11 +6,19 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis.extra.numpy
 import numpy as np
 import pytest
+from conftest import write_category
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from kdbench.errors import DataError
+from kdbench.data.check import check
+from kdbench.datasets.folder import Folder
+from kdbench.errors import DataError, RequestError
+from kdbench.grid.plan import find_data
+from kdbench.grid.prepare import decode
 from kdbench.picture import MAX_PIXELS, open_image, read_mask
 
 Write = Callable[[Path], object]
@@ -187,6 +195,10 @@ IMAGES: dict[str, tuple[Write, np.ndarray]] = {
     "icc profile is not applied": (save(COLOURS, icc_profile=ICC), COLOURS),
     "jpeg2000 named png": (save(COLOURS, "JPEG2000", irreversible=False), COLOURS),
     "webp named png": (webp(COLOURS), COLOURS),
+    "tiff of ycbcr": (
+        save(Image.fromarray(rgb(WHITE)).convert("YCbCr"), "TIFF", compression="tiff_lzw"),
+        rgb(WHITE),
+    ),
     "ppm named png": (save(COLOURS, "PPM"), COLOURS),
     **{f"png turned by {n}": (turned(COLOURS, n, "PNG"), COLOURS) for n in range(2, 9)},
     **{f"tiff turned by {n}": (turned(COLOURS, n, "TIFF"), COLOURS) for n in range(2, 9)},
@@ -283,7 +295,7 @@ REST = SPOT.copy()  # one part of SPOT on the first page, the other on the secon
 REST[3:] = False
 VOC = [(0, 0, 0), (128, 0, 0), (0, 128, 0), (192, 128, 128)]
 CLASSES = np.where(SPOT, 1 + np.indices(SHAPE).sum(0) % 3, 0)
-CLASSES_AS_AREAS = np.repeat(np.arange(5), 4) * np.ones((8, 1), int)
+CLASSES_AS_AREAS = np.indices(SHAPE)[0] // 4 * 4 + np.indices(SHAPE)[1] // 3  # 0 to 7, 4x3 pixels each
 SOFT = np.asarray(Image.fromarray(np.kron(WHITE, np.ones((8, 8), np.uint8))).resize((48, 32), 2))
 EDGES = np.asarray(Image.fromarray(WHITE).resize((24, 16)).resize((12, 8), 2))
 EVERY = np.ones(SHAPE, bool)
@@ -298,7 +310,7 @@ MASKS: dict[str, tuple[Write, np.ndarray]] = {
     "32 bit of 0 and 70000": (save(SPOT * np.int32(70_000), "TIFF"), SPOT),
     "floating point of 0 and 0.5": (save(SPOT * np.float32(0.5), "TIFF"), SPOT),
     "class ids": (save(CLASSES.astype(np.uint8)), SPOT),
-    "classes as greys": (save((CLASSES_AS_AREAS * 60).astype(np.uint8)), CLASSES_AS_AREAS > 0),
+    "classes as greys": (save((CLASSES_AS_AREAS * 30).astype(np.uint8)), CLASSES_AS_AREAS > 0),
     "palette, black first": (save(palette(SPOT, [(0,) * 3, (255,) * 3])), SPOT),
     "palette, white first": (save(palette(~SPOT, [(255,) * 3, (0,) * 3])), SPOT),
     "quantized": (lambda path: Image.fromarray(rgb(WHITE)).quantize(2).save(path), SPOT),
@@ -418,7 +430,7 @@ REFUSED_MASKS: dict[str, tuple[Write, str]] = {
 }
 
 
-def said_exactly(error: Exception, expected: str) -> None:
+def said_exactly(error: Exception | str, expected: str) -> None:
     """{} stands for a number that depends on the pixels here, or on how many bytes Pillow reads at once."""
     pattern = re.escape(expected).replace(r"\{\}", r"(-?\d+| \(\d+ bytes not processed\)|)")
     assert re.fullmatch(pattern, str(error)), f"{error} is not {expected}"
@@ -456,3 +468,95 @@ def test_a_mask_that_could_be_read_in_two_ways_is_refused_with_what_to_do(tmp_pa
     with pytest.raises(DataError) as raised:
         read_mask(path, 0, 32)
     said_exactly(raised.value, f"{path} cannot be read as a mask: {expected}")
+
+
+def as_mode(mask: np.ndarray, mode: str) -> Image.Image:
+    """The mask, bool [H,W], as an image of this mode; ":alpha" says the defect in transparency alone."""
+    white = mask * np.uint8(255)
+    opaque = np.full_like(white, 255)
+    kinds: dict[str, Callable[[], Image.Image]] = {
+        "L 0 and 1": lambda: Image.fromarray(mask.astype(np.uint8)),
+        "P": lambda: palette(mask, [(0, 0, 0), (9, 0, 255)]),
+        "P, white first": lambda: palette(~mask, [(255, 255, 255), (0, 0, 0)]),
+        "LA:alpha": lambda: Image.fromarray(np.dstack([opaque, white])),
+        "RGBA:alpha": lambda: Image.fromarray(np.dstack([opaque, opaque, opaque, white])),
+        "I;16": lambda: Image.fromarray(mask.astype(np.uint16)),
+        "I": lambda: Image.fromarray(mask * np.int32(300)),
+        "F": lambda: Image.fromarray(mask * np.float32(0.25)),
+    }
+    made = kinds.get(mode, lambda: Image.fromarray(rgb(white)).convert(mode, dither=Image.Dither.NONE))
+    return made()
+
+
+GREYS = ("1", "L", "L 0 and 1")
+PALETTES = ("P", "P, white first")
+ALPHAS = ("LA", "RGBA", "LA:alpha", "RGBA:alpha")
+# format: the modes that Pillow writes in it without loss
+LOSSLESS: dict[str, tuple[str, ...]] = {
+    "PNG": (*GREYS, *PALETTES, "RGB", *ALPHAS, "I;16"),
+    "TIFF": (*GREYS, *PALETTES, "RGB", *ALPHAS, "I;16", "I", "F", "CMYK", "YCbCr"),
+    "BMP": (*GREYS, *PALETTES, "RGB", "RGBA"),  # its fourth byte is not alpha
+    "DIB": (*GREYS, *PALETTES, "RGB"),
+    "GIF": (*GREYS, *PALETTES),
+    "WEBP": ("RGB", "RGBA", "RGBA:alpha"),
+    "PPM": (*GREYS, "RGB", "I"),
+    "TGA": (*GREYS, *PALETTES, "RGB", *ALPHAS),
+    "PCX": (*GREYS, *PALETTES, "RGB"),
+    "SGI": ("L", "L 0 and 1", "RGB", "RGBA", "RGBA:alpha"),
+    "QOI": ("RGB", "RGBA", "RGBA:alpha"),
+    "MSP": ("1",),
+    "XBM": ("1",),
+}
+OPTIONS: dict[str, tuple[dict[str, object], ...]] = {
+    "TIFF": tuple({"compression": name} for name in (None, "tiff_lzw", "tiff_adobe_deflate", "packbits")),
+    "WEBP": ({"lossless": True, "exact": True},),
+}
+WRITTEN = [(kind, mode) for kind, modes in LOSSLESS.items() for mode in modes]
+masks = hypothesis.extra.numpy.arrays(bool, st.tuples(st.integers(1, 20), st.integers(1, 20)))
+
+
+@given(mask=masks, written=st.sampled_from(WRITTEN), data=st.data())
+@settings(max_examples=200)
+def test_a_mask_reads_back_as_it_was_written_in_every_lossless_format(tmp_path_factory, mask, written, data):
+    kind, mode = written
+    options = data.draw(st.sampled_from(OPTIONS.get(kind, ({},))))
+    if ":alpha" in mode and not mask.any():  # all transparent is an error
+        mask[0, 0] = True
+    path = tmp_path_factory.getbasetemp() / "mask.png"
+    as_mode(mask, mode).save(path, kind, **options)
+    np.testing.assert_array_equal(read_mask(path, 0, 32), mask)
+
+
+def complaints(root: Path) -> str:
+    """What a run says before its first cell."""
+    try:
+        data = find_data(Folder(), root, ())
+    except RequestError as error:
+        return str(error)
+    return "\n".join(decode([("folder", "part", 8, "exact")], {"folder": data}, lambda done, total: None))
+
+
+@pytest.mark.parametrize("name", [*REFUSED_IMAGES, *(f"mask: {name}" for name in REFUSED_MASKS)])
+def test_a_deep_check_finds_every_bad_file_in_the_words_of_a_run(tmp_path, name):
+    part = write_category(tmp_path, "part", train=1, good=1, bad=1)
+    of_mask = name.startswith("mask: ")
+    path = part / ("ground_truth/broken/000_mask.png" if of_mask else "train/good/000.png")
+    write, expected = REFUSED_MASKS[name.removeprefix("mask: ")] if of_mask else REFUSED_IMAGES[name]
+    write(path)
+    (found,) = check(Folder(), tmp_path, deep=True)
+    assert len(found.problems) == 1
+    said_exactly(
+        found.problems[0], f"{path} cannot be read as {'a mask' if of_mask else 'an image'}: {expected}"
+    )
+    assert complaints(tmp_path) == found.problems[0]
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_a_deep_check_takes_every_good_mask(tmp_path, name):
+    part = write_category(tmp_path, "part", train=1, good=1, bad=1)
+    write, expected = MASKS[name]
+    Image.fromarray(COLOURS).save(part / "test/broken/000.png")
+    write(part / "ground_truth/broken/000_mask.png")
+    (found,) = check(Folder(), tmp_path, deep=True)
+    assert found.problems == ()
+    assert len(found.remarks) == (expected.mean() > 0.5)

@@ -2,5 +2,5 @@
 
 from kdbench.cli.app import main
 
-if __name__ == "__main__":  # a timing starts a new process, which imports this module again
+if __name__ == "__main__":
     main()

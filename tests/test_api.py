@@ -1,6 +1,8 @@
 """The Python interface: what `import kdbench` offers, and what comes of it."""
 
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +149,20 @@ def test_an_empty_list_does_not_mean_all(empty):
     assert complaints_of(kdbench.run, methods=empty) == [
         "methods=(): it names nothing. Leave it out for the default"
     ]
+
+
+@pytest.mark.slow
+def test_a_script_may_call_run_without_a_guard_and_is_not_run_again_by_its_timing(mvtec):
+    given = {**TINY, "latency": True, "root": str(mvtec), "categories": "bottle"}
+    Path("script.py").write_text(
+        f"import kdbench\nprint('begun')\nresults = kdbench.run(**{given!r})\n"
+        "print(len(results.latencies()), 'timings')\n"
+    )
+    done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, check=True)
+    assert done.stdout.count("begun") == 1
+    assert "[1/1] stfpm is timed" in done.stdout
+    assert int(done.stdout.splitlines()[-1].split()[0]) >= 2  # two batch sizes
+    assert done.stderr == ""
 
 
 @pytest.mark.slow

@@ -1,9 +1,12 @@
 """Which detectors are to be timed, and timing them: one after another, each alone on a machine."""
 
+import sys
 from collections.abc import Hashable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
+from types import ModuleType
 from typing import Any
 
 from kdbench.engine.latency import time_detector
@@ -86,9 +89,21 @@ def _measure_here(job: Job, run_id: str) -> str:
     # Not forked: CUDA would not work in it, and it would carry what this process has trained. Each detector
     # has a pool of its own: a pool is broken for good when its process is killed.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        timed = pool.submit(time_detector, job.cell, job.place, run_id)
+        with _without_main():
+            timed = pool.submit(time_detector, job.cell, job.place, run_id)
         error = timed.exception()  # a detector that cannot be timed does not end the others' timing
     return "" if error is None else f"{type(error).__name__}: {error}"
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Keep a process that starts now from importing the program: a script that calls run would run again."""
+    program = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = program
 
 
 def _measure_with_ray(job: Job, run_id: str) -> str:

@@ -78,19 +78,9 @@ def opened(path: Path, what: str) -> Iterator[ImageFile.ImageFile]:
 def open_image(path: Path) -> Picture:
     """Decode an image; DataError with the path if it cannot be read, or only by guessing what is meant."""
     with opened(path, "an image") as file:
-        _check_size(file)
-        if _num_pages(file) > 1:
-            raise ValueError(
-                f"it has {_num_pages(file)} pages ({file.format}), {_sizes(file)}. "
-                f"Save the page that is the image as a file of its own"
-            )
-        _refuse_unclear(file)
+        _refuse_image(file)
         upper_half = _colours_of_16_bit(file)  # a file that is loaded does not say it any more
         image = ImageOps.exif_transpose(file)
-        if file.mode == "F":
-            raise ValueError(
-                "it has floating-point values, whose white nothing says: save it with 8 or 16 bit"
-            )
         if file.mode.startswith("I"):
             return _from_16_bit(image)
         if upper_half and np.asarray(image).max() < FULL_RANGE >> 8:
@@ -132,14 +122,7 @@ def read_mask(path: Path, above: int = 0, max_values: int | None = None) -> np.n
         united: np.ndarray | None = None
         for page in range(_num_pages(file)):
             file.seek(page)
-            _check_size(file)
-            if above == 0:
-                _refuse_lossy(file, path)
-            _refuse_unclear(file)
-            if _colours_of_16_bit(file):
-                raise ValueError(
-                    "it has colours of 16 bit, of which only 8 could be read: save it with 8 bit"
-                )
+            _refuse_mask(file, path, above)
             marked = _marked(ImageOps.exif_transpose(file), above, None if above else max_values)
             if united is not None and united.shape != marked.shape:
                 raise ValueError(
@@ -150,21 +133,59 @@ def read_mask(path: Path, above: int = 0, max_values: int | None = None) -> np.n
     return united
 
 
-def reads_by_rule(path: Path) -> bool:
-    """Whether more than the stored values of the first page say what this mask marks.
+def image_by_rule(path: Path) -> bool:
+    """Whether the pixels of an image are others than kdbench once took them for.
 
-    That is: a palette, transparency, several pages, a turned picture, or other colours than RGB.
+    That is: Pillow would scramble it (a turned grey TIFF), or its 16 bits have a transparent value. Raises
+    DataError for what the header already rules out.
+    """
+    with opened(path, "an image") as file:
+        _refuse_image(file)
+        mapped = file.format == "TIFF" and file.mode != "RGB"
+        return (mapped and _orientation(file) in SIDEWAYS) or (
+            file.mode.startswith("I") and "transparency" in file.info
+        )
+
+
+def mask_by_rule(path: Path, above: int) -> bool:
+    """Whether more than the stored values of its first page, which kdbench once took, say what a mask marks.
+
+    That is: a palette, transparency, several pages, a turned picture, or other colours than RGB. Raises
+    DataError for what the header already rules out.
     """
     with opened(path, "a mask") as file:
+        _refuse_mask(file, path, above)
         if _num_pages(file) > 1 or file.mode not in (*PLAIN, "LA", "RGBA") or _orientation(file) != 1:
             return True
         if not file.has_transparency_data:
             return False
-        _check_size(file)
         if file.mode not in ("LA", "RGBA"):
             return True
         lowest, highest = file.getchannel("A").getextrema()
         return lowest != highest or highest == 0
+
+
+def _refuse_image(file: ImageFile.ImageFile) -> None:
+    """ValueError for what the header of an image rules out."""
+    _check_size(file)
+    if _num_pages(file) > 1:
+        raise ValueError(
+            f"it has {_num_pages(file)} pages ({file.format}), {_sizes(file)}. "
+            f"Save the page that is the image as a file of its own"
+        )
+    _refuse_unclear(file)
+    if file.mode == "F":
+        raise ValueError("it has floating-point values, whose white nothing says: save it with 8 or 16 bit")
+
+
+def _refuse_mask(file: ImageFile.ImageFile, path: Path, above: int) -> None:
+    """ValueError for what the header of a page of a mask rules out."""
+    _check_size(file)
+    if above == 0:
+        _refuse_lossy(file, path)
+    _refuse_unclear(file)
+    if _colours_of_16_bit(file):
+        raise ValueError("it has colours of 16 bit, of which only 8 could be read: save it with 8 bit")
 
 
 def _num_pages(file: ImageFile.ImageFile) -> int:

@@ -14,11 +14,11 @@ from kdbench.cell import canonical_json
 from kdbench.dataset import Category, Dataset, Sample
 from kdbench.errors import DataError, reason
 from kdbench.files import cache_folder, not_cached, written_aside
-from kdbench.picture import reads_by_rule
+from kdbench.picture import image_by_rule, mask_by_rule
 
-DIGESTS = 2  # how digests are remembered: those of a file from before say nothing of how a mask is read
-# Beside the digest of a mask whose palette, transparency, pages or orientation count. Such masks were once
-# read by the stored values of their first page, and rows of then must not be taken for rows of these masks.
+DIGESTS = 3  # how digests are remembered: files that older ones know were not looked into
+# Beside the digest of a file that was once read in another way, such as a mask by the stored values of its
+# first page: rows of then must not be taken for rows of what is seen in the file.
 BY_RULE = " as it is seen"
 
 
@@ -97,7 +97,10 @@ def fingerprint_of(fingerprints: Iterable[str]) -> str:
 def _digests(
     dataset: Dataset, category: Category, paths: Iterable[Path], masks: Collection[Path]
 ) -> dict[Path, str]:
-    """The digest of each file; that of a mask says, too, if more than its stored values mark the defect."""
+    """The digest of each file, which says, too, if the file was once read in another way.
+
+    Raises DataError for files that cannot be read or are refused by their headers.
+    """
     of = f"{dataset.name} {category.root} {category.name} {DIGESTS}"
     key = hashlib.sha256(os.fsencode(of)).hexdigest()[:20]  # a path need not be UTF-8
     memory = cache_folder() / "digests" / f"{key}.json"
@@ -110,8 +113,9 @@ def _digests(
             old = known.get(str(path))
             unchanged = old is not None and old[:2] == [size, changed]
             digest = old[2] if old and unchanged else dataset.digest(path)
-            if not unchanged and path in masks and reads_by_rule(path):
-                digest += BY_RULE
+            if not unchanged:
+                by_rule = mask_by_rule(path, dataset.mask_above) if path in masks else image_by_rule(path)
+                digest += BY_RULE if by_rule else ""
         except DataError:
             raise
         except (OSError, SyntaxError, ValueError) as error:  # the last two if `digest` decodes the image

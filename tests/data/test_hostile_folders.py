@@ -49,6 +49,13 @@ def remarks(part: Path, **options: bool) -> tuple[str, ...]:
     return found.remarks
 
 
+def complaint(root: Path) -> str:
+    """What a run complains of before anything else."""
+    with pytest.raises((RequestError, DataError)) as raised:
+        find_data(Folder(), root, ())
+    return str(raised.value)
+
+
 # large masks
 
 
@@ -266,14 +273,28 @@ def test_rows_of_masks_that_were_once_read_in_another_way_are_not_taken_for_rows
     assert fingerprint(Folder(), Folder().scan(part.parent, "part")) == found  # from what is remembered
 
 
+@pytest.mark.parametrize(
+    ("orientation", "mode", "same"), [(1, "L", True), (6, "RGB", True), (6, "L", False), (3, "L", True)]
+)
+def test_rows_of_images_that_pillow_scrambled_are_not_taken_for_rows_of_these(part, orientation, mode, same):
+    """Uncompressed grey TIFFs were read in the wrong shape where EXIF turns them to a side."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.effect_noise((40, 30), 50).convert(mode).save(part / "train/good/tall.tif", exif=exif)
+    found = fingerprint(Folder(), Folder().scan(part.parent, "part"))
+    assert (found == stored(part)) == same
+
+
+def test_an_image_of_several_pages_is_an_error_also_where_all_cells_finished_before(kdbench, part):
+    assert kdbench(*RUN)[0] == 0
+    path = part / "train/good/000.png"
+    image = Image.open(path)
+    image.resize((8, 8)).save(path, "TIFF", save_all=True, append_images=[image])
+    said = f"{path} cannot be read as an image: it has 2 pages (TIFF), 8x8, 40x40. Save the page"
+    assert said in complaint(part.parent)
+
+
 # layouts of other tools, and names
-
-
-def complaint(root: Path) -> str:
-    """What a run complains of before anything else."""
-    with pytest.raises((RequestError, DataError)) as raised:
-        find_data(Folder(), root, ())
-    return str(raised.value)
 
 
 def test_normal_abnormal_and_mask_folders_are_recognised_with_the_commands_that_convert_them(part):

@@ -42,11 +42,11 @@ results: .venv/.installed
 
 # $(1) is a folder of grids, $(2) what else the report does.
 define compared
-	for grid in reports/$(1)/*.toml; do \
+	for grid in reports/published/$(1)/*.toml; do \
 	    KDBENCH_DATA="$(DATA)" $(BIN)/kdbench run --config $$grid --weights "$(WEIGHTS)" || exit; \
 	done
 	KDBENCH_DATA="$(DATA)" $(BIN)/kdbench probe --results results/$(1) --weights "$(WEIGHTS)"
-	$(BIN)/kdbench report --results results/$(1) --out reports/$(1) --rows reports/$(1)/rows $(2)
+	$(BIN)/kdbench report --results results/$(1) --out reports/published/$(1) --rows reports/published/$(1)/rows $(2)
 endef
 
 format: .venv/.tools

@@ -77,7 +77,7 @@ print(json.dumps({
 def told(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """What a kdbench with two metrics more says of the committed rows."""
     folder = tmp_path_factory.mktemp("old") / "rows"
-    shutil.copytree(ROOT / "reports/first-comparison/rows", folder)
+    shutil.copytree(ROOT / "reports/published/first-comparison/rows", folder)
     words = [sys.executable, "-c", WITH_TWO_MORE, str(folder)]
     environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "PATH": ""}
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
@@ -112,7 +112,7 @@ def test_old_rows_have_their_means_and_a_hole_for_the_new_metrics(told):
     assert told["num_values"] == 0
     assert {means["image_clear"] for means in told["means"]} == {None}
     assert any(means["mad"] for means in told["means"])
-    cells = pd.read_csv(ROOT / "reports/first-comparison/leaderboard.csv", keep_default_na=False)
+    cells = pd.read_csv(ROOT / "reports/published/first-comparison/leaderboard.csv", keep_default_na=False)
     said = told["csv"].splitlines()
     complete = cells[
         cells["table"].str.startswith("Ranking: ") & (cells["column"] == "mAD") & (cells["mean"] != "")

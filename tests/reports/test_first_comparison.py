@@ -12,7 +12,7 @@ from kdbench.reports.leaderboard import Section, assemble, rendered
 from kdbench.reports.rows import load
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = [ROOT / "reports/first-comparison", ROOT / "reports/first-ablations"]
+FOLDERS = [ROOT / "reports/published" / name for name in ("first-comparison", "first-ablations")]
 PAGE = ROOT / "docs/results.md"
 REFERENCE = re.compile(r'^\[(T\d+)\]: (\S+) "(.+)"$', re.MULTILINE)
 

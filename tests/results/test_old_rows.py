@@ -23,7 +23,7 @@ SINCE_THEN = ["resumed_at_epoch", "teacher_cache"]  # pretended to be newer than
 @pytest.fixture(params=["first-comparison", "first-ablations"])
 def committed(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A copy of the rows of a published report."""
-    return Path(shutil.copytree(ROOT / "reports" / request.param / "rows", tmp_path / "rows"))
+    return Path(shutil.copytree(ROOT / "reports/published" / request.param / "rows", tmp_path / "rows"))
 
 
 @pytest.fixture

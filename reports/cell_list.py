@@ -9,9 +9,8 @@ from typing import Any
 import pandas as pd
 
 from kdbench.errors import last_line
-from kdbench.reports.entries import TITLES
+from kdbench.reports.entries import MAIN, TITLES
 
-SHOWN = ("image_auroc", "pixel_auroc", "aupro", "mad")  # of each cell
 ENVIRONMENT = (
     *("device", "device_name", "driver", "num_threads", "host", "precision", "teacher_cache"),
     *("git_commit", "git_dirty", "kdbench_version", "python_version", "torch_version"),
@@ -54,7 +53,7 @@ def list_cells(cells: pd.DataFrame, links: Links) -> dict[str, Any]:
     """The list of cells, and what they share: recipes, machines with versions, errors."""
     recipes, machines, errors = _Facts("recipe"), _Facts("machine"), _Facts("error")
     by_cell = cells.groupby("cell_id", sort=False)
-    means = 100 * by_cell[[*SHOWN]].mean()
+    means = 100 * by_cell[[*MAIN]].mean()
     first = cells.drop_duplicates("cell_id").set_index("cell_id")
     listed = []
     for cell_id, row in zip(first.index, first.to_dict("records"), strict=True):
@@ -78,7 +77,7 @@ def list_cells(cells: pd.DataFrame, links: Links) -> dict[str, Any]:
                 "seed": row["seed"],
                 "status": row["status"],
                 "error": error.id if error else "",
-                "metrics": [f"{values[name]:.2f}" if math.isfinite(values[name]) else "-" for name in SHOWN],
+                "metrics": [f"{values[name]:.2f}" if math.isfinite(values[name]) else "-" for name in MAIN],
                 "started_at": _said(row["started_at"]),
                 "train_s": f"{row['train_s']:.1f}" if math.isfinite(row["train_s"]) else "-",
                 "recipe": recipe,
@@ -86,7 +85,7 @@ def list_cells(cells: pd.DataFrame, links: Links) -> dict[str, Any]:
             }
         )
     head = ("cell", "method", "dataset", "setting", "category", "seed", "status")
-    numeric = (*(TITLES[name] for name in SHOWN), "train s")
+    numeric = (*(TITLES[name] for name in MAIN), "train s")
     return {
         "cell_head": (*head, *numeric[:-1], "started", "train s", "recipe", "machine"),
         "numeric_heads": ("seed", *numeric),

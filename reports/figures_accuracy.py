@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from kdbench.metrics.exact import PRO_LIMIT
+from kdbench.reports.accuracy import PROBES
 from kdbench.reports.entries import TITLES, Entry, ranked_by
 from kdbench.reports.figures import (
     OUTLINE,
@@ -330,13 +331,6 @@ def _critical_differences(ranks: Ranks, look: dict[str, Mark]) -> Figure:
     return figure
 
 
-PROBES = {
-    "mixup_image_auroc": "Mixup\nimage AUROC",
-    "cutpaste_image_auroc": "CutPaste\nimage AUROC",
-    "cutpaste_pixel_auroc": "CutPaste\npixel AUROC",
-}
-
-
 def interference(group: Group, found: Sequence[Entry], probes: pd.DataFrame, look: dict[str, Mark]) -> Sketch:
     """How well multiclass detectors notice a piece of one category in another."""
     own = probes[probes["cell_id"].isin([i for entry in found for i in entry.cell_ids])]
@@ -375,7 +369,7 @@ def _interference(mean: pd.DataFrame, deviation: pd.DataFrame, look: dict[str, M
             part.set_path_effects(OUTLINE)
     axes.axhline(50, color="#222222", linewidth=1, linestyle=":")
     axes.text(-0.5, 49.6, "chance", fontsize=8, va="top")
-    axes.set_xticks(range(len(PROBES)), PROBES.values())
+    axes.set_xticks(range(len(PROBES)), [title.replace(", ", "\n") for title in PROBES.values()])
     axes.grid(visible=False, axis="x")
     lowest = float((mean - deviation.fillna(0)).min().min())
     axes.set(ylabel="AUROC, %", ylim=(min(45.0, lowest - 3), 101))

@@ -56,7 +56,7 @@ def ranking(group: Group, found: Sequence[Entry], evidence: Evidence) -> Table:
 
 
 def conditions(group: Group, found: Sequence[Entry]) -> Table:
-    """Under what the detectors of a section were trained, whatever its profile and its methods are called."""
+    """How the detectors of a section were trained; the names of profile and method do not say it."""
     body = []
     for entry in found:
         own = entry.conditions
@@ -70,13 +70,14 @@ def conditions(group: Group, found: Sequence[Entry]) -> Table:
         ),
         body=tuple(body),
         notes=(
-            "Of the cells behind this section: a profile and a method's recipe may have been overridden.",
+            "As the cells of this section ran: options may have overridden the profile and the method's "
+            "recipe.",
         ),
     )
 
 
 def overview(beside: Sections, title: str, evidence: Evidence) -> Iterator[Table]:
-    """Methods x (dataset, setting), a table per main metric; sections of one profile, preset and version."""
+    """Methods x (dataset, setting), a table per main metric; all have one profile and preset."""
     names = dict.fromkeys(entry.name for _, found in beside for entry in found)
     for metric in MAIN:
         columns = []
@@ -97,7 +98,7 @@ def overview(beside: Sections, title: str, evidence: Evidence) -> Iterator[Table
 
 
 def partial(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
-    """Means over the categories that every entry has, where some entry lacks some."""
+    """Means over the categories that every entry has; only where an entry lacks some."""
     common = common_categories(found)
     if common and any(entry.holes for entry in found):
         body = []
@@ -111,13 +112,13 @@ def partial(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
 
 
 def partial_title(found: Sequence[Entry], common: Sequence[str]) -> str:
-    """Says that a mean over `common` is not the dataset's."""
+    """The title of such a table: a mean over `common` is not the mean of the dataset."""
     total = len(found[0].dataset_categories)
     return f"Not the dataset's mean: over {len(common)} of {total} categories ({', '.join(common)})"
 
 
 def per_category(group: Group, found: Sequence[Entry], metric: str) -> Table:
-    """One column per entry; means of a column only where it has all categories of the dataset."""
+    """One column per entry; it has means only if it has all categories of the dataset."""
     seen = {category for entry in found for category in entry.ends}
     expected = found[0].dataset_categories
     body = []
@@ -138,7 +139,7 @@ def per_category(group: Group, found: Sequence[Entry], metric: str) -> Table:
 
 
 def settings(found: Sections, evidence: Evidence) -> Iterator[Table]:
-    """Oneclass against multiclass of one dataset: what a method loses when one model has all categories."""
+    """Oneclass against multiclass of one dataset: what a method loses if one model learns all categories."""
     by_group = {group: {entry.name: entry for entry in entries_} for group, entries_ in found}
     for group, oneclass in by_group.items():
         other = next((g for g in by_group if g.beside(group) and g.setting == "multiclass"), None)
@@ -160,19 +161,20 @@ def settings(found: Sections, evidence: Evidence) -> Iterator[Table]:
                 body=tuple(body),
                 keys=("method", "metric"),
                 notes=(
-                    "Means over the categories that ended well in both settings for every seed. The drop is "
-                    "oneclass minus multiclass, paired over them, and over the seeds of multiclass: "
-                    f"Student's t. With fewer than {MIN_PAIRS} categories interval and p of I-AUROC are over "
-                    "the test images, the same for both, and over all seeds. p is corrected after Holm over "
-                    "the methods.",
+                    "Means over the categories that succeeded in both settings for every seed. The drop is "
+                    "oneclass minus multiclass, paired over these categories, and over the seeds of "
+                    f"multiclass: Student's t. With fewer than {MIN_PAIRS} categories, interval and p of "
+                    "I-AUROC are over all seeds and the test images, which are the same for both. Holm's "
+                    "correction of p is over the methods.",
                     covered_differences(entries_, over_images=few, num_categories=fewest),
-                    "What else differs between the two, oneclass first, is part of the drop.",
+                    "The drop contains what else differs between the two; the last column names it, oneclass "
+                    "first.",
                 ),
             )
 
 
 def published(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
-    """Published numbers of these methods beside ours and the conditions of ours; theirs are in the notes."""
+    """Published numbers of these methods beside ours; notes give the conditions of the published ones."""
     said = pd.read_csv(Path(__file__).with_name("published.csv"), keep_default_na=False)
     said = said[(said["dataset"] == group.dataset) & (said["setting"] == group.setting)]
     body = []
@@ -206,7 +208,7 @@ def published(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
 
 
 def interference(group: Group, found: Sequence[Entry], probes: pd.DataFrame) -> Iterator[Table]:
-    """AUROC of composites of two categories against normal images; mean over categories, then over seeds."""
+    """AUROC of images made of two categories against normal images; mean over categories, then seeds."""
     body = []
     for entry in sorted(found, key=lambda entry: entry.name):
         own = probes[probes["cell_id"].isin(entry.cell_ids)]
@@ -226,7 +228,7 @@ def interference(group: Group, found: Sequence[Entry], probes: pd.DataFrame) -> 
 
 
 def papers(methods: Sequence[str]) -> Iterator[Table]:
-    """How near the methods are to their papers; those that are not installed here are left out."""
+    """How near the methods are to their papers; methods that are not installed here are left out."""
     facts = [method_facts(name) for name in sorted(set(methods) & set(method_names()))]
     body = [(text(f.name), text(f.paper), text(f.fidelity), text("; ".join(f.departures))) for f in facts]
     if body:
@@ -238,7 +240,7 @@ def papers(methods: Sequence[str]) -> Iterator[Table]:
 
 
 def fidelity(method: str) -> str:
-    """What the method's file says of its nearness to the paper; "unknown" if it is not installed here."""
+    """How near its file says the method is to the paper; "unknown" if it is not installed here."""
     return method_facts(method).fidelity if method in method_names() else "unknown"
 
 
@@ -253,7 +255,7 @@ def _mean_cell(entry: Entry, metric: str, best: str, evidence: Evidence) -> Valu
 
 
 def _marked(entry: Entry, metric: str, best: str, evidence: Evidence) -> Value:
-    """The same with what it lacks, for a table that has no column for that."""
+    """The mean with its remarks, for a table without a column for them."""
     return _remarked(_mean_cell(entry, metric, best, evidence), "; ".join(entry.remarks))
 
 
@@ -311,7 +313,7 @@ def _drops(
 
 
 def _unequal(oneclass: Entry, multiclass: Entry) -> Iterator[str]:
-    """What differs beside the setting: keys of the recipes, with both values, and seeds."""
+    """What differs besides the setting: keys of the recipes with both values, and seeds."""
     if said := recipe_differences(oneclass.recipe, multiclass.recipe):
         yield said
     if oneclass.seeds != multiclass.seeds:

@@ -1,4 +1,4 @@
-"""The list of cells at the end of the page, and what cells share: recipes, machines and errors."""
+"""The list of cells at the end of the page, with the recipes, machines and errors that cells share."""
 
 import json
 import math
@@ -24,7 +24,7 @@ RECIPE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Fact:
-    """A recipe, a machine or an error that cells share: text with an anchor."""
+    """A recipe, a machine or an error that several cells share: a text with an anchor."""
 
     id: str
     number: int
@@ -33,7 +33,7 @@ class Fact:
 
 
 class Links:
-    """Numbers for the cells of the page and for the sets of cells that a number was computed from."""
+    """Numbers of the cells on the page, and of the sets of cells from which a value was computed."""
 
     def __init__(self, cell_ids: Iterable[str]) -> None:
         self.index = {cell_id: i for i, cell_id in enumerate(cell_ids)}
@@ -44,13 +44,13 @@ class Links:
         return f"cell-{self.index[cell_id]}"
 
     def group(self, cell_ids: Sequence[str]) -> int:
-        """The number of a set of cells; equal sets have the same."""
+        """The number of a set of cells; equal sets have the same number."""
         indices = tuple(sorted({self.index[cell_id] for cell_id in cell_ids}))
         return self.groups.setdefault(indices, len(self.groups))
 
 
 def list_cells(cells: pd.DataFrame, links: Links) -> dict[str, Any]:
-    """The list of cells, and what they share: recipes, machines with versions, errors."""
+    """What the template needs: a line per cell, recipes, machines with versions, and errors."""
     recipes, machines, errors = _Facts("recipe"), _Facts("machine"), _Facts("error")
     by_cell = cells.groupby("cell_id", sort=False)
     means = 100 * by_cell[[*MAIN]].mean()
@@ -97,7 +97,7 @@ def list_cells(cells: pd.DataFrame, links: Links) -> dict[str, Any]:
 
 
 class _Facts:
-    """Texts that cells share, each once, numbered from 1."""
+    """Texts that cells share. Each is there once; they are numbered from 1."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind

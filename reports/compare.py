@@ -1,4 +1,4 @@
-"""What changed between two results folders: code, machines, every metric, and what no longer ends well."""
+"""What changed between two results folders: code, machines, every metric, and what fails now."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Comparison:
     """Two results folders side by side."""
 
     origins: Table  # versions and machines
-    ends: Table  # cells that ended well before and do not now
+    ends: Table  # cells that succeeded before and fail now
     means: Table  # over the categories that both have
     categories: Table  # every difference
     beyond: Table  # those of `categories` beyond the tolerance
@@ -57,7 +57,7 @@ class Comparison:
 
 
 def compare(before: str | Path, after: str | Path, tolerance: float) -> Comparison:
-    """Compare all rows of two results folders; a fraction less than `-tolerance` is a regression.
+    """Compare all rows of two results folders; a metric that falls by more than `tolerance` is a regression.
 
     Raises RequestError for a tolerance out of range, folders without rows, or nothing in common.
     """
@@ -115,10 +115,10 @@ def write_comparison(found: Comparison, folder: Path) -> Path:
 
 
 def _paired(before: pd.DataFrame, after: pd.DataFrame) -> tuple[pd.DataFrame, dict[tuple[Group, str], str]]:
-    """Rows of both side by side (`_a`, `_b`, `_merge`), and (section, entry) -> the keys that changed.
+    """Rows of both folders side by side (`_a`, `_b`, `_merge`), and (section, entry) -> changed keys.
 
-    Entries are named over both folders. A recipe that only one folder has is paired with the only such
-    recipe of its method in the other: a changed default is a change to be seen, not a new method.
+    Entries are named over both folders. If each folder has one recipe of a method that the other lacks, the
+    two are paired: a changed default is a change to show, not a new method.
     """
     sides = pd.concat([before.assign(side="a"), after.assign(side="b")], ignore_index=True)
     rows, remarks = named(sides, folder="side"), {}
@@ -134,7 +134,7 @@ def _paired(before: pd.DataFrame, after: pd.DataFrame) -> tuple[pd.DataFrame, di
     keys = [*LINE, "seed"]
     kept = [*keys, *COLUMNS, "cell_id", "status", "fingerprint", "dataset_categories"]
     parts = [rows.loc[rows["side"] == side, kept] for side in "ab"]
-    # A category that one folder has twice for a seed was run with other images: neither is the one.
+    # A category that is there twice for a seed was run on two sets of images: neither row is used.
     single = [part.drop_duplicates(keys, keep=False) for part in parts]
     return single[0].merge(single[1], on=keys, how="outer", suffixes=("_a", "_b"), indicator=True), remarks
 
@@ -142,7 +142,7 @@ def _paired(before: pd.DataFrame, after: pd.DataFrame) -> tuple[pd.DataFrame, di
 def _lines(
     both: pd.DataFrame, sides: tuple[Rows, Rows], remarks: dict[tuple[Group, str], str]
 ) -> Iterator[tuple[tuple[Value, ...], float]]:
-    """A line and its difference for every category and metric that both have."""
+    """A line and its difference for each category and metric that both folders have."""
     evidence = tuple(Evidence(side.scores) for side in sides)
     for key, own in both.groupby(LINE, dropna=False, sort=True):
         facts = dict(zip(LINE, key, strict=True))
@@ -170,7 +170,7 @@ def _lines(
 
 
 def _significant(metric: str, differences: np.ndarray, before: Judged | None, after: Judged | None) -> str:
-    """Yes or no, and over what: seeds where there are enough, else the same test images and these seeds."""
+    """Yes or no, and over what: enough seeds, else the same test images and the seeds there are."""
     if len(differences) >= statistics.MIN_PAIRS:
         sure = statistics.signed_rank(differences) < estimates.ALPHA
         other = f", {OTHER_WAY}" if sure and statistics.contradicts(differences) else ""
@@ -188,7 +188,7 @@ def _said(significant: bool, over: str) -> str:
 
 
 def _means(both: pd.DataFrame) -> Table:
-    """Means over the categories that both have with the same images, paired."""
+    """Paired means over the categories that both folders have with the same images."""
     body = []
     keys = [key for key in LINE if key != "category"]
     for key, own in both.groupby(keys, dropna=False):
@@ -237,7 +237,7 @@ def _ends(ended: pd.DataFrame) -> Table:
         status = Value(text=row["status_b"], hole=row["status_b"], cell_ids=(row["cell_id_b"],))
         body.append((*names, status))
     return Table(
-        title="Ended well before, and do not now",
+        title="Succeeded before, fail now",
         head=("method", "section", "category", "seed", "status"),
         body=tuple(body),
         keys=("method", "section", "category", "seed"),
@@ -245,7 +245,7 @@ def _ends(ended: pd.DataFrame) -> Table:
 
 
 def _origins(sides: tuple[Rows, Rows]) -> Table:
-    """What the rows were made with and on; a * where the two differ."""
+    """Versions and machines of the rows; a * marks those that differ."""
     body = []
     for name in (*CODE, *MACHINE):
         said = [_distinct(side.cells, name) for side in sides]

@@ -1,4 +1,4 @@
-"""The tables of costs: what a detector is, how fast it is, what training it took; a table per device."""
+"""The tables of costs: size, latency and training of the detectors, a table per device."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -10,13 +10,13 @@ from kdbench.reports.rows import Group, is_busy
 from kdbench.reports.tables import HOLE, Table, Value, hole, number, text
 
 MIB = 2**20
-P99_BATCHES = 100  # of fewer timed batches the 99th percentile is next to nothing but the slowest one
+P99_BATCHES = 100  # with fewer timed batches the 99th percentile is little more than the slowest one
 FEW = f"fewer than {P99_BATCHES} batches"
-RANKED_BY_ONE = "A rank by one detector has no spread behind it: how much detectors differ is not known."
+RANKED_BY_ONE = "A rank from one detector says nothing about how much the detectors of a method differ."
 
 
 def sizes(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
-    """Parameters and FLOPs of the detectors, which depend on no device."""
+    """Parameters and FLOPs of the detectors; they are the same on every device."""
     body = []
     for entry in found:
         cells = _ended(entry)
@@ -49,8 +49,8 @@ def latencies(group: Group, found: Sequence[Entry], rows: pd.DataFrame) -> Itera
             body=tuple(body),
             keys=("method", "precision", "batch"),
             notes=(
-                f"{_over([line[-2] for line in body], 'timed')}; of a batch, images on the device to "
-                "maps and scores on it. Only timings during which nothing else used the device are ranked.",
+                f"{_over([line[-2] for line in body], 'timed')}; for a batch, from images on the device "
+                "to maps and scores on it. A timing has a rank only if nothing else used the device.",
                 *([RANKED_BY_ONE] if ranked_by_one else []),
             ),
         )
@@ -75,7 +75,7 @@ def training(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
 
 
 def _timed(rows: pd.DataFrame, precision: str, batch: int) -> list[tuple[Value, ...]]:
-    """The lines of one precision and batch size: ranked ones by their median, then those timed while busy."""
+    """The lines of one precision and batch size: the ranked ones by their median, then the busy ones."""
     lines, quiet = [], rows[~is_busy(rows)]
     alone = {str(name): own for name, own in quiet.groupby("entry")}
     medians = {name: float(own["p50_ms"].mean()) for name, own in alone.items()}
@@ -98,28 +98,28 @@ def _timed(rows: pd.DataFrame, precision: str, batch: int) -> list[tuple[Value, 
 
 
 def few_batches(timings: pd.DataFrame) -> bool:
-    """Whether some timing has too few batches for a 99th percentile; rows without times do not say."""
+    """Whether a timing has too few batches for a 99th percentile; rows without times do not count."""
     return any(times is not None and len(times) < P99_BATCHES for times in timings["times_ms"])
 
 
 def _over(detectors: Sequence[Value], done: str) -> str:
-    """What the numbers of a table are means of, by its column of how many detectors there are."""
+    """Over how many detectors the numbers of a table are means, from its column of counts."""
     alone = all(count.mean == 1 for count in detectors)
     return "One detector each" if alone else f"Mean ± standard deviation over the detectors {done}"
 
 
 def _neighbours(rows: pd.DataFrame) -> str:
     said = dict.fromkeys(str(one) for one in rows["neighbours"].dropna() if one)
-    return "; ".join(said) or "by what is unknown"
+    return "; ".join(said) or "it is not known with what"
 
 
 def _ended(entry: Entry) -> pd.DataFrame:
-    """One row per cell that ended well: a multiclass cell repeats its costs in each category's row."""
+    """One row per cell that succeeded: a multiclass cell repeats its costs in the row of each category."""
     return entry.rows[entry.rows["status"] == "ok"].drop_duplicates("cell_id")
 
 
 def _one(cells: pd.DataFrame, column: str) -> Value:
-    """A count that all cells should share; the range where they do not, which is no interval of a mean."""
+    """A count that all cells should share; if they differ, the range (it is no interval of a mean)."""
     known = cells[column].dropna()
     if known.empty:
         return hole(cell_ids=[*cells["cell_id"]])

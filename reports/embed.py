@@ -1,4 +1,4 @@
-"""Tables of a report in a page that people write: a README, the notes of a comparison."""
+"""Tables of a report inside a page that people write, such as a README."""
 
 import re
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ BLOCK = re.compile(r"(<!-- table: ([^\n]+?) -->\n).*?(<!-- /table -->)", re.DOTA
 def embed(page: Path, tables: Sequence[Table]) -> None:
     """Fill every block `<!-- table: TITLE --> ... <!-- /table -->` of a page with the table of that title.
 
-    Raises RequestError for a page that cannot be read, has no block, or names a table that there is not.
+    Raises RequestError for a page that cannot be read, has no block, or names an unknown table.
     """
     try:
         before = page.read_text(encoding="utf-8")

@@ -17,7 +17,7 @@ from kdbench.reports.rows import holes
 from kdbench.reports.tables import Value, hole, percent
 
 COLUMNS = (*METRICS, "mad")
-# The legacy ones stand beside published numbers only: they are of their codes' presets.
+# The legacy metrics stand beside published numbers only: each belongs to the preset of one code.
 KNOWN = (*COLUMNS, *LEGACY_METRICS)
 TITLES = {metric.name: metric.title for metric in DEFINITIONS} | {"mad": "mAD"}
 MAIN = ("image_auroc", "pixel_auroc", "aupro", "mad")  # what is shown where there is no room for all
@@ -30,7 +30,7 @@ class Mean(NamedTuple):
     std: float
 
 
-# What the tables look at, of eighty columns: taking a part of the rows costs by the column.
+# The columns that the tables read, of eighty: each column makes a selection of rows slower.
 KEPT = [
     *("cell_id", "recipe", "dataset", "category", "dataset_categories", "texture", "seed", "status", "error"),
     *("other_images", "categories", "num_steps"),
@@ -43,7 +43,7 @@ Means = dict[str, Mean | None]  # by metric; None is a hole
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """What training was like, in words; "" is not known."""
+    """How the detectors were trained, in words; "" means unknown."""
 
     backbone: str
     image_size: str  # pixels of a side
@@ -55,7 +55,7 @@ class Conditions:
 
     @property
     def short(self) -> str:
-        """In half a line, without what a reader of a paper's number would not ask for."""
+        """Half a line with what a reader compares with a published number."""
         said = (
             self.backbone,
             self.image_size and f"{self.image_size} px",
@@ -85,7 +85,7 @@ class Entry:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What a reader has to know before using the means."""
+        """What a reader must know before using the means."""
         return self.holes + self.unlike
 
     @property
@@ -100,12 +100,12 @@ class Entry:
 
     @property
     def recipe(self) -> str:
-        """Its configuration, teacher and training categories as JSON; of several cells the first one's."""
+        """Configuration, teacher and training categories of its first cell, as JSON."""
         return str(self.rows["recipe"].iloc[0])
 
     @cached_property
     def conditions(self) -> "Conditions":
-        """Under what its detectors were trained, whatever the profile is called."""
+        """How its detectors were trained, as its rows say."""
         recipe = json.loads(self.recipe)
         said = [str(recipe.get(key, "")) for key in ("backbone", "image_size", "epochs", "batch_size")]
         trained = sorted({len(own) for own in self.rows["categories"]})
@@ -121,17 +121,17 @@ class Entry:
 
     @cached_property
     def ok(self) -> pd.DataFrame:
-        """The rows that ended well."""
+        """The rows that succeeded."""
         return self.rows[self.rows["status"] == "ok"]
 
     @cached_property
     def by_category(self) -> pd.DataFrame:
-        """Means over the seeds that ended well: a line per category, a column per metric."""
+        """Means over the seeds that succeeded: a line per category, a column per metric."""
         return self.ok.groupby("category")[[*KNOWN]].mean()
 
     @cached_property
     def by_seed(self) -> pd.DataFrame:
-        """Means over the categories that ended well: a line per seed, a column per metric."""
+        """Means over the categories that succeeded: a line per seed, a column per metric."""
         return self.ok.groupby("seed")[[*KNOWN]].mean()
 
     @cached_property
@@ -149,7 +149,7 @@ class Entry:
 
     @cached_property
     def by_category_std(self) -> pd.DataFrame:
-        """Deviations over the seeds that ended well, as `by_category`."""
+        """Deviations over the seeds that succeeded, as `by_category`."""
         return self.ok.groupby("category")[[*KNOWN]].std(ddof=1)
 
     @cached_property
@@ -162,7 +162,7 @@ class Entry:
         return found
 
     def of_category(self, category: str, metric: str) -> Value:
-        """Mean and deviation over the seeds of one category, with what ended badly; a hole if not run."""
+        """Mean and deviation over the seeds of one category, with the statuses that are not ok."""
         ends = self.ends.get(category, [])
         bad = ", ".join(sorted({status for _, status in ends} - {"ok"}))
         mean = self.by_category[metric].get(category, math.nan)
@@ -182,13 +182,13 @@ def entries(rows: pd.DataFrame) -> list[Entry]:
 
 
 def ranked_by(found: Sequence[Entry]) -> str:
-    """mAD; image AUROC where no entry has a mean of mAD for want of masks."""
+    """The metric that ranks: mAD, or image AUROC if no entry has mAD because masks are missing."""
     has = {metric: any(entry.means[metric] for entry in found) for metric in ("mad", "image_auroc")}
     return "image_auroc" if has["image_auroc"] and not has["mad"] else "mad"
 
 
 def why_ranked_by(found: Sequence[Entry]) -> str:
-    """What a reader has to know of the metric that ranks; "" if it is mAD."""
+    """Why the entries are not ranked by mAD; "" if they are."""
     if (metric := ranked_by(found)) == "mad":
         return ""
     some = any(entry.rows["mad"].notna().any() for entry in found)
@@ -208,7 +208,7 @@ def ranks(found: Sequence[Entry], metric: str) -> dict[str, int]:
 
 
 def means(rows: pd.DataFrame) -> Means:
-    """Mean over the categories, then mean and deviation over the seeds; a hole where one value is missing."""
+    """Mean over the categories, then mean and deviation over the seeds; None if one value is missing."""
     ok = rows[rows["status"] == "ok"]
     by_seed = ok.groupby("seed")[[*KNOWN]].mean()
     complete = ok[[*KNOWN]].notna().all()
@@ -221,7 +221,7 @@ def means(rows: pd.DataFrame) -> Means:
 
 
 def common_categories(found: Sequence[Entry]) -> list[str]:
-    """The categories that ended well, on the same images, for every seed of every entry."""
+    """The categories that succeeded on the same images for every seed of every entry."""
     common: list[str] = []
     changed = {name for entry in found for name in entry.rows.loc[entry.rows["other_images"], "category"]}
     for category in (name for name in found[0].dataset_categories if name not in changed):
@@ -232,7 +232,7 @@ def common_categories(found: Sequence[Entry]) -> list[str]:
 
 
 def shown(mean: Mean | None, cell_ids: Sequence[str] = ()) -> Value:
-    """A mean as a body cell, or the hole that it is."""
+    """A mean as a body cell; a hole for None."""
     return hole(cell_ids=cell_ids) if mean is None else percent(mean.mean, mean.std, cell_ids=cell_ids)
 
 

@@ -1,9 +1,9 @@
 """Figures of a report, one look for all: what each shows, or why there is none.
 
 A Sketch is drawn when it is written, so that only one figure is in memory. Colours are those of Okabe and
-Ito (jfly.uni-koeln.de/color), with a dark grey for their black, on which nothing could be drawn; lines and
-points are also told apart by dashes and markers. The same rows give the same bytes, whatever style and
-backend the environment names. Only this module imports matplotlib.
+Ito (jfly.uni-koeln.de/color), with a dark grey instead of black, on which nothing could be drawn. Lines and
+points also differ by dashes and markers. The same rows give the same bytes, whatever style and backend the
+environment names. Only this module imports matplotlib.
 """
 
 import io
@@ -38,7 +38,7 @@ STYLE: dict[Any, Any] = {
     "axes.titlelocation": "left",
     "axes.titlesize": 10,
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib, so that every machine draws the same
+    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: every machine draws the same
     "font.size": 9,
     "grid.color": "#dddddd",
     "grid.linewidth": 0.6,
@@ -84,7 +84,7 @@ class Sketch:
 
     name: str  # of its files
     title: str
-    says: str  # what it shows and how to read it: the caption, and for whoever cannot see it
+    says: str  # what it shows and how to read it: the caption and the alternative text
     draw: Draw | None
     why_not: str = ""
 
@@ -133,9 +133,9 @@ def new_figure(
 def new_panels(
     number: int, columns: int, legend: Sequence[str], *, gap: tuple[float, float], share: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """Small multiples placed by hand, in inches: constrained layout takes longer than drawing them.
+    """Small panels at fixed places, in inches: constrained layout takes longer than drawing them.
 
-    `legend` are the labels that will stand above them.
+    `legend` has the labels that will stand above the panels.
     """
     columns = min(columns, number)
     rows, width, height, left, right, bottom = -(-number // columns), 1.7, 1.35, 0.65, 0.15, 0.5
@@ -190,12 +190,12 @@ def _plain(value: float, _: Any = None) -> str:
 
 
 def log_axis(axes: Axes, values: Sequence[float]) -> None:
-    """A log axis with plain numbers, also where it covers less than a decade."""
+    """A log axis with plain numbers, also if it covers less than a decade."""
     axes.set_xscale("log")
     decades = np.log10(max(values) / min(values))
     dense = (1, 2, 3, 5, 7) if decades > 0.5 else (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)
     subs = (1, 2, 5) if decades > 1.3 else dense
-    # Within less than an octave there may be one such number, or none.
+    # A range of less than an octave may have only one such number, or none.
     rounded = MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]) if decades < 0.3 else None
     axes.xaxis.set_major_locator(rounded or LogLocator(subs=subs, numticks=20))
     axes.xaxis.set_major_formatter(FuncFormatter(_plain))

@@ -46,7 +46,7 @@ def heat_map(group: Group, found: Sequence[Entry]) -> Sketch:
     return Sketch(
         name=name,
         title=title,
-        says=f"{TITLES[metric]} in percent, mean over the seeds that ended well; lighter is better. Hatched: "
+        says=f"{TITLES[metric]} in percent, mean over the seeds that succeeded; lighter is better. Hatched: "
         "no value.",
         draw=lambda: _heat_map(values, categories, [entry.name for entry in found], TITLES[metric]),
     )
@@ -97,19 +97,19 @@ PANELS = (
 )
 
 
-def ended_cells(found: Sequence[Entry]) -> pd.DataFrame:
-    """The cells that ended well: `entry`, `category`, `cell_id`, `seed`."""
+def succeeded_cells(found: Sequence[Entry]) -> pd.DataFrame:
+    """The cells that succeeded: `entry`, `category`, `cell_id`, `seed`."""
     rows = pd.concat([entry.ok.assign(entry=entry.name) for entry in found])
     return rows[["entry", "category", "cell_id", "seed"]].reset_index(drop=True)
 
 
 def picture_cells(found: Sequence[Entry], kept: Mapping[str, int]) -> pd.DataFrame:
-    """Those of `ended_cells` whose pictures are shown, one of each entry and category.
+    """The cells of `succeeded_cells` whose pictures are shown, one for each entry and category.
 
-    The lowest seed of those of which the most is `kept`: how many files a cell has. Cells taken over from
-    published rows have none.
+    `kept` says how many files a cell has. Of the cells with the most files the one with the lowest seed is
+    chosen. Cells that were taken over from published rows have no files.
     """
-    ended = ended_cells(found)
+    ended = succeeded_cells(found)
     lacks = [-kept.get(cell_id, 0) for cell_id in ended["cell_id"]]
     first = ended.assign(lacks=lacks).sort_values(["lacks", "seed"], kind="stable")
     return first.drop(columns="lacks").drop_duplicates(["entry", "category"]).reset_index(drop=True)
@@ -120,8 +120,8 @@ def curves(
 ) -> Iterator[Sketch]:
     """Mean curves over the categories that all entries have, and the PRO (or ROC) of each category.
 
-    `kept` has the curves of `ended_cells`, with their columns. Both are means over all of an entry's seeds,
-    as the numbers in the tables are: one seed would hide another that collapsed.
+    `kept` has the curves of `succeeded_cells`, with their columns. Both figures show means over all seeds of
+    an entry, as the tables do: the curve of one seed would hide another seed that collapsed.
     """
     name = slug(group)
     shown = [entry.name for entry in found]
@@ -139,7 +139,7 @@ def curves(
             draw=lambda: _mean_curves(within, shown, look),
         )
     else:
-        why = "the cells kept no curves" if kept.empty else "no category ended well for every entry"
+        why = "the cells kept no curves" if kept.empty else "no category succeeded for every entry"
         yield Sketch(name=f"curves-{name}", title=title, says="", draw=None, why_not=why)
     if kept.empty:
         return
@@ -155,7 +155,7 @@ def curves(
 
 
 def _seeds(kept: pd.DataFrame, found: Sequence[Entry]) -> str:
-    """Whose curves are averaged, in words."""
+    """Which seeds the curves are averaged over, in words."""
     own = {tuple(sorted(set(seeds))) for _, seeds in kept.groupby(["entry", "category"])["seed"]}
     if len(own) > 1:
         return "the seeds of each that kept curves"
@@ -199,9 +199,9 @@ def mean_heights(kept: pd.DataFrame, panel: Panel) -> tuple[np.ndarray, dict[tup
 
 
 def _height_at(rate: np.ndarray, x: Any, y: Any) -> np.ndarray:
-    """Heights of one curve, which begins at rate 0; the upper of two points at one rate is reached there.
+    """Heights of one curve that begins at rate 0. Of two points at one rate, the upper counts.
 
-    `np.interp` promises nothing where a curve rises straight up.
+    `np.interp` defines no value where a curve rises straight up.
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
     before = np.searchsorted(x, rate, side="right") - 1
@@ -232,7 +232,7 @@ def _category_curves(
 
 
 def training(group: Group, section: pd.DataFrame, look: dict[str, Mark]) -> Sketch:
-    """Losses per epoch, one panel per entry: losses of methods have units of their own."""
+    """Losses per epoch, one panel per entry: the losses of two methods have different units."""
     cells = section[section["status"] == "ok"].drop_duplicates("cell_id")
     cells = cells[filled(cells["epoch_loss"])]
     trained = [(str(name), own) for name, own in cells.groupby("entry")]
@@ -243,8 +243,8 @@ def training(group: Group, section: pd.DataFrame, look: dict[str, Mark]) -> Sket
         name=name,
         title=title,
         says="Loss per epoch: the line is the median over the cells of an entry, the band their 10th to 90th "
-        "percentile. Dashed: held-out normal images. Ticks at the bottom: epochs that were kept. Losses of "
-        "different methods are different quantities: compare shapes, not heights.",
+        "percentile. Dashed: held-out normal images. Ticks at the bottom: epochs that were kept. The losses "
+        "of two methods have different units: compare shapes, not heights.",
         draw=lambda: _training(trained, look),
     )
 
@@ -332,7 +332,7 @@ def _critical_differences(ranks: Ranks, look: dict[str, Mark]) -> Figure:
 
 
 def interference(group: Group, found: Sequence[Entry], probes: pd.DataFrame, look: dict[str, Mark]) -> Sketch:
-    """How well multiclass detectors notice a piece of one category in another."""
+    """How well multiclass detectors notice a piece of one category in an image of another."""
     own = probes[probes["cell_id"].isin([i for entry in found for i in entry.cell_ids])]
     title, name = f"Cross-class interference: {group.title}", f"interference-{slug(group)}"
     if own.empty:
@@ -346,9 +346,10 @@ def interference(group: Group, found: Sequence[Entry], probes: pd.DataFrame, loo
     return Sketch(
         name=name,
         title=title,
-        says="Normal images against their mixture with another category, and against themselves with a piece "
-        "of another one; mean over categories, thin bars: standard deviation over seeds, cut at 100 %. Bars "
-        "begin at 50 %, which is chance: there the detector takes other categories for normal.",
+        says="How well a detector tells normal images from the same images mixed with another category, or "
+        "with a piece of another category pasted in. Bars are means over categories and begin at 50 %, "
+        "which is chance: there the detector takes other categories for normal. Thin bars are the standard "
+        "deviation over seeds, cut at 100 %.",
         draw=lambda: _interference(100 * by_seed.mean(), 100 * by_seed.std(ddof=1), look),
     )
 

@@ -26,7 +26,7 @@ from kdbench.reports.rows import Group, is_busy
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """How fast an entry is on one place in one precision with one batch size: means over its detectors."""
+    """Means over the detectors of an entry, for one place, precision and batch size."""
 
     entry: str
     place: str
@@ -36,21 +36,21 @@ class Timing:
     p90_ms: float
     p99_ms: float  # NaN: too few batches
     images_per_s: float
-    busy: bool  # only timed while something else ran, or it is not known
+    busy: bool  # something else ran during all timings, or it is not known
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """An entry on one place in one precision: how fast and how accurate it is."""
+    """Speed and accuracy of an entry on one place in one precision."""
 
     timing: Timing
     accuracy: float  # percent
     deviation: float  # over the seeds; NaN for one
-    off_front: str  # why it can be on no front, "" if it can
+    off_front: str  # why it cannot be on a Pareto front; "" if it can
 
 
 def timings(found: Sequence[Entry], latencies: pd.DataFrame) -> list[Timing]:
-    """The timings of a section's entries; busy ones only where there are no others."""
+    """The timings of a section's entries; busy timings count only if an entry has no others."""
     times = ["p50_ms", "p90_ms", "p99_ms", "images_per_s"]
     taken = []
     for entry in found:
@@ -88,9 +88,9 @@ def points(found: Sequence[Entry], timed: Sequence[Timing], metric: str) -> list
 
 
 def off_front(entry: Entry, timing: Timing) -> str:
-    """Why an entry with this timing can be on no Pareto front, in words; "" if it can.
+    """Why an entry with this timing cannot be on a Pareto front, in words; "" if it can.
 
-    What has no rank in a table beats nothing in a figure either.
+    An entry without a rank in the tables is not better than others in a figure either.
     """
     oracle = ("selected on test images",) if entry.oracle else ()
     busy = ("busy",) if timing.busy else ()
@@ -98,7 +98,7 @@ def off_front(entry: Entry, timing: Timing) -> str:
 
 
 def front(placed: Sequence[Point]) -> list[Point]:
-    """The Pareto front, fastest first: nothing else is as fast and as accurate and in one better."""
+    """The Pareto front, fastest first: no other point is at least as good in both and better in one."""
     best: list[Point] = []
     comparable = [point for point in placed if not point.off_front]
     for point in sorted(comparable, key=lambda p: (p.timing.p50_ms, -p.accuracy)):
@@ -110,7 +110,7 @@ def front(placed: Sequence[Point]) -> list[Point]:
 def accuracy_latency(
     group: Group, found: Sequence[Entry], timed: Sequence[Timing], look: dict[str, Mark]
 ) -> Iterator[Sketch]:
-    """One figure per place and precision; the smallest batch that was timed there."""
+    """One figure per place and precision, with the smallest batch that was timed there."""
     metric = ranked_by(found)
     title, name = f"Accuracy against latency: {group.title}", f"accuracy-latency-{slug(group)}"
     if not timed:
@@ -127,10 +127,10 @@ def accuracy_latency(
         yield Sketch(
             name=f"{name}-{number}",
             title=f"{where}: {title}",
-            says=f"{TITLES[metric]} over the median time of a batch of {batch_size}, mean over the detectors "
-            "timed; up and to the left is better. The line is the Pareto front. Bars: standard deviation "
-            "over seeds. Hollow: not on the front, for the reason beside the name; busy: timed while "
-            "something else ran.",
+            says=f"{TITLES[metric]} against the median time of a batch of {batch_size}, mean over the "
+            "detectors timed; up and to the left is better. The line is the Pareto front. Bars: standard "
+            "deviation over seeds. Hollow points are not on the front; the reason is beside the name. Busy: "
+            "something else ran during the timing.",
             draw=partial(_accuracy_latency, placed, TITLES[metric], f"{where}, batch of {batch_size}", look),
         )
 
@@ -179,9 +179,9 @@ def latency_distributions(
         yield Sketch(
             name=f"latency-{slug(group)}-{number}",
             title=f"Latency on {place}, {precision}: {group.title}",
-            says=f"All timed batches on {place} in {precision}: the box is the middle half with the "
-            f"median, whiskers are the 1st and 99th percentile, or lowest and highest where {FEW} were "
-            "timed. Hatched: something else ran meanwhile.",
+            says=f"All timed batches on {place} in {precision}. A box is the middle half with the median; "
+            f"whiskers are the 1st and 99th percentile, or the lowest and highest time if {FEW} were timed. "
+            "Hatched: something else ran meanwhile.",
             draw=partial(_latency_distributions, timed, look),
         )
 
@@ -233,11 +233,11 @@ class Span:
 
 
 def spans(cells: pd.DataFrame) -> list[Span]:
-    """When each cell of one run ran, on the fewest lanes that a host needs.
+    """When each cell of one run ran, on as few lanes as each host needs.
 
-    Rows do not say which worker ran a cell. Its time is what it says it took to prepare, train and evaluate,
-    so a lane is at most as long as the truth: waiting and writing are not in it. Cells that were resumed have
-    a time that is spread over more than one start, and are left out.
+    Rows do not say which worker ran a cell. The length of a cell is the sum of the times in its row (prepare,
+    train, evaluate), without waiting and writing, so it may be too short. Cells that were resumed are left
+    out: their time is spread over several starts.
     """
     by_cell = cells.groupby("cell_id").agg(
         host=("host", "first"),
@@ -257,7 +257,7 @@ def spans(cells: pd.DataFrame) -> list[Span]:
     for host, own in by_cell.fillna({"host": "unknown host"}).groupby("host"):
         free: list[float] = []
         for cell in own.sort_values(["begin", "end"]).itertuples():
-            # `started_at` has whole seconds, so a cell may seem to begin a second before the last one ended.
+            # `started_at` has whole seconds: a cell may seem to begin a second before the last one finished.
             lane = next((i for i, ended in enumerate(free) if ended <= cell.begin + 1), len(free))
             free[lane : lane + 1] = [cell.end]
             placed.append(
@@ -274,7 +274,7 @@ def workers(cells: pd.DataFrame, look: dict[str, Mark]) -> Iterator[Sketch]:
         placed = spans(whole[whole["run_id"] == run_id])
         name, title = f"workers-{number}", f"How the cells of run {run_id} shared the machines"
         if len(placed) < 2:
-            why = "fewer than two cells ended well in one go"
+            why = "fewer than two cells succeeded without a resume"
             yield Sketch(name=name, title=title, says="", draw=None, why_not=why)
             continue
         wall = max(span.end for span in placed)
@@ -283,9 +283,9 @@ def workers(cells: pd.DataFrame, look: dict[str, Mark]) -> Iterator[Sketch]:
             name=name,
             title=title,
             says=f"{len(placed)} cells in {_duration(wall)}; one after another they would have taken "
-            f"{_duration(busy)}, so {busy / wall:.1f} ran at a time. A bar is a cell, from the start to the "
-            "end of its own work; lanes are the fewest that its host needs, since rows do not name workers. "
-            "Failed and resumed cells are left out.",
+            f"{_duration(busy)}, so {busy / wall:.1f} ran at a time. A bar is the work of one cell. Rows do "
+            "not name workers, so a host has as few lanes as its cells need. Failed and resumed cells are "
+            "left out.",
             draw=partial(_workers, placed, look),
         )
 

@@ -1,7 +1,7 @@
-"""Which test images a report shows: the worst misses and false alarms, and where the methods disagree most.
+"""Which test images a report shows: the worst misses, the worst false alarms, the largest disagreements.
 
-Everything is chosen by ranks of the stored image scores within a category, so that methods whose scores have
-different units can be compared. Of each entry the lowest seed that has its pictures is shown.
+Images are chosen by the ranks of the stored image scores within a category, because the scores of two methods
+have different units. Of each entry the lowest seed that kept its pictures is shown.
 """
 
 import io
@@ -45,11 +45,11 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Map:
-    """A kept anomaly map, and the values that it is shown between."""
+    """A kept anomaly map, its own range of values and the range of its colours."""
 
     picture: bytes  # PNG, grey
     own: tuple[float, float]  # what black and white stand for
-    scale: tuple[float, float]  # of all maps of its cell and category
+    scale: tuple[float, float]  # for all maps of its cell and category
 
     def coloured(self, size: tuple[int, int]) -> bytes:
         """The map as a coloured PNG of a width and height, on its scale."""
@@ -81,10 +81,10 @@ class Shown:
 
 
 def standings(label: Bools, scores: Floats) -> tuple[Floats, Floats]:
-    """`wrong` and `place` [E,n], each 0 to 1, of the scores [E,n] that entries give to n images.
+    """`wrong` and `place` [E,n], each from 0 to 1, from the scores [E,n] of E entries for n images.
 
-    `wrong`: of a defect the share of normal images that score at least as high, of a normal image the share
-    of defects that score no higher. `place`: the share of images that score lower, a tie counting one half.
+    `wrong` of a defect is the share of normal images that score at least as high; of a normal image it is the
+    share of defects that score no higher. `place` is the share of images that score lower; a tie counts half.
     """
     wrong, place = np.empty(scores.shape), np.empty(scores.shape)
     for i, own in enumerate(scores):
@@ -98,10 +98,10 @@ def standings(label: Bools, scores: Floats) -> tuple[Floats, Floats]:
 
 
 def candidates(category: str, scores: pd.DataFrame) -> list[Candidate]:
-    """At most MOST images of a category: a miss, a false alarm, a disagreement, and so on in turn.
+    """At most MOST images of a category, in turn a miss, a false alarm and a disagreement.
 
-    `scores` has `entry cell_id image defect label image_score`, of one cell per entry; images that not all
-    entries have scored are left out.
+    `scores` has `entry cell_id image defect label image_score` of one cell per entry. An image that some
+    entry has not scored is left out.
     """
     wide = scores.pivot(index="image", columns="entry", values="image_score").dropna().sort_index()
     images = scores.drop_duplicates("image").set_index("image").loc[wide.index]
@@ -119,7 +119,7 @@ def candidates(category: str, scores: pd.DataFrame) -> list[Candidate]:
 
 
 class _Standings:
-    """The images of one category by what every entry thinks of them."""
+    """The images of one category with the scores of every entry."""
 
     def __init__(
         self,
@@ -188,14 +188,14 @@ class _Standings:
         worst = int(self.wrong[:, i].argmax())
         share = self.wrong[worst, i]
         if share == 0:
-            return f"none: every method parts it from all {others}"
+            return f"none: every method tells it from all {others}"
         if self.label[i]:
             return f"of {self.entries[worst]}: {share:.0%} of the {others} score as high or higher"
         return f"of {self.entries[worst]}: it scores as high as or higher than {share:.0%} of the {others}"
 
 
 def exhibits(where: Storage, chosen: Sequence[Candidate]) -> Iterator[Exhibit]:
-    """The candidates with their pictures, in their order; without those of which no picture was kept."""
+    """The candidates with their pictures, in the same order; candidates without pictures are left out."""
     wanted: dict[str, set[str]] = {}  # cell -> images
     for candidate in chosen:
         for cell_id in candidate.cells.values():
@@ -230,7 +230,7 @@ def exhibits(where: Storage, chosen: Sequence[Candidate]) -> Iterator[Exhibit]:
 
 
 def within_budget(groups: Sequence[Iterable[Exhibit]], budget: int = BUDGET) -> list[list[Shown]]:
-    """Of each group its first exhibits, taken in turn until `budget` bytes are used."""
+    """The first exhibits of each group, taken in turn until `budget` bytes are used."""
     taken: list[list[Shown]] = [[] for _ in groups]
     used = 0
     for turn in zip_longest(*groups):
@@ -251,7 +251,7 @@ def within_budget(groups: Sequence[Iterable[Exhibit]], budget: int = BUDGET) -> 
 def coloured(
     picture: bytes, own: tuple[float, float], scale: tuple[float, float], size: tuple[int, int]
 ) -> bytes:
-    """A grey PNG as a coloured one of `size`: its values (`own` are black and white) shown on `scale`."""
+    """A grey PNG (black and white mean `own`) as a coloured PNG of `size` with its values on `scale`."""
     with Image.open(io.BytesIO(picture)) as opened:
         grey = np.asarray(opened.convert("L").resize(size, Image.Resampling.BILINEAR), np.float64)
     values = own[0] + grey / 255 * (own[1] - own[0])

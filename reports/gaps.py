@@ -1,4 +1,4 @@
-"""What is not there: cells that failed, ran out of time or memory, or did not run; rows that do not count."""
+"""What is missing: cells that failed, ran out of time or memory, or did not run; rows that do not count."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,7 +11,7 @@ from kdbench.results.schema import STATUSES
 
 
 def counts(found: Sequence[tuple[Group, list[Entry]]]) -> Iterator[Table]:
-    """A line per entry that lacks something: rows by status, and how many the dataset's mean would need."""
+    """A line per incomplete entry: its rows by status, and how many rows the mean of the dataset needs."""
     body = []
     for group, entries in found:
         for entry in entries:
@@ -36,7 +36,7 @@ def counts(found: Sequence[tuple[Group, list[Entry]]]) -> Iterator[Table]:
 
 
 def failures(found: Sequence[tuple[Group, list[Entry]]]) -> Iterator[Table]:
-    """A line per cell that did not end well, with the last line of its error."""
+    """A line per cell that did not succeed, with the last line of its error."""
     body: list[tuple[Value, ...]] = []
     for group, entries in found:
         for entry in entries:
@@ -48,7 +48,7 @@ def failures(found: Sequence[tuple[Group, list[Entry]]]) -> Iterator[Table]:
                 body.append((*names, status, _last_line(row.error)))
     if body:
         yield Table(
-            title="Cells that did not end well",
+            title="Cells that did not succeed",
             head=("method", "section", "categories", "seed", "status", "error"),
             body=tuple(body),
             keys=("method", "section", "categories", "seed"),

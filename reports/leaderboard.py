@@ -25,8 +25,8 @@ from kdbench.reports.tables import Table, markdown_line, to_csv, to_latex, to_ma
 LEGEND = (
     "Percent. A mean is over all categories of the dataset, then over seeds (± standard deviation). I image, "
     "P pixel; AUPRO up to a false positive rate of 30 %, and of 5 %; mAD is the mean of the first seven.",
-    "Methods are ranked by mAD, and only where every category of every seed ended well, no other method has "
-    "more seeds, and none had other images. A - is a hole: no number.",
+    "Methods are ranked by mAD. A method has a rank only if every category of every seed succeeded, no other "
+    "method has more seeds, and none had other images. A - is a hole: there is no number.",
     significance.LEGEND,
 )
 
@@ -101,9 +101,9 @@ def assemble(rows: Rows) -> list[Section]:
 
 
 def _overviews(found: Sequence[tuple[Group, list[Entry]]], evidence: Evidence) -> Iterator[Section]:
-    """Methods x (dataset, setting), where there are several of these under the same conditions.
+    """Methods x (dataset, setting), if several sections share their conditions.
 
-    What no method has run in full would be a column of holes; its own section says which.
+    A section in which no method is complete is left out: its column would have holes only.
     """
     complete = [pair for pair in found if not all(entry.holes for entry in pair[1])]
     ordered = sorted(complete, key=lambda pair: pair[0].conditions)

@@ -1,6 +1,6 @@
 """The page of a report: one HTML file that opens from disk, with every table, figure and picture in it.
 
-Jinja escapes what comes from rows; the page's policy lets no script run but ours, and nothing be fetched.
+Jinja escapes what comes from rows. The policy of the page allows only our script, and fetches nothing.
 """
 
 import base64
@@ -38,7 +38,7 @@ PLOTTED = ("mad", *(name for name in COLUMNS if name != "mad"))  # first what ra
 
 @dataclass(frozen=True, kw_only=True)
 class _Part:
-    """What the page shows of one section beside its tables."""
+    """What the page shows of one section besides its tables."""
 
     group: Group
     found: list[Entry]
@@ -156,7 +156,7 @@ def _sketches(
     look: dict[str, Mark],
 ) -> list[Sketch]:
     """The figures of one section."""
-    ended = figures_accuracy.ended_cells(found)
+    ended = figures_accuracy.succeeded_cells(found)
     curves = read(results, CURVES, only=set(ended["cell_id"])).to_pandas()
     curves = curves.merge(ended, on=["cell_id", "category"])
     timed = figures_speed.timings(found, rows.latencies)
@@ -198,7 +198,7 @@ def _drawn(sketches: Iterable[Sketch], section: str, folder: Path) -> list[dict[
 
 
 def _galleries(parts: Sequence[_Part]) -> dict[str, dict[str, Any]]:
-    """Section title -> its categories with pictures; all of the page share one budget."""
+    """Section title -> its categories with pictures. All sections of the page share one budget."""
     groups = [
         (part.group.title, category, list(own))
         for part in parts
@@ -338,7 +338,7 @@ def _template() -> jinja2.Template:
 
 
 def _assets() -> dict[str, str]:
-    """Style and script, and the hashes by which the page's policy knows them."""
+    """Style and script, and their hashes for the policy of the page."""
     said: dict[str, str] = {}
     for name, file in (("style", "page.css"), ("script", "page.js")):
         text = Path(__file__).with_name(file).read_text(encoding="utf-8")

@@ -1,7 +1,7 @@
 """Publishing rows and report: a folder, a repository of the Hugging Face Hub, MLflow, Weights & Biases.
 
-All but the folder need their extra. Nothing is published that the report did not write or the rows do
-not say.
+All but the folder need their extra. Published are the files of the report and what the rows say, nothing
+else.
 """
 
 import importlib
@@ -41,11 +41,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Logged:
-    """What a tracker is told of one entry in one section."""
+    """What a tracker gets for one entry of one section."""
 
     name: str
     params: dict[str, str]
-    metrics: dict[str, float]  # means over categories and seeds; what has a hole is left out
+    metrics: dict[str, float]  # means over categories and seeds; a mean with a hole is left out
     cell_ids: tuple[str, ...]
 
 
@@ -61,14 +61,13 @@ def check_extra(module: str) -> ModuleType:
 def write_rows(results: str | Path, folder: Path) -> None:
     """Write all rows, one Parquet file per kind, to a folder that `kdbench report --results` reads.
 
-    What a report draws from other files is not among them: curves, pictures. RequestError if the folder has
-    other rows, which would then be counted too.
+    Curves and pictures are not among them. RequestError if the folder has other rows: they would count too.
     """
     target = Storage(folder)
     whole = {kind.whole: read(results, kind) for kind in PUBLISHED}
     others = [name for kind in PUBLISHED for name in kind.names(target) if name not in whole]
     if others:
-        raise RequestError([f"{folder} has other rows already, {others[0]} for one: name another folder"])
+        raise RequestError([f"{folder} already has other rows, such as {others[0]}: name another folder"])
     for name, rows in whole.items():
         if rows.num_rows:
             target.write(name, _parquet(rows))
@@ -77,9 +76,9 @@ def write_rows(results: str | Path, folder: Path) -> None:
 
 
 def push_to_hub(results: str | Path, files: Sequence[Path], repo: str) -> str:
-    """Upload all rows, one Parquet file per kind, and the report in one commit; returns the commit's address.
+    """Upload all rows, one Parquet file per kind, and the report in one commit; returns its address.
 
-    A repository that does not exist is made, private: rows name hosts, and errors name paths.
+    A repository that does not exist is created as a private one: rows name hosts, and errors name paths.
     """
     hub = check_extra("huggingface_hub")
     said = {f"report/{file.relative_to(files[0].parent)}": file.read_bytes() for file in files}
@@ -103,7 +102,10 @@ def push_to_hub(results: str | Path, files: Sequence[Path], repo: str) -> str:
 
 
 def log_to_mlflow(results: str | Path, files: Sequence[Path], uri: str) -> int:
-    """A run per entry and section and one with the report, in the experiment `kdbench`; returns how many."""
+    """Log a run per entry and section, and one with the report; returns how many.
+
+    The experiment is `kdbench`.
+    """
     mlflow = check_extra("mlflow")
     logged = [*summaries(results)]
 
@@ -129,9 +131,9 @@ def log_to_mlflow(results: str | Path, files: Sequence[Path], uri: str) -> int:
 
 
 def log_to_wandb(results: str | Path, files: Sequence[Path], project: str) -> int:
-    """A run per entry and section, and one with the report as an artifact; returns how many.
+    """Log a run per entry and section, and one with the report as an artifact; returns how many.
 
-    Where and whether it goes online is wandb's to say: WANDB_MODE, WANDB_DIR, WANDB_BASE_URL.
+    WANDB_MODE, WANDB_DIR and WANDB_BASE_URL say where they go, and whether they go online.
     """
     wandb = check_extra("wandb")
     logged = [*summaries(results)]
@@ -152,7 +154,7 @@ def log_to_wandb(results: str | Path, files: Sequence[Path], project: str) -> in
 
 
 def summaries(results: str | Path) -> Iterator[Logged]:
-    """What trackers are told: every entry of every section, with its resolved configuration."""
+    """What trackers get: every entry of every section with its resolved configuration."""
     cells = load_rows(results)
     recipes = cells.drop_duplicates("cell_id").set_index("cell_id")[["config", "selection"]]
     for group, rows in sections(cells):
@@ -183,7 +185,7 @@ def _summary(group: Group, entry: Entry, config: dict[str, Any]) -> Logged:
 def _attempt(what: str, action: Callable[[], T]) -> T:
     try:
         return action()
-    except Exception as error:  # whatever a library of others and the network do
+    except Exception as error:  # whatever a foreign library and the network raise
         raise RequestError([f"cannot {what}: {type(error).__name__}: {error}"]) from error
 
 

@@ -1,7 +1,7 @@
-"""All rows of a results folder as pandas: what an entry is called, what is kept apart, what is missing.
+"""All rows of a results folder as pandas: the names of entries, the sections, and what is missing.
 
-An *entry* is a method with one recipe. What must never share a column is in APART (accuracy) or in `place`
-(costs, latency); a *section* of a report holds the rows that agree in all of APART.
+An *entry* is a method with one recipe. A *section* of a report holds the rows that agree in all columns of
+APART. Costs and latencies are kept apart by `place`, too.
 """
 
 import json
@@ -29,7 +29,7 @@ class Rows:
     scores: pd.DataFrame  # a row per test image, of cells that have rows
     latencies: pd.DataFrame  # with `entry` and `place`, of cells that have rows
     probes: pd.DataFrame  # with `entry`, of cells that have rows
-    earlier: pd.DataFrame  # as `cells`, of images that changed since: in no table but their own
+    earlier: pd.DataFrame  # as `cells`, but of images that changed since; they have a table of their own
     copies: tuple[str, ...]  # files whose rows are in another file, too
     trials: pd.DataFrame  # of sweeps
     audits: pd.DataFrame  # of trials, a row per category and seed
@@ -37,7 +37,7 @@ class Rows:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """What all rows of a section have in common."""
+    """What all rows of a section share."""
 
     dataset: str
     setting: str
@@ -48,12 +48,12 @@ class Group:
 
     @property
     def conditions(self) -> str:
-        """What holds for all datasets and settings that may stand beside each other."""
+        """What the datasets and settings share that may stand in one table."""
         said = f"profile {self.profile}, preset {self.preset} (metrics v{self.metric_version})"
         return said + (", selected on test images: never ranked" if self.oracle else "")
 
     def beside(self, other: "Group") -> bool:
-        """Whether the two differ in nothing but the setting."""
+        """Whether the two differ in the setting only."""
         return replace(self, setting=other.setting) == other
 
     @property
@@ -65,8 +65,8 @@ class Group:
 def load(results: str | Path) -> Rows:
     """Everything in a results folder, also while cells run; FileNotFoundError without cells and trials.
 
-    Scores, timings and probes are those of `cells`: what is of cells without rows (they are running, or were
-    deleted) or of earlier images is left out.
+    Scores, timings and probes are those of `cells`. Left out is what belongs to cells without rows, which
+    are running or were deleted, or to earlier images.
     """
     trials = read(results, TRIALS).to_pandas()
     cells, earlier, copies = _load_cells(results, or_none=len(trials) > 0)
@@ -121,7 +121,7 @@ def _load_cells(
 
 
 def with_place(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with `place`, what a cost is measured on: the device's name, on a CPU with the threads."""
+    """The rows with `place`, where a cost was measured: the name of the device, and the threads of a CPU."""
 
     def place(device: object, name: object, threads: float) -> str:
         known = str(name) if isinstance(name, str) and name else "unknown device"
@@ -135,7 +135,7 @@ def with_place(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def is_busy(timings: pd.DataFrame) -> pd.Series:
-    """Whether something else ran meanwhile; what is not known to have run alone did not."""
+    """Whether something else ran during each timing; True if that is not known."""
     return timings["busy"].fillna(True).astype(bool)
 
 
@@ -157,10 +157,10 @@ def with_images(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def named(rows: pd.DataFrame, *, folder: str | None = None) -> pd.DataFrame:
-    """The rows with `entry` and `oracle`; of several folders, `folder` is the column that says which.
+    """The rows with `entry` and `oracle`; `folder` names the column that tells several folders apart.
 
-    An entry is named by the keys in which the recipes of its method differ within some section, so that it
-    has the same name in every dataset and setting, and a recipe that only depends on the dataset needs none.
+    The name of an entry has the keys in which the recipes of its method differ within some section. So it is
+    the same in every dataset and setting, and a recipe that only differs between datasets adds no key.
     """
     rows = with_images(rows.assign(oracle=rows["selection"] == "test"))
     rows = rows.assign(entry=rows["method"], recipe=_recipes(rows, folder))
@@ -174,21 +174,21 @@ def named(rows: pd.DataFrame, *, folder: str | None = None) -> pd.DataFrame:
 
 
 def differing_keys(recipes: list[str]) -> list[str]:
-    """The keys in which recipes (JSON objects) differ; a key that one lacks differs."""
+    """The keys in which recipes (JSON objects) differ; a key that one of them lacks counts, too."""
     read = [json.loads(recipe) for recipe in recipes]
     keys = sorted({key for recipe in read for key in recipe})
     return [key for key in keys if len({json.dumps(recipe.get(key)) for recipe in read}) > 1]
 
 
 def recipe_differences(a: str, b: str) -> str:
-    """The keys in which two recipes differ, with both values; nothing of the categories trained on."""
+    """The keys in which two recipes differ, with both values, without the categories trained on."""
     ours, theirs = json.loads(a), json.loads(b)
     keys = [key for key in differing_keys([a, b]) if key != "categories"]
     return ", ".join(f"{key} {_plain(ours.get(key))} against {_plain(theirs.get(key))}" for key in keys)
 
 
 def sections(cells: pd.DataFrame) -> Iterator[tuple[Group, pd.DataFrame]]:
-    """The rows that may be compared with each other, in the order of their names; real selections first."""
+    """Sections with their rows, by name; those selected on test images come last."""
     order = ["oracle", *(key for key in APART if key != "oracle")]
     for values, group in cells.groupby(order, dropna=False):
         facts = dict(zip(order, values, strict=True))
@@ -196,7 +196,7 @@ def sections(cells: pd.DataFrame) -> Iterator[tuple[Group, pd.DataFrame]]:
 
 
 def holes(rows: pd.DataFrame) -> tuple[str, ...]:
-    """What the rows of one entry lack to be the dataset's mean, in words; none: it has one."""
+    """What one entry lacks for a mean over the dataset, in words; empty if it lacks nothing."""
     expected = list(rows["dataset_categories"].iloc[0])
     num_seeds, tried = rows["seed"].nunique(), rows["category"].nunique()
     found = []
@@ -217,9 +217,9 @@ def holes(rows: pd.DataFrame) -> tuple[str, ...]:
 
 
 def _recipes(rows: pd.DataFrame, folder: str | None) -> pd.Series:
-    """What makes two rows of a method different entries, as JSON: configuration, teacher, split, training.
+    """The recipe of each row as JSON; rows of a method with different recipes are different entries.
 
-    `precision` is what the row ran in where that is known, whatever `auto` was asked for.
+    `precision` is the one that the row ran in, if that is known, not the `auto` of the request.
     """
 
     def recipe(config: str, teacher: object, split: object, trained_on: str, precision: object) -> str:

@@ -154,9 +154,9 @@ class Importance:
 
 
 def importance(sweep: SweepRows, seed: int = 0) -> Importance | str:
-    """Permutation importance of the searched keys, on folds that the forest was not fitted to; or why not.
+    """Permutation importance of the searched keys, on folds that the forest has not seen; or why not.
 
-    Trials that were stopped early count, too: all are compared at the last epoch that each of them reached.
+    Trials that were stopped early count, too: all are compared at the last epoch that all of them reached.
     """
     judged = sweep.trials[sweep.trials["objective_epochs"].map(len) > 0]
     if len(judged) < MIN_TRIALS:
@@ -308,12 +308,12 @@ def _peeked(found: Peeking) -> Iterator[str]:
 
 
 def _value_at(epoch: int, epochs: Sequence[int], history: Sequence[float]) -> float:
-    """The last value that was reported until this epoch."""
+    """The last value reported up to this epoch."""
     return float(history[int(np.searchsorted(epochs, epoch, "right")) - 1])
 
 
 def _codes(values: pd.Series) -> np.ndarray:
-    """Numbers as they are, anything else by the order of its text: a forest needs no more."""
+    """Numbers as they are, other values by the order of their texts: a forest needs no more."""
     if all(isinstance(v, int | float) for v in values):
         return values.to_numpy(float)
     texts = [json.dumps(v) for v in values]

@@ -1,6 +1,6 @@
 """Tables as plain data, each number with the cells behind it; written as Markdown, CSV and LaTeX.
 
-A body cell is a Value. Whoever writes a table never looks at rows, whoever fills one never escapes anything.
+A body cell is a Value. Code that writes a table never looks at rows; code that fills one escapes nothing.
 """
 
 import csv
@@ -20,8 +20,8 @@ class Value:
 
     text: str
     mean: float | None = None  # in the unit of the row's column (fractions, seconds), not as shown
-    std: float | None = None  # over seeds, where there are several
-    low: float | None = None  # 95 % interval, where there is one
+    std: float | None = None  # over seeds, if there are several
+    low: float | None = None  # 95 % interval, if there is one
     high: float | None = None
     best: bool = False  # significantly better than the next
     hole: str = ""  # why there is no number, or why it is not comparable
@@ -53,7 +53,7 @@ class Table:
 
 
 def text(said: object) -> Value:
-    """A body cell that is no number."""
+    """A body cell with words."""
     return Value(text=str(said))
 
 
@@ -63,7 +63,7 @@ def number(count: float, shown: str = "", cell_ids: Sequence[str] = ()) -> Value
 
 
 def hole(why: str = "", cell_ids: Sequence[str] = ()) -> Value:
-    """A body cell where a number should be."""
+    """A body cell without the number that belongs there."""
     return Value(text=f"{HOLE} ({why})" if why else HOLE, hole=why or "missing", cell_ids=tuple(cell_ids))
 
 
@@ -75,7 +75,7 @@ def percent(
     why: str = "",
     bounds: tuple[float | None, float | None] = (None, None),
 ) -> Value:
-    """A fraction shown in percent, its deviation over seeds (NaN is none), and why it is not comparable."""
+    """A fraction, shown in percent; its deviation over seeds (NaN: none), and why it is not comparable."""
     deviation = None if std is None or math.isnan(std) else float(std)
     shown = f"{100 * mean:.2f}" + ("" if deviation is None else f" ± {100 * deviation:.2f}")
     return Value(
@@ -118,7 +118,7 @@ def to_markdown(table: Table) -> str:
 def to_csv(tables: Iterable[Table]) -> str:
     """Every body cell in a line of its own: `pandas.read_csv` and a pivot give any table.
 
-    `line` joins what names the line, such as the method; numbers are not rounded.
+    `line` joins the columns that name the line, such as the method. Numbers are not rounded.
     """
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")
@@ -162,7 +162,7 @@ def _one_line(said: str) -> str:
 
 
 def markdown_line(said: str) -> str:
-    """Escaped for a heading or a body cell: no column, tag, emphasis, formula or link can begin in it."""
+    """Text escaped for a heading or a body cell: no column, tag, emphasis, formula or link begins in it."""
     escaped = "".join(_MARKDOWN.get(character, character) for character in _one_line(said))
     return _EMPHASIS.sub(r"\\_", escaped)
 
@@ -173,7 +173,7 @@ _MARKDOWN = {
     ">": "&gt;",
     **{character: f"\\{character}" for character in "\\|`*[]~$"},
 }
-_EMPHASIS = re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")  # those inside a word are plain text
+_EMPHASIS = re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")  # one inside a word is plain text
 _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",

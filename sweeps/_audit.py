@@ -1,8 +1,8 @@
-"""The test scores of a sweep's trials, computed when it has ended: what a look at them would have bought.
+"""Test scores of the trials of a finished sweep: what looking at them would have bought.
 
-The detector that a trial kept is evaluated, not one that is trained anew: objective and test score then
-belong to the same weights, and an audit costs seconds. What comes out is put into rows of their own
-(`audits/`), with `selection` "test": nothing ranks them.
+An audit evaluates the detector that a trial kept and trains nothing. So objective and test score belong to
+the same weights, and an audit takes seconds. It writes rows of their own (`audits/`) with `selection` "test",
+which nothing ranks.
 """
 
 import time
@@ -28,7 +28,7 @@ Row = dict[str, Any]
 
 
 def audit_trials(planned: SweepPlan, on_trial: Callable[[Row, float], None]) -> None:
-    """Score each trial that was trained to its end, unless it was before; RequestError without detectors."""
+    """Score each trial that was trained to its end and has no scores yet; RequestError without detectors."""
     sweep = planned.sweep
     results = Results(sweep.place.results)
     ended = [row for row in read_sweep(sweep) if row["status"] == "ok" and not row["stopped_early"]]

@@ -1,4 +1,4 @@
-"""From what the user asked of a sweep to what its trials do; everything is checked here, before any trial."""
+"""From the request of a sweep to the plan of its trials; everything is checked here, before any trial."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ from kdbench.sweeps._trial import Sweep
 
 OBJECTIVES = (*METRICS, "mad")
 EXTRA = "pip install kdbench[sweep]"
-RUNGS = 9  # reports of a training to the end; successive halving by 3 looks at a ninth and a third of it
+RUNGS = 9  # reports of a whole training; successive halving by 3 looks at a ninth and a third of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,18 +34,18 @@ class SweepPlan:
     sweep: Sweep
     space: Space
     first: dict[str, Any]  # the searched keys of the first trial, the default
-    cells: Plan  # of the default, as `kdbench run` would have them
+    cells: Plan  # of the default configuration, as `kdbench run` plans them
     gpus_per_trial: float
     notices: tuple[str, ...] = field(default=())
 
     @property
     def folder(self) -> str:
-        """Where Ray keeps its state and the best configuration is put, below the results."""
+        """The folder below the results for the state of Ray and the best configuration."""
         return f"sweeps/{self.sweep.id}"
 
 
 def plan_sweep(request: SweepRequest) -> SweepPlan:
-    """Everything that the trials need; RequestError with every complaint if any of it cannot be run."""
+    """Check a request and make its plan; RequestError with every complaint if it cannot run."""
     complaints = _wrong_words(request)
     missing = _missing_extra(request.search)
     complaints += [missing] if missing else []
@@ -94,7 +94,7 @@ def plan_sweep(request: SweepRequest) -> SweepPlan:
 
 
 def _as_run(request: SweepRequest) -> Request:
-    """The run of the default configuration: what is wrong with that is wrong with the sweep."""
+    """The request of a run of the default configuration; what is wrong with it is wrong with the sweep."""
     same = set(SweepRequest.model_fields) & set(Request.model_fields)
     values = {name: getattr(request, name) for name in same}
     return Request(methods=(request.method,), cpus_per_cell=request.cpus_per_trial, **values)
@@ -107,7 +107,7 @@ def _wrong_words(request: SweepRequest) -> list[str]:
     for name, value in request.set.items():
         key = name.partition(".")[2]
         if isinstance(value, list | tuple) and len(value) > 1:
-            complaints.append(f"--set {name}: a sweep searches, it has no grid: {key} belongs into --space")
+            complaints.append(f"--set {name}: several values. To search {key}, put it into --space")
     if request.report_every and request.epochs and request.report_every > request.epochs:
         complaints.append(f"--report-every {request.report_every} is more than --epochs {request.epochs}")
     return complaints
@@ -119,23 +119,27 @@ def _wrong_for_data(request: SweepRequest, cells: Plan) -> list[str]:
     for data in cells.data.values():
         for category in data.categories.values():
             if len(category.train) < 2:
-                complaints.append(f"{category.name}: one train image; a sweep holds some out, it needs 2")
+                complaints.append(
+                    f"{category.name} has one train image: a sweep holds some out and needs at least 2"
+                )
             pixel = request.objective in (*PIXEL_METRICS, "mad")
             if request.selection == "test" and pixel and not category.has_masks:
-                complaints.append(f"{category.name} has no masks: {request.objective} of its test images")
+                complaints.append(
+                    f"{category.name} has no masks: {request.objective} of its test images needs them"
+                )
     return complaints
 
 
 def _wrong_gpus(request: SweepRequest, device: str) -> list[str]:
     if device.startswith("cuda:"):
-        return [f"--device {device}: Ray gives each trial its GPU, --device cuda"]
+        return [f"--device {device}: Ray chooses the GPU of each trial. Use --device cuda"]
     gpus = request.gpus_per_trial
     if device == "cpu" and gpus:
-        return [f"--gpus-per-trial {gpus:g} on the CPU: --device cuda"]
+        return [f"--gpus-per-trial {gpus:g} with --device cpu: a GPU needs --device cuda"]
     if device == "cuda" and gpus == 0:
-        return ["--gpus-per-trial 0 on a GPU: --device cpu, or a share above 0"]
+        return ["--gpus-per-trial 0 with --device cuda: use --device cpu, or a share above 0"]
     if gpus and gpus > 1:
-        return [f"--gpus-per-trial {gpus:g}: a trial uses one GPU or a part of it"]
+        return [f"--gpus-per-trial {gpus:g}: a trial uses one GPU or a part of one"]
     return []
 
 
@@ -148,9 +152,9 @@ def _missing_extra(search: str) -> str | None:
 
 
 def _check_heldout_apart(cells: Plan) -> None:
-    """DataError if an image that the objective is computed on has the content of a test image.
+    """DataError if a held-out image, on which the objective is computed, equals a test image.
 
-    `find_data` has compared all train with all test images; this is about the very images that judge.
+    `find_data` has compared all train images with all test images; this checks the images that judge.
     """
     (data,) = cells.data.values()
     test = {d: path for c in data.categories.values() for d, path in contents(data.dataset, c).test.items()}
@@ -192,17 +196,19 @@ def _sweep(request: SweepRequest, cells: Plan, space: Space, gpus: float) -> Swe
 def _notices(request: SweepRequest, sweep: Sweep, space: Space, base: Mapping[str, Any]) -> list[str]:
     notices = []
     if sweep.selection == "test":
-        notices.append("the objective is computed on test images: for studying what that does, never ranked")
+        notices.append(
+            "the objective is computed on test images: this studies the bias, and nothing ranks the result"
+        )
     if sweep.scheduler != "none" and ("lr_drop" in space or base.get("lr_drop", 1.0) < 1):
         notices.append(
-            "lr_drop lowers the rate late in the training; a trial that is stopped early never comes to it: "
-            "--scheduler none judges all trials at their end"
+            "lr_drop lowers the learning rate late in the training, and a trial that is stopped early never "
+            "gets there: --scheduler none judges all trials at their end"
         )
     return notices
 
 
 def best_toml(planned: SweepPlan, trial: Mapping[str, Any]) -> str:
-    """The file for `kdbench run --config` that has this trial's configuration."""
+    """The file for `kdbench run --config` with the configuration of this trial."""
     request = planned.request
     head = {
         "methods": [request.method],
@@ -224,19 +230,19 @@ def best_toml(planned: SweepPlan, trial: Mapping[str, Any]) -> str:
     lines[0] += f" {trial['objective_value']:.4f} on held-out normal images with synthetic defects."
     lines += [f"{key} = {_toml(value)}" for key, value in head.items() if value is not None]
     lines += ["", f"[set.{request.method}]"]
-    # A list is a list of values to try: a value that is one goes into another.
+    # `kdbench run` takes a list as values to try, so a value that is a list stands in another list.
     values = {key: [config[key]] if isinstance(config[key], list) else config[key] for key in sorted(changed)}
     lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
     return "\n".join(lines) + "\n"
 
 
 def _toml(value: Any) -> str:
-    """Strings, numbers, truth values and lists of them are written alike in JSON and in TOML."""
+    """The value as TOML: JSON writes strings, numbers, truth values and lists of them in the same way."""
     return json.dumps(value, ensure_ascii=False)
 
 
 def write_best(planned: SweepPlan, trial: Mapping[str, Any]) -> str:
-    """Write the best configuration as TOML; returns where."""
+    """Write the best configuration as TOML; returns its path."""
     storage, name = Storage(planned.sweep.place.results), f"{planned.folder}/best.toml"
     storage.write(name, best_toml(planned, trial).encode())
     return storage.path(name)

@@ -16,20 +16,20 @@ from kdbench.grid.request import complaints_of, read_toml
 if TYPE_CHECKING:
     from kdbench.method import Method
 
-DIGITS = 4  # significant ones of a drawn number, so that people can read and repeat it
+DIGITS = 4  # significant digits of a drawn number, so that people can read and repeat it
 
-# Keys that no trial can have of its own, and what to do instead.
+# Keys that all trials of a sweep share, and how to set them.
 FIXED = {
     "epochs": "it is the budget of every trial: --epochs",
     "heldout_share": "all trials must be judged on the same images: --set METHOD.heldout_share=SHARE",
-    "backbone": "the teacher and its weights belong to the sweep: --backbone, one sweep each",
+    "backbone": "the teacher and its weights belong to the sweep: one sweep for each --backbone",
     "precision": "it belongs to the machine: --precision",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Between:
-    """A number from `low` to `high`, both included; `log`: its logarithm is what is uniform."""
+    """A number from `low` to `high`, both included; with `log` its logarithm is uniform."""
 
     low: float
     high: float
@@ -53,7 +53,7 @@ class Between:
 
 @dataclass(frozen=True, kw_only=True)
 class OneOf:
-    """One of some values, lists among them: searchers are handed their JSON."""
+    """One of some values, which may be lists: searchers get their JSON."""
 
     values: tuple[Any, ...]
 
@@ -74,7 +74,7 @@ Space = dict[str, Between | OneOf]
 
 
 def between(low: float, high: float, *, log: bool = False) -> Between:
-    """A range; of whole numbers if both ends are."""
+    """A range; of whole numbers if both ends are whole."""
     whole = isinstance(low, int) and isinstance(high, int)
     return Between(low=low, high=high, log=log, whole=whole)
 
@@ -85,12 +85,12 @@ def one_of(*values: Any) -> OneOf:
 
 
 def space_of(method: str) -> Space:
-    """The search space in `sweeps/METHOD.py`; RequestError where a method has none."""
+    """The search space in `sweeps/METHOD.py`; RequestError for a method without one."""
     name = f"kdbench.sweeps.{method}"
     found = importlib.util.find_spec(name) and getattr(importlib.import_module(name), "SPACE", None)
     if not found:
         raise RequestError(
-            [f"{method} has no search space of its own (no sweeps/{method}.py): --space FILE, a TOML file"]
+            [f"{method} has no search space (no sweeps/{method}.py): give one with --space FILE.toml"]
         )
     space: Space = found
     return space
@@ -103,7 +103,7 @@ def read_space(file: Path, kind: "type[Method]") -> Space:
     """
     said = read_toml(file)
     space: Space = {}
-    complaints = [] if said else [f"{file}: it names no key to search"]
+    complaints = [] if said else [f"{file} names no key to search"]
     for key, domain in said.items():
         field = kind.Config.model_fields.get(key)
         found = _domain(domain, whole=field is not None and field.annotation is int)
@@ -145,7 +145,7 @@ def _domain(said: Any, *, whole: bool) -> Between | OneOf | str:
 
 
 def check_space(space: Space, kind: "type[Method]", base: Mapping[str, Any]) -> list[str]:
-    """Complaints about keys and values that the method refuses, and about a default that cannot be drawn."""
+    """Complaints about keys and values that the method refuses, and about defaults outside the space."""
     complaints = []
     for key, domain in space.items():
         if key not in kind.Config.model_fields:
@@ -160,8 +160,8 @@ def check_space(space: Space, kind: "type[Method]", base: Mapping[str, Any]) -> 
         complaints += refused
         if not refused and not domain.has(base[key]):
             complaints.append(
-                f"{kind.name}.{key}: the sweep begins with the default {base[key]!r}, which is not in its "
-                "space: widen it"
+                f"{kind.name}.{key}: the sweep begins with the default {base[key]!r}, which is not in the "
+                "space. Widen the space"
             )
     return complaints
 

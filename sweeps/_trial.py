@@ -1,9 +1,9 @@
 """One trial: all models of a sweep with one configuration, trained abreast and judged every few epochs.
 
-What judges is the mean over the models' categories of an exact metric. Its images are the held-out normal
-ones, each once as it is and once with a synthetic defect: in pairs, so that which image happened to get a
-defect does not matter, and all of the few there are count for both sides. No test image is looked at, unless
-the sweep was asked to study what that does (`selection` is "test").
+The objective is the mean of an exact metric over the categories of the models. Its images are the held-out
+normal images, each once as it is and once with a synthetic defect. So it does not matter which image gets a
+defect, and each of the few images counts on both sides. No test image is read, unless the sweep studies what
+that does (`selection` is "test").
 """
 
 import json
@@ -36,17 +36,17 @@ from kdbench.registry import get_dataset, get_method
 from kdbench.results.schema import MACHINE, SCHEMA_VERSION, picked
 from kdbench.results.store import DETECTORS, TRIALS, Results, read
 
-WORST = 0.0  # what the searcher is told of a configuration that cannot be trained
+WORST = 0.0  # the objective of a configuration that cannot be trained
 PRESET = PRESETS["exact"]  # of a sweep that looks at test images
-# The same configuration fails again: the next attempt would only cost time.
+# The same configuration would fail again: another attempt only costs time.
 HOPELESS = (train.TrainingDiverged, ValidationError)
 
-Report = Callable[[int, float], None]  # told the epoch and the objective then; may not return
+Report = Callable[[int, float], None]  # takes an epoch and its objective; may not return
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """What all trials of a sweep share: plain data only, so that it can go to any process."""
+    """What all trials of a sweep share: plain data, which any process can receive."""
 
     id: str
     cells: tuple[Cell, ...]  # of the default configuration; a trial trains all of them
@@ -59,7 +59,7 @@ class Sweep:
 
     @property
     def epochs(self) -> int:
-        """Of a training to the end."""
+        """The epochs of a whole training."""
         return int(json.loads(self.cells[0].config)["epochs"])
 
     def config(self, searched: dict[str, Any]) -> str:
@@ -69,11 +69,11 @@ class Sweep:
         return canonical_json(config.model_dump(mode="json"))
 
     def trial_id(self, searched: dict[str, Any]) -> str:
-        """The same for equal configurations: drawn twice, they are trained once."""
+        """Equal configurations have the same id: a configuration that is drawn twice is trained once."""
         return f"{self.id}-{sha256(self._said(searched).encode()).hexdigest()[:10]}"
 
     def _said(self, searched: dict[str, Any]) -> str:
-        """The configuration, also of one that the method refuses."""
+        """The configuration, even if the method refuses it."""
         try:
             return self.config(searched)
         except ValidationError:
@@ -124,10 +124,10 @@ class Sweep:
 
 
 def run_trial(sweep: Sweep, searched: dict[str, Any], report: Report) -> None:
-    """Train and judge one configuration; its row is written before each report, and whatever goes wrong.
+    """Train and judge one configuration; its row is written before each report and after an error.
 
-    A trial that has ended is only reported again. What cannot be trained is told to be the worst; whatever
-    else is raised goes on to the caller, who may try again.
+    A trial that has succeeded is only reported again. A configuration that cannot be trained is reported as
+    the worst. Any other error is raised, and the caller may try again.
     """
     results = Results(sweep.place.results)
     before = sweep.written(searched)
@@ -150,7 +150,7 @@ def run_trial(sweep: Sweep, searched: dict[str, Any], report: Report) -> None:
 
 
 def end_trial(sweep: Sweep, searched: dict[str, Any], error: str | None) -> None:
-    """Make the row of a trial say how it ended, where its own process could not: stopped early, or killed."""
+    """Complete the row of a trial whose own process could not: it was stopped early, or killed."""
     results = Results(sweep.place.results)
     row = sweep.written(searched)
     if error is not None:
@@ -179,7 +179,7 @@ class _Model:
         self.ready = ready_cell(cell, sweep.place)
         stores = self.ready.stores
         counts = [len(store.train) for store in stores]
-        # The split and order of `kdbench run`. What judges is never trained on, whatever the checkpoint rule.
+        # The split and order of `kdbench run`. No checkpoint rule trains on an image that judges.
         images = self.ready.training_batches(always_split=True)
         self.fitted, self.heldout, self.num_heldout = images.fitted, images.heldout, len(images.aside)
         self.training = train.Training(
@@ -218,7 +218,7 @@ class _Model:
 
 
 def detector_key(cell: Cell, name: str) -> str:
-    """The name of a tensor among those of all models of a trial."""
+    """The name of a tensor in the file of all models of a trial."""
     return f"{cell.seed}/{cell.category}/{name}"
 
 
@@ -258,7 +258,7 @@ def _train(
     before: dict[str, Any] | None,
     report: Report,
 ) -> None:
-    """Fill in the row and write it at every report; returns when the last epoch was reported."""
+    """Train all models; fill in the row and write it before each report."""
     results = Results(sweep.place.results)
     config = sweep.config(searched)
     models = [_Model(sweep, replace(cell, config=config)) for cell in sweep.cells]
@@ -284,7 +284,7 @@ def _train(
         last = epoch == sweep.epochs
         if not last and epoch % sweep.report_every:
             continue
-        if last:  # judged is what is kept, as `kdbench run` keeps it
+        if last:  # judge the model that is kept, as `kdbench run` keeps it
             for model in models:
                 model.training.finish(model.heldout)
         value = float(np.mean([model.value() for model in models]))
@@ -312,7 +312,7 @@ def _train(
 
 
 def _resume(models: list[_Model], checkpoints: Checkpoints) -> int:
-    """Go on from a checkpoint if there is one; returns the number of epochs that it had."""
+    """Go on from a checkpoint if there is one; returns how many epochs it had."""
     state = checkpoints.load()
     if state is None:
         return 0

@@ -19,22 +19,22 @@ from kdbench.sweeps._plan import SweepPlan
 from kdbench.sweeps._space import Between, Space
 from kdbench.sweeps._trial import Sweep, end_trial, run_trial
 
-OBJECTIVE, EPOCH = "objective", "epoch"  # the names that Tune knows a report by
-REDUCTION = 3  # of the trials at each rung one in three goes on
+OBJECTIVE, EPOCH = "objective", "epoch"  # the names of the values in a report to Tune
+REDUCTION = 3  # at each rung one trial in three goes on
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepEnd:
-    """How a sweep ended."""
+    """How many trials a finished sweep has."""
 
-    num_trials: int  # that Tune ran, configurations drawn twice included
-    num_errors: int  # of those, trials that raised again when they were tried again
+    num_trials: int  # that Tune ran; a configuration that was drawn twice counts twice
+    num_errors: int  # trials of those that raised in both attempts
 
 
 def run_sweep(planned: SweepPlan, on_row: Callable[[Row], None]) -> SweepEnd:
-    """Run all trials that have not ended, or go on with an earlier call; `on_row` sees each new row.
+    """Run all trials that have not finished, or go on with an earlier call; `on_row` gets each new row.
 
     RequestError if the cluster cannot run a trial or its nodes do not share the folders.
     """
@@ -57,7 +57,7 @@ def run_sweep(planned: SweepPlan, on_row: Callable[[Row], None]) -> SweepEnd:
 
 
 def read_sweep(sweep: Sweep) -> list[Row]:
-    """The rows of a sweep's trials in the order in which they began."""
+    """The rows of the trials of a sweep, in the order in which they began."""
     rows = read(sweep.place.results, TRIALS).to_pylist()
     own = [row for row in rows if row["sweep_id"] == sweep.id]
     return sorted(own, key=lambda row: (row["started_at"], not row["is_default"], row["trial_id"]))
@@ -68,7 +68,7 @@ def _marker_name(planned: SweepPlan) -> str:
 
 
 def _read_marker(planned: SweepPlan) -> SweepEnd | None:
-    """How the sweep ended in an earlier call, if it did and all its rows are still there."""
+    """The end of an earlier call, if all its rows are still there and ok."""
     storage = Storage(planned.sweep.place.results)
     if not storage.exists(_marker_name(planned)):
         return None
@@ -79,7 +79,7 @@ def _read_marker(planned: SweepPlan) -> SweepEnd | None:
 
 
 def _trial(config: dict[str, Any], sweep: Sweep, space: Space) -> None:
-    """What Tune runs in a process of its own."""
+    """The function that Tune runs in a process of its own."""
     run_trial(
         sweep,
         _decoded(space, config),
@@ -88,7 +88,7 @@ def _trial(config: dict[str, Any], sweep: Sweep, space: Space) -> None:
 
 
 def _tuner(planned: SweepPlan) -> tune.Tuner:
-    """A new experiment, or the one that an earlier call of the same sweep left."""
+    """A new experiment of Tune, or the one that an earlier call of this sweep left."""
     sweep, request = planned.sweep, planned.request
     trainable = tune.with_resources(
         tune.with_parameters(_trial, sweep=sweep, space=planned.space),
@@ -96,10 +96,10 @@ def _tuner(planned: SweepPlan) -> tune.Tuner:
     )
     files = Storage(sweep.place.results)
     storage = files.path(planned.folder)
-    # A sweep that was killed in its first seconds has no state of its trials: Ray would not go on from it.
+    # A sweep that was killed in its first seconds has no state of its trials: Ray cannot go on from it.
     begun = any("experiment_state" in name for name in files.names(f"{planned.folder}/ray"))
     if begun and tune.Tuner.can_restore(f"{storage}/ray"):
-        # The state is Ray's own pickle, which is as safe as the folder that it lies in.
+        # The state is a pickle of Ray: it is as safe as the folder in which it lies.
         return tune.Tuner.restore(
             f"{storage}/ray", trainable=trainable, resume_unfinished=True, restart_errored=True
         )
@@ -112,7 +112,7 @@ def _tuner(planned: SweepPlan) -> tune.Tuner:
             num_samples=request.trials,
             search_alg=_searcher(planned),
             scheduler=_scheduler(planned),
-            # A searcher that is asked for everything at once has learnt nothing by then.
+            # A searcher that proposes all trials at once learns from none of them.
             max_concurrent_trials=_concurrent(planned),
         ),
         run_config=tune.RunConfig(
@@ -194,7 +194,7 @@ def _decoded(space: Space, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _searcher(planned: SweepPlan) -> Any:
-    """What draws configurations; the first is the default."""
+    """What proposes configurations; the first is the default."""
     seed = planned.sweep.cells[0].seed
     first = [{key: planned.space[key].encoded(value) for key, value in planned.first.items()}]
     if planned.request.search == "optuna":
@@ -209,7 +209,7 @@ def _searcher(planned: SweepPlan) -> Any:
 
 
 def _scheduler(planned: SweepPlan) -> Any:
-    """What stops trials by what they reported so far."""
+    """What stops trials by their reports."""
     sweep = planned.sweep
     if sweep.scheduler == "asha":
         grace = max(1, min(sweep.epochs, max(sweep.report_every, sweep.epochs // REDUCTION**2)))
@@ -220,7 +220,7 @@ def _scheduler(planned: SweepPlan) -> Any:
 
 
 def _concurrent(planned: SweepPlan) -> int:
-    """Trials at a time: what was asked for, at most what the cluster holds."""
+    """How many trials run at a time: as many as asked for, at most as many as the cluster holds."""
     fitting = ray_cluster().fits(_need(planned))
     return min(planned.request.max_concurrent or fitting, fitting)
 

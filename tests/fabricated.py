@@ -18,7 +18,7 @@ METHODS = tuple(f"fabricated_{letter}" for letter in "abcde")
 
 
 def row(**changes: Any) -> dict[str, Any]:
-    """A row of a cell that ended well, without metrics."""
+    """A row of a cell that succeeded, without metrics."""
     config = canonical_json({"epochs": 2})
     return {
         "schema_version": 1,

@@ -140,7 +140,7 @@ def files(folder: str = "results") -> list[str]:
 
 
 def files_of(*rows: dict[str, Any]) -> list[str]:
-    """What a results folder holds after these rows: all but the rows only of cells that ended well."""
+    """What a results folder holds after these rows: all but the rows only of cells that succeeded."""
     ids = {row["cell_id"]: row["status"] for row in rows}
     well = [cell for cell, status in ids.items() if status == "ok"]
     kept = [f"detectors/{cell}.safetensors" for cell in well]

@@ -60,12 +60,12 @@ def test_a_regression_is_what_is_beyond_the_tolerance(
     assert f"{9 * code} regressions" in said  # eight metrics and their mean
 
 
-def test_what_ended_well_and_fails_now_is_a_regression(folders: tuple[Path, Path], kdbench: Call) -> None:
+def test_what_succeeded_and_fails_now_is_a_regression(folders: tuple[Path, Path], kdbench: Call) -> None:
     write(folders[0], {"a": 0.9, "b": 0.8})
     write(folders[1], {"a": 0.9, "b": None})
     code, said = kdbench("compare", *folders)
     assert code == 1
-    assert "Ended well before, and do not now" in said
+    assert "Succeeded before, fail now" in said
     assert "9 differences, 0 beyond the tolerance; 1 regressions" in said
 
 

@@ -108,7 +108,7 @@ def test_whiskers_end_at_the_lowest_and_highest_of_fewer_than_100_batches(rows):
     for timed, (low, high) in ((one, (0, 100)), (two, (1, 99))):
         times = np.concatenate([*timed.loc[timed["batch_size"] == 1, "times_ms"]])
         (sketch,) = speed.latency_distributions(group, found, timed, look)
-        assert "or lowest and highest where fewer than 100 batches were timed." in sketch.says
+        assert "or the lowest and highest time if fewer than 100 batches were timed." in sketch.says
         lines = sketch.draw().axes[0].lines
         assert [bool(line.get_path_effects()) for line in lines] == [False] * 4 + [True]  # the median
         whiskers = [line.get_xdata() for line in lines[:2]]
@@ -172,7 +172,7 @@ def test_every_figure_of_a_whole_run_is_drawn_or_says_why_not(rows):
     chosen = accuracy.picture_cells(found, {})
     assert chosen.groupby("entry").size().to_dict() == {m: 6 - (m == "stfpm") for m in look}
     assert set(chosen["seed"]) == {0}
-    ended = accuracy.ended_cells(found)
+    ended = accuracy.succeeded_cells(found)
     kept = read(folder, CURVES, only=ended["cell_id"]).to_pandas().merge(ended, on=["cell_id", "category"])
     sketches = [
         *speed.accuracy_latency(group, found, speed.timings(found, loaded.latencies), look),

@@ -127,8 +127,8 @@ def test_a_cell_says_its_recipe_seed_versions_and_machine(page):
 
 
 def test_the_gallery_says_whose_pictures_it_shows(page):
-    assert "of each method the lowest seed that has its pictures." in page[0].text
-    assert "the lowest seed that ended well" not in page[0].text
+    assert "Each method shows the lowest seed that has its pictures." in page[0].text
+    assert "the lowest seed that succeeded" not in page[0].text
 
 
 def test_the_points_of_the_plot_are_those_of_the_rows(page):

@@ -125,7 +125,7 @@ def test_of_published_rows_only_those_of_the_cells_asked_for_are_taken_over(
 
 
 def test_rows_are_not_written_beside_others(results: Path) -> None:
-    with pytest.raises(RequestError, match=r"results has other rows already, cells/c0\.parquet"):
+    with pytest.raises(RequestError, match=r"results already has other rows, such as cells/c0\.parquet"):
         write_rows(results, results)
     assert read(results, CELLS).num_rows == 3
 

@@ -510,14 +510,14 @@ def test_the_notes_of_costs_say_where_one_detector_is_all_there_is(tmp_path: Pat
         (of_training,) = training(group, found)
         return (*of_latency.notes, *of_training.notes)
 
-    single = "A rank by one detector has no spread behind it: how much detectors differ is not known."
+    single = "A rank from one detector says nothing about how much the detectors of a method differ."
     timed(tmp_path, "m", 100)
     says, about_ranks, trained = notes()
-    assert says.startswith("One detector each; of a batch, ")
+    assert says.startswith("One detector each; for a batch, ")
     assert (about_ranks, trained) == (single, "One detector each.")
     timed(tmp_path, "m", 100, seed=1)
     says, trained = notes()
-    assert says.startswith("Mean ± standard deviation over the detectors timed; of a batch, ")
+    assert says.startswith("Mean ± standard deviation over the detectors timed; for a batch, ")
     assert trained == "Mean ± standard deviation over the detectors trained, one per cell."
     timed(tmp_path, "loud", 100, busy=True)  # one, but without a rank
     assert single not in notes()

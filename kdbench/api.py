@@ -12,8 +12,8 @@ import pandas as pd
 from pydantic import BaseModel
 
 from kdbench.cli.options import at_home
-from kdbench.cli.sweep import SweepResult
 from kdbench.cli.terminal import silenced
+from kdbench.cli.trials import SweepResult
 from kdbench.errors import RequestError, ResultsError, unknown
 from kdbench.grid.request import Request, read_model
 from kdbench.reports.rows import load_rows

@@ -41,7 +41,7 @@ def words(root: Path, results: Path, *more: str) -> list[str]:
     asked += ["--epochs", "30", "--set", "all.image_size=32", "--set", "all.batch_size=4", "--no-latency"]
     asked += ["--seeds", ",".join(map(str, range(NUM_SEEDS))), "--cpus-per-cell", "1"]
     asked += ["--checkpoint-every", "0.005", "--redo", "failed"]
-    asked += ["--results", str(results), "--report", str(results.parent / "report"), *more]
+    asked += ["--results", str(results), "--out", str(results.parent / "report"), *more]
     return [sys.executable, "-m", "kdbench", *asked]
 
 

@@ -194,3 +194,16 @@ def test_the_lock_names_versions_only():
         assert equals, line
         assert name.replace("-", "").replace("_", "").replace(".", "").isalnum(), line
         assert version[0].isdigit(), line
+
+
+@pytest.mark.parametrize("folder", ["cli", "grid"])
+def test_public_signatures_have_real_types(folder):
+    untyped = []
+    for name in (name for name in MODULES if entry(name) == folder):
+        for one in functions(MODULES[name]):
+            arguments = [*one.args.posonlyargs, *one.args.args, *one.args.kwonlyargs]
+            types = [ast.unparse(node) for node in [one.returns, *(a.annotation for a in arguments)] if node]
+            if not one.name.startswith("_"):
+                # A row is a dictionary of values of several types.
+                untyped += [f"{name}.{one.name}: {t}" for t in types if "Any" in t.replace("[str, Any]", "")]
+    assert untyped == []

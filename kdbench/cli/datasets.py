@@ -165,9 +165,9 @@ def audit_dataset(
         shortcuts = audit(found, holm, count)
     flagged = [shortcut for shortcut in shortcuts if shortcut.flagged]
     table = new_table("category", "number", "image AUROC", "p (Holm)", title=str(data.root))
-    for s in flagged:
-        table.add_row(escape(s.category), s.number, f"{100 * s.auroc:.1f}", f"{s.p_holm:.2g}")
-    out.print(table)
+    for one in flagged:
+        table.add_row(escape(one.category), one.number, f"{100 * one.auroc:.1f}", f"{one.p_holm:.2g}")
+    show(table)
     say(
         f"{len(flagged)} of {len(shortcuts)} numbers tell normal from defective test images of {len(found)} "
         f"categories better than chance (p < {LEVEL:g} after Holm, {PERMUTATIONS} permutations each)"

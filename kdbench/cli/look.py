@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from kdbench.cli.options import Results, at_home
-from kdbench.cli.terminal import SOME_FAILED, new_table, reading, say, show
+from kdbench.cli.terminal import SOME_FAILED, duration, new_table, reading, say, show
 from kdbench.errors import RequestError
 
 list_app = typer.Typer(
@@ -17,11 +17,8 @@ list_app = typer.Typer(
 )
 
 
-def status(
-    results: Results = "results",
-) -> None:
-    """How far the runs on a results folder are: queue, running cells, failures, time left."""
-    from kdbench.cli.view import duration
+def status(results: Results = "results") -> None:
+    """Say how far the runs on a results folder are: queue, running cells, failures, time left."""
     from kdbench.grid.status import states
     from kdbench.results.store import Results
 
@@ -35,11 +32,11 @@ def status(
         left = f", about {duration(state.left_s)} left" if state.left_s and state.running else ""
         say(f"run {state.run.run_id}: {len(state.run.cells)} cells, {counted}{left}")
         for holder in state.running:
-            said = holder.progress
-            where = f"{said.get('phase', 'start')} {said.get('done', 0)}/{said.get('total', 0)} images"
-            epochs = f", epoch {said['epoch']}/{said['epochs']}" if said.get("epochs") else ""
+            now = holder.progress
+            where = f"{now.get('phase', 'start')} {now.get('done', 0)}/{now.get('total', 0)} images"
+            epochs = f", epoch {now['epoch']}/{now['epochs']}" if now.get("epochs") else ""
             took = duration(time.time() - holder.since)
-            problem = f", {said['problem']}" if said.get("problem") else ""
+            problem = f", {now['problem']}" if now.get("problem") else ""
             at = f"{holder.host} (process {holder.pid})"
             say(f"  {at}: {holder.label} · {where}{epochs}, for {took}{problem}")
         if not state.running and state.counts["waiting"]:
@@ -59,7 +56,7 @@ def list_all(context: typer.Context) -> None:
 def list_methods(
     markdown: Annotated[bool, typer.Option("--markdown", help="As the page docs/methods.md.")] = False,
 ) -> None:
-    """Methods, how near each is to its paper, and where it departs from it."""
+    """List methods, how near each is to its paper, and where it departs from it."""
     from kdbench.registry import method_facts, method_names, methods_page
 
     if markdown:
@@ -79,7 +76,7 @@ def list_methods(
 
 @list_app.command("datasets")
 def list_datasets() -> None:
-    """Datasets with their categories and licences."""
+    """List datasets with their categories and licences."""
     from kdbench.registry import dataset_names, get_dataset
 
     table = new_table("dataset", "categories", "licence", "download", title="datasets")
@@ -96,7 +93,7 @@ def list_datasets() -> None:
 
 @list_app.command("backbones")
 def list_backbones() -> None:
-    """Teachers that were tried; every timm backbone NAME.TAG with feature maps can be named."""
+    """List the teachers that were tried; every timm backbone with feature maps can be named, as NAME.TAG."""
     from kdbench.weights import BACKBONES
 
     table = new_table("backbone", "what it is", title="backbones")
@@ -106,11 +103,11 @@ def list_backbones() -> None:
     say("and every timm backbone with feature maps, as NAME.TAG")
 
 
-def new_method_(
+def write_method(
     name: Annotated[str, typer.Argument(help="Lower-case, like my_method.")],
     folder: Annotated[Path, typer.Option(help="Where the package is written.", callback=at_home)] = Path(),
 ) -> None:
-    """Write a package with a method of your own that runs as it stands."""
+    """Write a package with a method of your own, which runs as it is."""
     from kdbench.cli.new_method import new_method
 
     path = new_method(name, folder)
@@ -118,7 +115,7 @@ def new_method_(
 
 
 def doctor() -> None:
-    """Versions, devices, folders; what is missing and how to get it."""
+    """Show versions, devices and folders; what is missing and how to get it."""
     from kdbench.cli.doctor import examine
 
     findings = examine()

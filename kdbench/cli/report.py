@@ -1,4 +1,4 @@
-"""`kdbench report`, `compare` and `probe`: what is read from rows."""
+"""`kdbench report`, `compare` and `probe`: what rows and kept detectors tell."""
 
 from pathlib import Path
 from typing import Annotated
@@ -60,7 +60,7 @@ def report(
 
 
 def write(results: str, folder: Path, *, page: bool = False) -> list[Path]:
-    """Write the leaderboard, or with `page` everything; say where it is; returns the files."""
+    """Write the leaderboard, with `page` the whole report, and say where it is; returns the files."""
     from kdbench.reports.leaderboard import write_leaderboard
 
     with complained(f"cannot write the report in {folder}"):
@@ -135,5 +135,5 @@ def probe(
         )
     for line in left_out:
         say(f"left out: {line}", style="yellow")
-    say(f"{count} detectors probed; ended ones are not probed again")
+    say(f"{count} detectors probed; those that were probed before are not probed again")
     write(results, folder)

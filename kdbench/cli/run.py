@@ -10,7 +10,7 @@ import typer
 
 from kdbench.cli.options import OldOut, Out, options_of, report_folder
 from kdbench.cli.report import write
-from kdbench.cli.terminal import OK, SOME_FAILED, complain, err, new_table, out, say, show
+from kdbench.cli.terminal import OK, SOME_FAILED, complain, duration, err, new_table, out, say, show
 from kdbench.grid.request import Request
 
 if TYPE_CHECKING:
@@ -73,8 +73,6 @@ def announce_drawing() -> None:
 
 def show_plan(grid: "Grid", expected: "Estimate") -> None:
     """Show the cells in the order in which they start, those that finished before, and how long it takes."""
-    from kdbench.cli.view import duration
-
     head = ("cell", "method", "dataset", "setting", "category", "seed", "profile", "state", "estimate")
     table, pending = new_table(*head), {job.cell.id for job in grid.todo}
     for job in [*grid.todo, *(job for job in grid.jobs if job.cell.id not in pending)]:

@@ -1,10 +1,10 @@
 """What every command says to a person: lines, tables, bars, complaints; and the exit codes."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -74,13 +74,23 @@ def show_values(table: "Values") -> None:
     show(shown)
 
 
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
+
+
 def reading(results: str) -> AbstractContextManager[None]:
+    """Raise a RequestError that names the results folder for an OSError of the block."""
     return complained(f"cannot read results in {results}")
 
 
 @contextmanager
-def decoding_bar() -> Iterator[Any]:
-    """A progress bar on a terminal, as a function that takes how many images are done, of how many."""
+def decoding_bar() -> Iterator[Callable[[int, int], None]]:
+    """A bar, as a function that takes how many images are decoded, and of how many."""
     from rich.progress import Progress
 
     with Progress(console=out, transient=True, disable=not shows_bars(out)) as bars:

@@ -1,8 +1,7 @@
-"""What a person sees while cells run: a live view on a terminal, plain lines elsewhere."""
+"""What a person sees while cells run: moving bars where there can be some, plain lines elsewhere."""
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,13 +18,13 @@ from rich.progress import (
 from kdbench.cell import Outcome
 from kdbench.cell import Progress as CellProgress
 from kdbench.cli.streams import dropped
-from kdbench.cli.terminal import shows_bars
+from kdbench.cli.terminal import duration, shows_bars
 from kdbench.grid.lease import Holder
 from kdbench.grid.plan import Job
 from kdbench.grid.schedule import Running
 from kdbench.grid.status import part_done, seconds_left
 
-LOG_EVERY_S = 10.0  # without a terminal, at most one line in this time
+LOG_EVERY_S = 10.0  # without bars, at most one line in this time
 
 
 class View:
@@ -38,7 +37,7 @@ class View:
         self.console, self.errors, self.published = console, errors, published
         self.is_live = shows_bars(console)
         self.expected: dict[str, float] = {}
-        self.ended_ids: set[str] = set()
+        self.finished_ids: set[str] = set()
         self.num_failed, self.num_waiting = 0, 0
         self.num_timed, self.num_to_time = 0, 0
         self.started, self.logged = time.monotonic(), 0.0
@@ -75,7 +74,7 @@ class View:
         if done >= total:
             self.bars.remove_task(self.images)
             self.images = None
-            self._stop()
+            self.end()
 
     def begin(self, expected: Mapping[str, float]) -> None:
         """Show a bar of all cells."""
@@ -85,7 +84,8 @@ class View:
 
     def end(self) -> None:
         """Take the bars away."""
-        self._stop()
+        if self.is_live:  # a bar that never started would leave an empty line
+            self.bars.stop()
 
     def progress(self, progress: CellProgress) -> None:
         """Show where the one running cell is; called after every batch, so it must be cheap."""
@@ -105,7 +105,7 @@ class View:
 
     def finished(self, outcome: Outcome) -> None:
         """One line that stays for every cell that finished."""
-        self.ended_ids.add(outcome.cell_id)
+        self.finished_ids.add(outcome.cell_id)
         self.num_failed += outcome.status != "ok"
         bar = self.cells.pop(outcome.cell_id, None)
         if bar is not None:
@@ -114,7 +114,7 @@ class View:
         text = outcome.summary or outcome.error
         took = f"{outcome.status} in {duration(outcome.seconds)}"
         self._line(
-            f"[{len(self.ended_ids)}/{len(self.expected)}] {outcome.label}: {took}"
+            f"[{len(self.finished_ids)}/{len(self.expected)}] {outcome.label}: {took}"
             + (f" · {text}" if text else ""),
             style="green" if outcome.status == "ok" else "red",
         )
@@ -141,16 +141,12 @@ class View:
         if self.is_live:
             self.bars.start()
 
-    def _stop(self) -> None:
-        if self.is_live:  # a stopped bar that never started leaves an empty line
-            self.bars.stop()
-
     def _say(self, text: str, style: str | None = None) -> None:
         self.console.print(escape(text), style=style, highlight=False, soft_wrap=True)
 
     def _update_all(self) -> None:
         if self.all_cells is not None:
-            self.bars.update(self.all_cells, completed=len(self.ended_ids), note=self._totals())
+            self.bars.update(self.all_cells, completed=len(self.finished_ids), note=self._totals())
 
     def _show(self, cells: Mapping[str, tuple[str, CellProgress]]) -> None:
         self.parts = {i: part_done(p.phase, p.done, p.total) for i, (_, p) in cells.items()}
@@ -170,9 +166,9 @@ class View:
 
     def _totals(self) -> str:
         elapsed = time.monotonic() - self.started
-        left = seconds_left(self.expected, self.ended_ids, self.parts, elapsed)
-        parts = [f"{len(self.ended_ids)} of {len(self.expected)} ended"]
-        parts += [f"{self.num_failed} not ok"] if self.num_failed else []
+        left = seconds_left(self.expected, self.finished_ids, self.parts, elapsed)
+        parts = [f"{len(self.finished_ids)} of {len(self.expected)} finished"]
+        parts += [f"{self.num_failed} failed"] if self.num_failed else []
         parts += [f"{self.num_waiting} waiting"] if self.num_waiting else []
         parts += [f"{duration(left)} left"] if left else []
         return ", ".join(parts)
@@ -192,7 +188,7 @@ class View:
         return ", ".join(parts)
 
     def _log(self, lines: Sequence[str]) -> None:
-        """Without a terminal: what the bars would show, now and then."""
+        """Say now and then what bars would show, where there are none."""
         now = time.monotonic()
         if not self.is_live and now - self.logged >= LOG_EVERY_S:
             self.logged = now
@@ -205,7 +201,7 @@ class View:
 
 
 class _Pace:
-    """Images per second of a phase, from when it was first seen."""
+    """The images per second of a phase since it was first seen."""
 
     def __init__(self, done: int) -> None:
         self.since, self.done = time.monotonic(), done
@@ -216,15 +212,6 @@ class _Pace:
 
 
 def _progress(holder: Holder) -> CellProgress:
-    """Where the cell is by its lease, which says nothing in its first seconds."""
-    said: dict[str, Any] = {"cell_id": holder.cell_id, "label": holder.label, "phase": "start"}
-    return CellProgress(**(said | holder.progress))
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
+    """How far the cell is by its lease, which has no progress in its first seconds."""
+    start = {"cell_id": holder.cell_id, "label": holder.label, "phase": "start"}
+    return CellProgress(**(start | holder.progress))

@@ -184,7 +184,7 @@ def main() -> None:
     asked, words = parser.parse_known_args()
     words = words or ["--methods", ",".join(usual_methods()), *WORDS]
     with tempfile.TemporaryDirectory() as folder:
-        spent, seconds = clocked_run([*words, "--results", f"{folder}/r", "--report", f"{folder}/report"])
+        spent, seconds = clocked_run([*words, "--results", f"{folder}/r", "--out", f"{folder}/report"])
         rows = pd.read_parquet(f"{folder}/r/cells")
     said = page(rows, spent, seconds)
     print(f"\n{said}")

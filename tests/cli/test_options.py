@@ -136,7 +136,7 @@ def test_a_tilde_in_a_quoted_option_is_the_home_folder(kdbench, mvtec, home):
     assert kdbench("datasets", "check", "mvtec_ad", "--root", "~/base")[0] == 1  # 13 categories are absent
     assert kdbench(*run, "--published", "~/rows", "--results", "~/b")[0] == 0
     assert kdbench("new-method", "mine", "--folder", "~")[0] == 0
-    assert sorted(path.name for path in home.iterdir()) == [
+    assert sorted(path.name for path in home.glob("[!.]*")) == [
         *("b", "base", "compared", "grid.toml", "kdbench-mine", "rep", "res", "rows")
     ]
     assert not Path("~").exists()

@@ -30,7 +30,7 @@ def words(root: Path, results: Path, *more: str) -> list[str]:
     asked = ["run", "--methods", "stfpm", "--dataset", "mvtec_ad", "--root", str(root), "--backbone", "tiny"]
     asked += ["--epochs", "60", "--set", "all.image_size=32", "--set", "all.batch_size=4", "--no-latency"]
     asked += ["--seeds", ",".join(map(str, range(NUM_SEEDS))), "--cpus-per-cell", "1"]
-    asked += ["--results", str(results), "--report", str(results.parent / "report"), *more]
+    asked += ["--results", str(results), "--out", str(results.parent / "report"), *more]
     return [sys.executable, "-m", "kdbench", *asked]
 
 

@@ -21,11 +21,12 @@ from kdbench.reports.tables import Table, Value, hole, number, text
 
 LEGEND = (
     "Bold is the best where it is significantly better than the next (5 %, not corrected for choosing the "
-    f"best): over the categories, and the seeds of what they share, where there are {statistics.MIN_PAIRS} "
-    f"categories or more; else by signed ranks over the seeds where there are {statistics.MIN_PAIRS} or "
-    "more; else for image metrics over the test images, the same for both, and the seeds; otherwise none is."
+    f"best): over the categories where there are {statistics.MIN_PAIRS} or more, and over the seeds of "
+    f"detectors that they share; else over the seeds where there are {statistics.MIN_PAIRS} or more, by "
+    "signed ranks; else for image metrics over the test images, the same for both, and the seeds; otherwise "
+    "none is."
 )
-SEEDS = "where there are several (if the detectors were trained again)"
+SEEDS = "where there are several seeds, also if the detectors were trained again"
 OTHER_WAY = "against the mean"
 SIGNED_RANKS = (
     "p (signed ranks) is that of Wilcoxon's exact test of these detectors, in which a few large differences "
@@ -60,7 +61,7 @@ def intervals(evidence: Evidence, found: Sequence[Entry], title: str) -> Iterato
             body=tuple(body),
             notes=(
                 "How the mean would move with other categories of the same kind, or with other test images "
-                f"of these categories; and over the seeds {SEEDS}. Student's t on the logit scale.",
+                f"of these categories; {SEEDS}. Student's t on the logit scale.",
                 covered_means(found, over_categories=True),
             ),
         )
@@ -80,8 +81,7 @@ def partial_intervals(
             head=("method", *(TITLES[metric] for metric in IMAGE_METRICS)),
             body=tuple(body),
             notes=(
-                f"How the mean would move with other test images, and over the seeds {SEEDS}. Student's t "
-                "on the logit scale.",
+                f"How the mean would move with other test images; {SEEDS}. Student's t on the logit scale.",
                 covered_means(found, over_categories=False),
             ),
         )

@@ -120,6 +120,8 @@ def _rows(file: Path, category: str) -> list[Row]:
             raise DataError(f"{where} is an anomaly for training: kdbench trains on normal images only")
         if bool(row["mask"]) != (row["label"] == "anomaly"):
             raise DataError(f"{where} is {row['label']!r} and its mask is {row['mask']!r}")
+        if row["mask"] and Path(row["mask"]).stem != Path(row["image"]).stem:
+            raise DataError(f"{where} has the mask of another image, {row['mask']}")
         if row["image"] in seen:
             raise DataError(f"{where} is listed twice")
         seen.add(row["image"])

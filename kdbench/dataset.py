@@ -134,7 +134,8 @@ class Dataset:
 
 def folded(name: str) -> str:
     """How a name looks to people, and to file systems that ignore case: equal for names that look equal."""
-    return unicodedata.normalize("NFC", name).casefold()
+    visible = "".join(c for c in unicodedata.normalize("NFC", name) if unicodedata.category(c) != "Cf")
+    return visible.strip().casefold()
 
 
 def entries(folder: Path) -> list[Path]:
@@ -145,8 +146,8 @@ def entries(folder: Path) -> list[Path]:
         other = seen.setdefault(folded(path.name), path)
         if other != path:
             raise DataError(
-                f"{other} and {path} differ only by case or by how accents are stored: other computers take "
-                f"them for one. Rename one"
+                f"{other} and {path} look the same (case, spaces, accents): other computers take them for "
+                f"one. Rename one"
             )
     return found
 

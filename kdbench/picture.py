@@ -7,7 +7,7 @@ docs/datasets.md. The pixels of ordinary RGB and grey files are what Pillow deco
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -51,10 +51,20 @@ DAMAGED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """An upright image in RGB, and whether parts of it were transparent (they are black now)."""
+    """An upright image in RGB, and what there is to say of it.
+
+    `transparent`: parts of it were, and are black now. `profile`: a hash of the colour profile, which is not
+    applied; "" without one.
+    """
 
     image: Image.Image
     transparent: bool
+    profile: str = ""
+
+    @property
+    def flat(self) -> bool:
+        """Whether all of it has one colour."""
+        return len(self.image.getcolors(maxcolors=1) or ()) == 1
 
     def content(self) -> str:
         """A hash of size and pixels: the same for the same picture in another kind of file."""
@@ -66,6 +76,7 @@ class Picture:
 def opened(path: Path, what: str) -> Iterator[ImageFile.ImageFile]:
     """The file, its content not yet decoded; whatever Pillow raises is one DataError with the path."""
     try:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False  # a package that sets it would have us read half an image
         # Of a path Pillow would map the pixels of an uncompressed TIFF, and scramble one that is turned.
         with path.open("rb") as stream, Image.open(stream, formats=FORMATS) as file:
             yield file
@@ -83,9 +94,10 @@ def open_image(path: Path) -> Picture:
         image = ImageOps.exif_transpose(file)
         if file.mode.startswith("I"):
             return _from_16_bit(image)
-        if upper_half and np.asarray(image).max() < FULL_RANGE >> 8:
+        profile = file.info.get("icc_profile") or b""
+        if upper_half and np.asarray(image.convert("RGB")).max() < FULL_RANGE >> 8:
             raise ValueError(f"it has no value above {FULL_RANGE - 1} of 65535: scale it to all 16 bit")
-        return _over_black(image)
+        return replace(_over_black(image), profile=hashlib.sha256(profile).hexdigest() if profile else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,9 +277,11 @@ def _over_black(image: Image.Image) -> Picture:
     if not image.has_transparency_data:
         return Picture(image=image.convert("RGB"), transparent=False)
     image = _plain_alpha(image).convert("RGBA")
-    transparent = image.getchannel("A").getextrema()[0] != 255
+    lowest, highest = image.getchannel("A").getextrema()
+    if highest == 0:  # of a frame grabber that leaves the fourth byte empty: it would be black
+        raise ValueError("all of it is transparent: save it without transparency")
     over = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
-    return Picture(image=over.convert("RGB"), transparent=transparent)
+    return Picture(image=over.convert("RGB"), transparent=lowest != 255)
 
 
 def _plain_alpha(image: Image.Image) -> Image.Image:

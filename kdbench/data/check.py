@@ -1,15 +1,16 @@
 """Compare what lies on disk with what was published, category by category, and name what is wrong."""
 
 import os
-from collections.abc import Callable
+from collections import ChainMap
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from kdbench.data.fingerprint import fingerprint
-from kdbench.data.masks import NOTHING, Remarks, check_blank, read_mask, remarks_of
+from kdbench.data.fingerprint import Contents, check_apart, contents, shared_images
+from kdbench.data.masks import NOTHING, Remarks, check_blank, copies, read_mask, remarks_of
 from kdbench.data.store import look
-from kdbench.data.together import Seen, check_together, twins
+from kdbench.data.together import Seen, check_together, notes
 from kdbench.dataset import Category, Dataset, Sample
 from kdbench.errors import DataError, reason
 
@@ -40,6 +41,7 @@ class CategoryCheck:
     problems: tuple[str, ...]
     num_empty_masks: int | None = None  # only known after a deep check, as are remarks
     remarks: tuple[str, ...] = ()  # what only a person can judge
+    contents: Contents | None = field(default=None, repr=False, compare=False)
 
     @property
     def good(self) -> bool:
@@ -65,10 +67,11 @@ def check(
         raise DataError(f"{dataset.name}: {root} has no categories. {dataset.hint(root)}")
     present = dataset.present(root)
     tell = on_progress or (lambda category, done, total: None)
-    return [
+    found = [
         _check(dataset, root, category, category in present, deep, accept_large, tell)
         for category in categories
     ]
+    return _compared(found)
 
 
 def _check(
@@ -99,19 +102,30 @@ def _check(
         masks=sum(sample.mask is not None for sample in category.test),
     )
     problems = _differences(dataset, name, found)
-    empty, remarks = None, list[str]()
-    if deep:
-        worse, remarks, empty = _decoded(dataset, category, tell, accept_large)
-        problems += worse
-    return CategoryCheck(
-        category=name,
-        present=True,
-        found=found,
-        published=published,
-        problems=tuple(problems),
-        num_empty_masks=empty,
-        remarks=tuple(remarks),
+    checked = CategoryCheck(
+        category=name, present=True, found=found, published=published, problems=tuple(problems)
     )
+    return _decoded(checked, dataset, category, tell, accept_large) if deep else checked
+
+
+def _compared(found: Sequence[CategoryCheck]) -> list[CategoryCheck]:
+    """The categories, with what is wrong of two together: a multiclass detector trains on all of them."""
+    compared = list[CategoryCheck]()
+    for one in found:
+        others = [other for other in found if other is not one and other.contents]
+        problems, remarks = list[str](), list[str]()
+        if one.contents:
+            try:
+                trained = [other.contents.train for other in others if other.contents]
+                check_apart(dict(ChainMap(*trained)), one.contents.test)
+            except DataError as error:
+                problems.append(str(error))
+            for before in compared:
+                if before.contents:
+                    tested = {before.category: before.contents.test, one.category: one.contents.test}
+                    remarks += shared_images(tested)
+        compared.append(replace(one, problems=(*one.problems, *problems), remarks=(*one.remarks, *remarks)))
+    return compared
 
 
 def _differences(dataset: Dataset, name: str, found: Counts) -> list[str]:
@@ -139,12 +153,13 @@ class _Look:
     seen: Seen | None = None
     empty: bool = False  # a mask that marks nothing, as some published ones do
     remarks: Remarks = NOTHING
+    mask: Mapping[str, str] = field(default_factory=dict)  # its name -> a hash of what it marks
 
 
 def _decoded(
-    dataset: Dataset, category: Category, tell: Progress, accept_large: bool
-) -> tuple[list[str], list[str], int]:
-    """What is wrong with the content of the category's files, remarks on it, and how many masks are empty."""
+    checked: CategoryCheck, dataset: Dataset, category: Category, tell: Progress, accept_large: bool
+) -> CategoryCheck:
+    """The category, with what there is to say of the content of its files."""
     samples = [Sample(path=path, label=False, defect="good") for path in category.train]
     samples += category.test
     looks: list[_Look] = []
@@ -155,16 +170,24 @@ def _decoded(
         blank = list(pool.map(lambda mask: _wrong_blank(dataset, mask), category.blank))
     problems = [text for text in (*(look.problem for look in looks), *blank) if text]
     remarks = sum((look.remarks for look in looks), NOTHING).texts(category.name, accept_large=accept_large)
+    remarks += copies(category, {path: digest for look in looks for path, digest in look.mask.items()})
+    content = None
     try:
-        fingerprint(dataset, category)  # DataError for a test image that is also in train
+        content = contents(dataset, category)  # DataError for a test image that is also in train
         seen = [look.seen for look in looks if look.seen]
         if len(seen) == len(looks):
             parted = seen[: len(category.train)], seen[len(category.train) :]
-            remarks += twins(category, *parted)
+            remarks += notes(category, *parted)
             check_together(category, *parted)
     except (DataError, OSError) as error:
         problems += [_text(error)] if _text(error) not in problems else []
-    return problems, remarks, sum(look.empty for look in looks)
+    return replace(
+        checked,
+        problems=(*checked.problems, *problems),
+        remarks=tuple(remarks),
+        num_empty_masks=sum(look.empty for look in looks),
+        contents=content,
+    )
 
 
 def _look(dataset: Dataset, category: Category, sample: Sample) -> _Look:
@@ -175,7 +198,10 @@ def _look(dataset: Dataset, category: Category, sample: Sample) -> _Look:
         mask = read_mask(dataset, sample)
     except (DataError, OSError) as error:
         return _Look(problem=_text(error))
-    return _Look(seen=seen, empty=not mask.share, remarks=remarks_of(category, sample, mask))
+    if not mask.share:
+        return _Look(seen=seen, empty=True)
+    name = category.relative(sample.mask)
+    return _Look(seen=seen, remarks=remarks_of(category, sample, mask), mask={name: mask.digest})
 
 
 def _wrong_blank(dataset: Dataset, mask: Path) -> str:

@@ -16,7 +16,7 @@ from kdbench.errors import DataError, reason
 from kdbench.files import cache_folder, not_cached, written_aside
 from kdbench.picture import image_by_rule, mask_by_rule
 
-DIGESTS = 3  # how digests are remembered: files that older ones know were not looked into
+DIGESTS = 4  # how digests are remembered: files that older ones know were not looked into
 # Beside the digest of a file that was once read in another way, such as a mask by the stored values of its
 # first page: rows of then must not be taken for rows of what is seen in the file.
 BY_RULE = " as it is seen"
@@ -89,6 +89,17 @@ def check_labels(tested: Iterable[tuple[str, Sample]]) -> None:
             )
 
 
+def shared_images(tested: Mapping[str, Collection[str]]) -> list[str]:
+    """A note for each two categories that have test images in common; `tested` are digests by category."""
+    names = list(tested)
+    return [
+        f"{first} and {second} share {shared} test images, which count in both"
+        for number, first in enumerate(names)
+        for second in names[number + 1 :]
+        if (shared := len(set(tested[first]) & set(tested[second])))
+    ]
+
+
 def fingerprint_of(fingerprints: Iterable[str]) -> str:
     """The fingerprint of several categories together."""
     return hashlib.sha256(canonical_json(sorted(fingerprints)).encode()).hexdigest()[:20]
@@ -109,7 +120,8 @@ def _digests(
     def look(path: Path) -> tuple[str, list[int | str]]:
         try:
             stat = path.stat()
-            size, changed = stat.st_size, stat.st_mtime_ns
+            # The time of modification can be put back, by `cp -p` or tar; that of change cannot.
+            size, changed = stat.st_size, f"{stat.st_mtime_ns} {stat.st_ctime_ns}"
             old = known.get(str(path))
             unchanged = old is not None and old[:2] == [size, changed]
             digest = old[2] if old and unchanged else dataset.digest(path)

@@ -1,6 +1,7 @@
 """The masks of test images: whether they fit, and what about them only a person can judge."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,9 +26,14 @@ class Remarks:
 
     large: Sequence[str] = ()  # mark more than LARGE_MASK of their image
     turned: Sequence[str] = ()  # are not turned by EXIF, but their image is
+    lost: Sequence[str] = ()  # mark nothing at the size at which pixels are judged
 
     def __add__(self, other: "Remarks") -> "Remarks":
-        return Remarks(large=(*self.large, *other.large), turned=(*self.turned, *other.turned))
+        return Remarks(
+            large=(*self.large, *other.large),
+            turned=(*self.turned, *other.turned),
+            lost=(*self.lost, *other.lost),
+        )
 
     def texts(self, category: str, *, accept_large: bool = False) -> list[str]:
         """One sentence for each kind that occurs, with the first paths."""
@@ -43,6 +49,11 @@ class Remarks:
                 f"{category}: {_masks(self.turned, 'belongs', 'belong')} to an image that EXIF turns, and "
                 f"says no orientation: taken as drawn on the upright image. {_paths(self.turned)}"
             )
+        if self.lost:
+            texts.append(
+                f"{category}: {_masks(self.lost)} nothing at the size at which pixels are judged, and their "
+                f"defects count as normal there; preset mvtec_original keeps sizes. {_paths(self.lost)}"
+            )
         return texts
 
 
@@ -55,6 +66,11 @@ class Mask:
 
     marked: np.ndarray  # bool [H,W]
     turned: bool  # EXIF turns the image and not the mask
+
+    @property
+    def digest(self) -> str:
+        """A hash of what it marks: equal for masks that mark the same pixels."""
+        return hashlib.sha256(repr(self.marked.shape).encode() + self.marked.tobytes()).hexdigest()
 
     @property
     def share(self) -> float:
@@ -80,6 +96,21 @@ def read_mask(dataset: Dataset, sample: Sample) -> Mask:
     if not marked.any() and not dataset.empty_masks:
         raise DataError(f"{sample.mask} marks no defect, but {sample.path} is in the folder of defects")
     return Mask(marked=marked, turned=turned)
+
+
+def copies(category: Category, digests: Mapping[str, str]) -> list[str]:
+    """A note on masks that mark exactly the same pixels; `digests` are those of masks by path."""
+    first: dict[str, str] = {}
+    again = [
+        (first[digest], path) for path, digest in digests.items() if first.setdefault(digest, path) != path
+    ]
+    if not again:
+        return []
+    one, other = again[0]
+    return [
+        f"{category.name}: {_masks([path for _, path in again])} exactly the pixels that another one marks. "
+        f"Copied to the wrong image? First: {other}, as {one}"
+    ]
 
 
 def check_blank(dataset: Dataset, mask: Path) -> None:

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from kdbench.metrics.presets import Preset
 from kdbench.picture import open_image, read_header
 
 RULE = "rgb8-exif-pil_bilinear-square-v1"  # how a file becomes pixels; another rule is another name
-READER = 2  # which files are refused; a store of an older reader may hold what is refused now
+READER = 3  # which files are refused; a store of an older reader may hold what is refused now
 NAME_BYTES = 100  # of dataset and category in the name of a store; file systems take 255 in all
 AT_ONCE = 64  # images that are decoded before they are written
 
@@ -113,7 +113,9 @@ def _build_truth(dataset: Dataset, category: Category, preset: Preset, folder: P
         if sample.mask is None:
             return _empty(sample, preset), False, NOTHING
         mask = read_mask(dataset, sample)
-        return _at_size(mask.marked, preset), mask.share > 0, remarks_of(category, sample, mask)
+        marked, remarks = _at_size(mask.marked, preset), remarks_of(category, sample, mask)
+        lost = mask.share > 0 and not marked.any()
+        return marked, mask.share > 0, replace(remarks, lost=[category.relative(sample.mask)] if lost else [])
 
     with ThreadPoolExecutor() as pool:
         masks, filled, remarks = zip(*pool.map(read, category.test), strict=True)
@@ -139,7 +141,13 @@ def look(path: Path, size: int) -> tuple[np.ndarray, Seen]:
     """What `decode` gives, and what it takes to compare the image with others at its original size."""
     picture = open_image(path)
     pixels = resized(picture.image, size)
-    return pixels, Seen(content=picture.content(), transparent=picture.transparent)
+    seen = Seen(
+        content=picture.content(),
+        transparent=picture.transparent,
+        profile=picture.profile,
+        flat=picture.flat,
+    )
+    return pixels, seen
 
 
 def resized(image: Image.Image, size: int) -> np.ndarray:

@@ -11,10 +11,12 @@ from kdbench.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What is kept of a decoded image: a hash of its pixels, and whether parts of it were transparent."""
+    """What is kept of a decoded image to compare it with others; `content` is a hash of its pixels."""
 
     content: str
     transparent: bool
+    profile: str
+    flat: bool
 
 
 def check_together(category: Category, train: Sequence[Seen], test: Sequence[Seen]) -> None:
@@ -37,7 +39,22 @@ def check_together(category: Category, train: Sequence[Seen], test: Sequence[See
         )
 
 
-def twins(category: Category, train: Sequence[Seen], test: Sequence[Seen]) -> list[str]:
+def notes(category: Category, train: Sequence[Seen], test: Sequence[Seen]) -> list[str]:
+    """What a person should know: images that are there twice, show nothing, or have other colours."""
+    paths = [*category.train, *(sample.path for sample in category.test)]
+    seen = list(zip(paths, [*train, *test], strict=True))
+    found = _twins(category, train, test)
+    flat = [category.relative(path) for path, one in seen if one.flat]
+    if flat:
+        found.append(f"{category.name}: {len(flat)} images show a single colour, first: {flat[0]}")
+    profiles = {one.profile: category.relative(path) for path, one in reversed(seen)}
+    if len(profiles) > 1:
+        some = ", ".join(profiles.values())
+        found.append(f"{category.name}: colour profiles, which are not applied, differ between {some}")
+    return found
+
+
+def _twins(category: Category, train: Sequence[Seen], test: Sequence[Seen]) -> list[str]:
     """A note on pictures that are there more than once, in train or with the same label in test."""
     places: dict[tuple[str, str], list[str]] = defaultdict(list)
     for seen, path in zip(train, category.train, strict=True):

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from kdbench.cell import PROFILES, SETTINGS, Cell, Place, Weights, canonical_json, groups_of
-from kdbench.data.fingerprint import Contents, check_apart, contents, fingerprint_of
+from kdbench.data.fingerprint import Contents, check_apart, contents, fingerprint_of, shared_images
 from kdbench.dataset import Category, Dataset
 from kdbench.errors import Complaints, DataError, RequestError, reason, unknown
 from kdbench.grid.cluster import Cluster, Need
@@ -41,6 +41,7 @@ class Found:
     root: Path
     categories: dict[str, Category]
     fingerprints: dict[str, str]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(kw_only=True)
@@ -109,6 +110,7 @@ def find_data(dataset: Dataset, root: Path | None, wanted: tuple[str, ...]) -> F
         root=folder,
         categories={name: category for name, (category, _) in looked.items()},
         fingerprints={name: content.fingerprint for name, (_, content) in looked.items()},
+        notes=tuple(shared_images({name: content.test for name, (_, content) in looked.items()})),
     )
 
 
@@ -214,7 +216,7 @@ def _union(parts: Iterable[Mapping[str, Path]]) -> dict[str, Path]:
 def _notices(found: Mapping[str, Found]) -> list[str]:
     notices = []
     for name, data in found.items():
-        notices += [f"{name}: {note}" for note in data.dataset.notes]
+        notices += [f"{name}: {note}" for note in (*data.dataset.notes, *data.notes)]
         everything = data.dataset.all_categories(data.root)
         missing = [c for c in everything if c not in data.categories]
         if missing:

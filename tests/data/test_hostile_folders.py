@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from conftest import TINY, write_category
-from PIL import Image
+from PIL import Image, ImageCms
 
 from kdbench.cell import canonical_json
 from kdbench.data.check import check
@@ -31,7 +31,11 @@ RUN = ("run", "--methods", "stfpm", "--dataset", "folder", "--root", "parts", "-
 def part(tmp_path, monkeypatch) -> Path:
     """A folder with one category, `part`, and the current folder above it."""
     monkeypatch.chdir(tmp_path)
-    return write_category(tmp_path / "parts", "part", train=3, good=2, bad=2)
+    part = write_category(tmp_path / "parts", "part", train=3, good=2, bad=2)
+    with Image.open(part / "ground_truth/broken/001_mask.png") as mask:
+        mask.putpixel((0, 0), 255)  # no two masks are the same
+        mask.save(part / "ground_truth/broken/001_mask.png")
+    return part
 
 
 def invert(mask: Path) -> None:
@@ -177,6 +181,8 @@ def test_a_picture_twice_with_the_same_label_is_a_note(kdbench, part):
     shutil.copytree(part / "test/broken", part / "test/dent")
     shutil.copytree(part / "ground_truth/broken", part / "ground_truth/dent")
     assert remarks(part) == (
+        "part: 2 masks mark exactly the pixels that another one marks. Copied to the wrong image? First: "
+        "part/ground_truth/dent/000_mask.png, as part/ground_truth/broken/000_mask.png",
         "part: 2 pictures are there more than once with the same label and count as often, first: "
         "part/test/broken/000.png, part/test/dent/000.png",
     )
@@ -207,6 +213,69 @@ def test_images_that_are_all_transparent_in_parts_are_fine(kdbench, part):
         image.save(path)
     assert remarks(part) == ()
     assert kdbench(*RUN)[0] == 0
+
+
+def test_categories_that_share_images_are_named_by_a_check_and_a_run(kdbench, part):
+    other = part.with_name("another")
+    shutil.copytree(part, other)
+    for path in other.glob("train/good/*.png"):
+        Image.open(path).point(lambda value: value // 2).save(path)
+    said = "another and part share 4 test images, which count in both"
+    first, second = check(Folder(), part.parent, deep=True)
+    assert (first.remarks, second.remarks) == ((), (said,))
+    assert f"note: folder: {said}" in kdbench(*RUN, "--dry-run")[1]
+    shutil.copy(part / "test/good/000.png", other / "train/good/000.png")
+    shutil.rmtree(other / "test/good")
+    shutil.copytree(other / "train/good", other / "test/good")
+    (other / "test/good/000.png").unlink()
+    for path in other.glob("test/good/*.png"):
+        Image.open(path).rotate(90).save(path)
+    leak = (
+        f"{part / 'test/good/000.png'} is a test image and has the content of the train image "
+        f"{other / 'train/good/000.png'}"
+    )
+    first, second = check(Folder(), part.parent, deep=True)
+    assert (first.problems, second.problems) == ((), (leak,))
+    assert complaint(part.parent) == leak
+
+
+def test_a_corrected_mask_is_seen_though_its_size_and_time_stay_the_same(part):
+    """As after `tar -x`, `cp -p` or `rsync -t`."""
+    mask = part / "ground_truth/broken/000_mask.png"
+    Image.open(mask).save(mask, "BMP")
+    before, stat = fingerprint(Folder(), Folder().scan(part.parent, "part")), mask.stat()
+    image = Image.open(mask)
+    image.putpixel((1, 1), 255)
+    image.save(mask, "BMP")
+    os.utime(mask, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert (mask.stat().st_size, mask.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+    assert fingerprint(Folder(), Folder().scan(part.parent, "part")) != before
+
+
+def test_a_defect_that_is_lost_where_masks_are_made_smaller_is_a_note(kdbench, part):
+    size = 1024
+    mask = np.zeros((size, size), np.uint8)
+    mask[1, 1] = 255  # the nearest pixels that are taken have odd distances from it
+    Image.fromarray(mask).save(part / "ground_truth/broken/000_mask.png")
+    Image.effect_noise((size, size), 50).save(part / "test/broken/000.png")
+    code, text = kdbench(*RUN)
+    assert code == 0
+    assert text.count("1 mask marks nothing at the size at which pixels are judged") == 1
+    assert "part/ground_truth/broken/000_mask.png" in text
+    (row,) = pq.read_table("results/cells").to_pylist()
+    assert row["num_regions"] == 2  # both of the other mask
+
+
+def test_images_of_a_single_colour_and_of_other_colour_profiles_are_notes(part):
+    paths = [part / "test/good/000.png", part / "test/good/001.png"]
+    Image.new("RGB", (40, 40), (0, 0, 0)).save(paths[0])
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.open(paths[1]).save(paths[1], icc_profile=profile)
+    assert remarks(part) == (
+        "part: 1 images show a single colour, first: part/test/good/000.png",
+        "part: colour profiles, which are not applied, differ between part/test/good/001.png, "
+        "part/train/good/000.png",
+    )
 
 
 # masks and EXIF
@@ -370,12 +439,21 @@ FOLDERS: dict[str, tuple[Spoil, str]] = {
     ),
     "test/Good beside test/good": (
         copied(("test/good/000.png", "test/Good/000.png")),
-        "{part}/test/Good and {part}/test/good differ only by case or by how accents are stored: other "
-        "computers take them for one. Rename one",
+        "{part}/test/Good and {part}/test/good look the same (case, "
+        "spaces, accents): other computers take them for one. Rename one",
     ),
     "test/Good": (
         renamed("test/good", "test/Good"),
         "{part}/test/Good would count as defects: normal images lie in {part}/test/good",
+    ),
+    "a space behind good": (
+        copied(("train/good/000.png", "test/good /000.png")),
+        "{part}/test/good and {part}/test/good  look the same (case, spaces, accents): other computers "
+        "take them for one. Rename one",
+    ),
+    "something invisible in good": (
+        renamed("test/good", "test/go\u200bod"),
+        "{part}/test/go\u200bod would count as defects: normal images lie in {part}/test/good",
     ),
     "masks end with _GT": (
         renamed_masks("{}_GT.png".format),
@@ -413,13 +491,13 @@ FOLDERS: dict[str, tuple[Spoil, str]] = {
     ),
     "images that differ by case": (
         copied(("test/broken/000.png", "test/broken/A.png"), ("test/broken/001.png", "test/broken/a.png")),
-        "{part}/test/broken/A.png and {part}/test/broken/a.png differ only by case or by how accents are "
-        "stored: other computers take them for one. Rename one",
+        "{part}/test/broken/A.png and {part}/test/broken/a.png look the same (case, "
+        "spaces, accents): other computers take them for one. Rename one",
     ),
     "images whose accents are stored in two ways": (
         copied(*(("train/good/000.png", f"train/good/{name}.png") for name in (ACCENT, LETTERS))),
-        f"{{part}}/train/good/{LETTERS}.png and {{part}}/train/good/{ACCENT}.png differ only by case or by "
-        f"how accents are stored: other computers take them for one. Rename one",
+        f"{{part}}/train/good/{LETTERS}.png and {{part}}/train/good/{ACCENT}.png look the same (case, "
+        f"spaces, accents): other computers take them for one. Rename one",
     ),
     "a defect in train": (
         copied(("test/broken/000.png", "train/broken/000.png")),

@@ -12,7 +12,7 @@ import pytest
 from conftest import write_category
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFile
 
 from kdbench.data.check import check
 from kdbench.datasets.folder import Folder
@@ -266,6 +266,14 @@ REFUSED_IMAGES: dict[str, tuple[Write, str]] = {
     "cmyk jpeg without a marker": (
         without_adobe,
         "it is a CMYK JPEG that does not say whether its inks are inverted: save it as RGB",
+    ),
+    "all transparent": (
+        save(np.dstack([COLOURS, 0 * GREY])),
+        "all of it is transparent: save it without transparency",
+    ),
+    "12 bit of grey and alpha in 16": (
+        png(16, 4, np.dstack([np.uint16(GREY) * 16, np.full(SHAPE, 65535)]).astype(">u2")),
+        "it has no value above 4095 of 65535: scale it to all 16 bit",
     ),
     "truncated png": (cut(save(NOISE)), "image file is truncated{}"),
     "truncated jpeg": (cut(save(NOISE, "JPEG")), "image file is truncated{}"),
@@ -525,6 +533,13 @@ def test_a_mask_reads_back_as_it_was_written_in_every_lossless_format(tmp_path_f
     path = tmp_path_factory.getbasetemp() / "mask.png"
     as_mode(mask, mode).save(path, kind, **options)
     np.testing.assert_array_equal(read_mask(path, 0, 32), mask)
+
+
+def test_a_truncated_image_is_an_error_whatever_another_package_set(tmp_path, monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    cut(save(NOISE))(tmp_path / "a.png")
+    with pytest.raises(DataError, match="image file is truncated"):
+        open_image(tmp_path / "a.png")
 
 
 def complaints(root: Path) -> str:

@@ -55,13 +55,9 @@ PALETTE.putpalette([0, 0, 0, 10, 200, 30])
         # over black: value * alpha / 255, here 200 * 51 / 255 = 40 and so on
         ("png", flat("LA", (200, 51)), {}, (40, 40, 40)),
         ("png", flat("RGBA", (200, 100, 50, 51)), {}, (40, 20, 10)),
-        ("png", flat("RGBA", (200, 100, 50, 0)), {}, (0, 0, 0)),
         ("png", flat("RGBA", (200, 100, 50, 255)), {}, (200, 100, 50)),
-        ("png", PALETTE, {"transparency": 1}, (0, 0, 0)),
         ("png", PALETTE, {"transparency": 0}, (10, 200, 30)),
         ("png", PALETTE, {"transparency": b"\xff\x33"}, (2, 40, 6)),
-        ("png", flat("L", 77), {"transparency": 77}, (0, 0, 0)),
-        ("png", flat("RGB", (1, 2, 3)), {"transparency": (1, 2, 3)}, (0, 0, 0)),
         # 16 bit scaled by 257, so that 65535 is 255: 25700 / 257 = 100
         ("png", flat("I;16", 25700), {}, (100, 100, 100)),
         ("png", flat("I;16", 65535), {}, (255, 255, 255)),

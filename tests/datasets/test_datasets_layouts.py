@@ -169,7 +169,10 @@ NORMAL, ANOMALY = "capsules/Data/Images/Normal", "capsules/Data/Images/Anomaly"
         (_listed("test,anomaly", "train,anomaly", f"{ANOMALY}/000.JPG"), "an anomaly for training"),
         (_listed("test,normal", "val,normal", f"{NORMAL}/001.JPG"), "'normal' for 'val'"),
         (_listed("test,normal", "test,good", f"{NORMAL}/001.JPG"), "'good' for 'test'"),
-        (_listed("Masks/Anomaly/000.png", "Masks/Anomaly/0099.png", "000.png"), "are not in"),
+        (
+            _listed("Masks/Anomaly/000.png", "Masks/Anomaly/0099.png", f"{ANOMALY}/000.JPG"),
+            "has the mask of another image, capsules/Data/Masks/Anomaly/0099.png",
+        ),
         (_listed(",capsules/Data/Masks/Anomaly/000.png", ",", f"{ANOMALY}/000.JPG"), "its mask is ''"),
         (_listed("0101.JPG", "000.JPG", f"{NORMAL}/000.JPG"), "is listed twice"),
         (_listed(f"{NORMAL}/0101.JPG", f"../{NORMAL}/0101.JPG", "0101.JPG"), "1 of 7 files"),

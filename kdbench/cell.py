@@ -12,6 +12,7 @@ ALL = "all"  # the category of a multiclass cell
 SETTINGS = ("oneclass", "multiclass")
 PROFILES = ("paper", "demo")
 ELSEWHERE = "elsewhere"  # the status of a cell that another process runs
+STOPPED = "stopped"  # the status of a cell that was asked to stop: it has no rows
 
 
 class Section(NamedTuple):
@@ -119,7 +120,7 @@ class Outcome:
 
     cell_id: str
     label: str
-    status: str  # that of its rows, or ELSEWHERE
+    status: str  # that of its rows, or ELSEWHERE or STOPPED
     error: str  # one line, empty if ok
     seconds: float
     summary: str = ""

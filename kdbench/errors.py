@@ -21,6 +21,10 @@ class ResultsError(OSError):
     """Rows cannot be written, so that no later cell could be kept either."""
 
 
+class CellStopped(RuntimeError):
+    """Somebody asked the cell to stop: it leaves a checkpoint and no rows."""
+
+
 class CellTimeout(RuntimeError):
     """A cell took longer than its time limit."""
 

@@ -76,10 +76,10 @@ class Batches:
         """Indices of consecutive batches."""
         yield from torch.arange(len(self.pixels), device=self.pixels.device).split(self.batch_size)
 
-    def shuffled(self, generator: torch.Generator) -> Iterator[Tensor]:
+    def shuffled(self, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Indices of random batches; the last may be smaller."""
         order = torch.randperm(len(self.pixels), generator=generator).to(self.pixels.device)
-        yield from order.split(self.batch_size)
+        return order.split(self.batch_size)
 
     @torch.no_grad()
     def pairs(self) -> Iterator[tuple[Tensor, list[Tensor]]]:

@@ -49,7 +49,12 @@ class Checkpoints:
 
         If the disk is full, training goes on: the earlier file stays, and the next epoch tries again.
         """
-        if not self.every_s or time.monotonic() - self.written < self.every_s:
+        if time.monotonic() - self.written >= self.every_s:
+            self.write(state)
+
+    def write(self, state: Callable[[], State]) -> None:
+        """Write a checkpoint, but never if `every_s` is 0; `problem` says what went wrong."""
+        if not self.every_s:
             return
         buffer = io.BytesIO()
         torch.save({"made_by": self.made_by, "train_s": self.train_s, "training": state()}, buffer)

@@ -76,9 +76,10 @@ def _train(
     )
     state = checkpoints.load()
     done = len(state["history"]["epochs"]) if state else 0
+    begun = sum(map(len, state["batches"][: len(state["losses"])])) if state else 0  # images of that epoch
     epochs, num_images = ready.config.epochs, len(images.fitted)
     tell.phase("train", total=num_images * epochs, epochs=epochs, epoch=min(done + 1, epochs))
-    tell.step(done * num_images)
+    tell.step(done * num_images + begun)
 
     def checkpoint(state: Callable[[], dict[str, Any]]) -> None:
         checkpoints.after_epoch(state)
@@ -93,6 +94,7 @@ def _train(
         on_epoch=tell.epoch,
         resume=state,
         checkpoint=checkpoint,
+        on_stop=checkpoints.write,
     )
     return {
         **identity(cell, place, ready.dataset),

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from kdbench.engine.batches import Batches
 from kdbench.engine.device import device_of
+from kdbench.errors import CellStopped
 from kdbench.method import Method
 
 EpochEnd = Callable[["Epoch"], None]
@@ -53,6 +54,8 @@ class Training:
         self.scaler = torch.amp.GradScaler(device_of(method).type, enabled=precision == "fp16")
         self.history = History()
         self.best, self.kept = float("inf"), dict[str, Tensor]()
+        self.batches: tuple[Tensor, ...] = ()  # of the epoch that is being trained: indices of its images
+        self.losses: list[Tensor] = []  # of those batches that are done
 
     def state(self) -> dict[str, Any]:
         """The state as tensors and plain values, so that reading it runs no code (`weights_only`)."""
@@ -68,6 +71,8 @@ class Training:
             "history": asdict(self.history),
             "best": self.best,
             "kept": self.kept,
+            "batches": list(self.batches),
+            "losses": self.losses,
         }
 
     def resume(self, state: dict[str, Any]) -> None:
@@ -84,6 +89,9 @@ class Training:
         epochs = [Epoch(**epoch) for epoch in state["history"].pop("epochs")]
         self.history = History(epochs=epochs, **state["history"])
         self.best, self.kept = state["best"], state["kept"]
+        device = device_of(self.method)
+        self.batches = tuple(index.to(device) for index in state["batches"])
+        self.losses = [loss.to(device) for loss in state["losses"]]
 
     def epoch(self, train: Batches, heldout: Batches | None, on_step: StepEnd) -> Epoch:
         """Train on every image once and look at the held-out ones; TrainingDiverged if a value is not finite.
@@ -91,11 +99,12 @@ class Training:
         Before the first epoch the method prepares. With the checkpoint rule "heldout", `finish` restores the
         epoch whose mean anomaly map on held-out images was the lowest.
         """
-        if not self.history.epochs:
+        if not self.history.epochs and not self.batches:
             self.method.prepare(train.pairs())
         number, started = len(self.history.epochs) + 1, perf_counter()
+        num_left = len(train) - sum(map(len, self.batches[: len(self.losses)]))
         loss = _finite(self._train(train, on_step), "loss", number)
-        speed = len(train) / (perf_counter() - started)
+        speed = num_left / (perf_counter() - started)
         mean_map = _finite(heldout_mean(self.method, heldout), "held-out map", number) if heldout else None
         chooses = self.method.config.checkpoint == "heldout"
         if chooses and mean_map is not None and mean_map < self.best:
@@ -117,11 +126,11 @@ class Training:
         return self.history
 
     def _train(self, train: Batches, on_step: StepEnd) -> float:
-        """Train on every image once and return the mean loss."""
-        losses = []
+        """Train on every image once, or on those that are left of an epoch; returns the epoch's mean loss."""
+        self.batches = self.batches or train.shuffled(self.generator)
         self.method.train()
         self.method.num_steps = self.method.config.epochs * -(-len(train) // train.batch_size)
-        for index in train.shuffled(self.generator):
+        for index in self.batches[len(self.losses) :]:
             self.method.step = self.history.num_steps
             images = train.images(index)
             taught = train.taught(index, images)
@@ -133,11 +142,12 @@ class Training:
             self.scaler.update()
             if self.scheduler and self.method.scheduler_every == "step":
                 self.scheduler.step()
-            losses.append(loss.detach() * len(index))
+            self.losses.append(loss.detach() * len(index))
             self.history.num_steps += 1
             on_step(len(index))
         if self.scheduler and self.method.scheduler_every == "epoch":
             self.scheduler.step()
+        losses, self.batches, self.losses = self.losses, (), []
         return torch.stack(losses).sum().item() / len(train)
 
 
@@ -151,19 +161,25 @@ def fit(
     on_epoch: EpochEnd,
     resume: dict[str, Any] | None = None,
     checkpoint: Checkpoint = lambda state: None,
+    on_stop: Checkpoint = lambda state: None,
 ) -> History:
     """Train in place to the last epoch, from the first or from the state `resume`.
 
-    After every epoch `checkpoint` gets the function that returns the state. Raises TrainingDiverged when a
-    loss or a held-out value is not finite.
+    After every epoch `checkpoint` gets the function that returns the state, and so does `on_stop` when
+    `on_step` or `on_epoch` raises CellStopped. Raises TrainingDiverged when a loss or a held-out value is not
+    finite.
     """
     training = Training(method, train.precision, generator)
     if resume is not None:
         training.resume(resume)
-    while len(training.history.epochs) < method.config.epochs:
-        on_epoch(training.epoch(train, heldout, on_step))
-        if len(training.history.epochs) < method.config.epochs:
-            checkpoint(training.state)
+    try:
+        while len(training.history.epochs) < method.config.epochs:
+            on_epoch(training.epoch(train, heldout, on_step))
+            if len(training.history.epochs) < method.config.epochs:
+                checkpoint(training.state)
+    except CellStopped:
+        on_stop(training.state)
+        raise
     return training.finish(heldout)
 
 

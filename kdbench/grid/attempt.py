@@ -12,15 +12,16 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import save
 
-from kdbench.cell import ELSEWHERE, Cell, Notify, Outcome, Place, Progress, outcome_of
+from kdbench.cell import ELSEWHERE, STOPPED, Cell, Notify, Outcome, Place, Progress, outcome_of
 from kdbench.engine import provenance
 from kdbench.engine.checkpoint import remove_checkpoint
 from kdbench.engine.device import cap_memory
 from kdbench.engine.run import CellOutput, identity, run_cell, status_of
-from kdbench.errors import CellTimeout, DataError, ResultsError, last_line
+from kdbench.errors import CellStopped, CellTimeout, DataError, ResultsError, last_line
 from kdbench.grid.lease import Holder, acquire
 from kdbench.registry import get_dataset
-from kdbench.results.store import CELLS, CURVES, DETECTORS, INPUTS, PICTURES, SCORES, Results
+from kdbench.results.storage import Storage
+from kdbench.results.store import CELLS, CHECKPOINTS, CURVES, DETECTORS, INPUTS, PICTURES, SCORES, Results
 
 
 class _Result(NamedTuple):
@@ -34,7 +35,9 @@ def execute_cell(
 ) -> Outcome:
     """Run a cell and write its rows, whatever happens in it; only ResultsError is raised.
 
-    The outcome is `elsewhere`, and nothing is done, while another process runs the cell.
+    The outcome is `elsewhere`, and nothing is done, while another process runs the cell. It is `stopped`, and
+    there are no rows, if `notify` raised CellStopped: the training is kept in a checkpoint, else `error` says
+    that it is not.
     """
     started, last = time.perf_counter(), dict[str, Any]()
 
@@ -44,7 +47,12 @@ def execute_cell(
             raise CellTimeout(f"stopped after {timeout_s:g} s (--timeout), in phase {progress.phase!r}")
         notify(progress)
 
-    return _under_lease(cell, place, run_id, lambda: _attempt(cell, place, watched), lambda: dict(last))
+    try:
+        return _under_lease(cell, place, run_id, lambda: _attempt(cell, place, watched), lambda: dict(last))
+    except CellStopped:
+        kept = Storage(place.results).exists(CHECKPOINTS.name(cell.id))
+        seconds = time.perf_counter() - started
+        return outcome_of(cell, STOPPED, seconds, error="" if kept else "there is no checkpoint of it")
 
 
 def record_end(cell: Cell, place: Place, run_id: str, status: str, error: str) -> Outcome:
@@ -96,6 +104,8 @@ def _attempt(cell: Cell, place: Place, notify: Notify) -> _Result:
     try:
         cap_memory(torch.device(place.device), place.gpu_share)  # also lifts the cap of the cell before
         result = _Result("ok", "", run_cell(cell, place, notify))
+    except CellStopped:
+        raise
     except Exception as raised:
         status = status_of(raised)
         error = _encodable(f"{type(raised).__name__}: {raised}").splitlines()[0][:500]

@@ -8,10 +8,12 @@ import torch
 from conftest import ALL_SET, slow_but, write_category
 from rich.console import Console
 
+from kdbench.cell import STOPPED
 from kdbench.cli.view import View
 from kdbench.engine import train
 from kdbench.engine.checkpoint import Checkpoints, remove_checkpoint
 from kdbench.engine.run import run_cell
+from kdbench.errors import CellStopped
 from kdbench.grid.attempt import execute_cell
 from kdbench.grid.plan import plan
 from kdbench.grid.request import Request
@@ -42,19 +44,28 @@ def job(root, results, **changes):
     return planned
 
 
-def lose(planned, epoch):
-    """Run a cell until its worker is lost in the middle of an epoch."""
-
+def raising(error, epoch):
+    """A function to tell of progress that raises in the middle of an epoch."""
     begun = []
 
     def watch(progress):
         if progress.phase == "train" and progress.epoch == epoch:
             begun.append(progress.done)
             if progress.done > begun[0]:
-                raise Lost
+                raise error
 
+    return watch
+
+
+def lose(planned, epoch):
+    """Run a cell until its worker is lost in the middle of an epoch."""
     with pytest.raises(Lost):
-        execute_cell(planned.cell, planned.place, "run-1", watch)
+        execute_cell(planned.cell, planned.place, "run-1", raising(Lost(), epoch))
+
+
+def stop(planned, epoch):
+    """Run a cell until it is asked to stop, in the middle of an epoch; returns its outcome."""
+    return execute_cell(planned.cell, planned.place, "run-1", raising(CellStopped(), epoch))
 
 
 def numbers(rows):
@@ -64,8 +75,9 @@ def numbers(rows):
     ]
 
 
+@pytest.mark.parametrize("interrupt", [lose, stop])
 @pytest.mark.parametrize("method", slow_but(method_names(), "stfpm"))
-def test_a_lost_training_goes_on_as_if_nothing_had_happened(tmp_path, method):
+def test_a_training_that_was_interrupted_goes_on_as_if_nothing_had_happened(tmp_path, method, interrupt):
     root = tmp_path / "mvtec"
     write_category(root, "bottle", seed=1)
     smallest = dict(get_method(method).tiny)
@@ -75,7 +87,7 @@ def test_a_lost_training_goes_on_as_if_nothing_had_happened(tmp_path, method):
         changes["set"] = ALL_SET | own | {"all.image_size": 64}
     planned, undisturbed = (job(root, tmp_path / name, methods=(method,), **changes) for name in ("r", "u"))
     whole = run_cell(undisturbed.cell, undisturbed.place, lambda progress: None)
-    lose(planned, epoch=3)
+    interrupt(planned, epoch=3)
     assert Storage(tmp_path / "r").names("checkpoints") == [f"checkpoints/{planned.cell.id}.pt"]
     again = run_cell(planned.cell, planned.place, lambda progress: None)
     assert again.rows[0]["resumed_at_epoch"] == 3
@@ -83,6 +95,24 @@ def test_a_lost_training_goes_on_as_if_nothing_had_happened(tmp_path, method):
     assert numbers(again.rows) == numbers(whole.rows)
     assert again.scores == whole.scores
     assert all(torch.equal(again.detector[name], tensor) for name, tensor in whole.detector.items())
+
+
+def test_a_cell_that_is_asked_to_stop_keeps_what_it_did(mvtec, tmp_path):
+    """Ten images in batches of four, two of them held out: an epoch has two batches."""
+    planned, storage = job(mvtec, tmp_path / "r", checkpoint_every=1000), Storage(tmp_path / "r")
+    stopped = stop(planned, epoch=1)  # in the first epoch, long before a checkpoint is due
+    assert (stopped.status, stopped.error) == (STOPPED, "")
+    assert storage.names("cells") == storage.names("leases") == []
+    seen = []
+    assert execute_cell(planned.cell, planned.place, "run-2", seen.append).status == "ok"
+    trained = [progress.done for progress in seen if progress.phase == "train"]
+    assert trained[1:3] == [4, 8]
+    assert storage.names("checkpoints") == []
+
+
+def test_a_cell_that_keeps_no_checkpoints_says_so_when_it_is_asked_to_stop(mvtec, tmp_path):
+    stopped = stop(job(mvtec, tmp_path / "r", checkpoint_every=0), epoch=2)
+    assert (stopped.status, stopped.error) == (STOPPED, "there is no checkpoint of it")
 
 
 def test_a_finished_cell_leaves_no_checkpoint(mvtec, tmp_path):

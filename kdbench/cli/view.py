@@ -19,9 +19,9 @@ from kdbench.cell import Outcome
 from kdbench.cell import Progress as CellProgress
 from kdbench.cli.streams import dropped
 from kdbench.cli.terminal import duration, shows_bars
+from kdbench.grid.execution import Running
 from kdbench.grid.lease import Holder
 from kdbench.grid.plan import Job
-from kdbench.grid.schedule import Running
 from kdbench.grid.status import part_done, seconds_left
 
 LOG_EVERY_S = 10.0  # without bars, at most one line in this time

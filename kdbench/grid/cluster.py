@@ -280,15 +280,13 @@ def _session_folder() -> Iterator[str]:
 
 @contextmanager
 def _handlers_kept() -> Iterator[None]:
-    """Ray takes over SIGTERM when it starts: it would end this process without a word."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    """Ray takes over SIGTERM when it starts: leave it to whoever handles it already."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

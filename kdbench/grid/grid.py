@@ -13,6 +13,7 @@ from uuid import uuid4
 import torch
 
 from kdbench import __version__
+from kdbench.cell import STOPPED, Outcome
 from kdbench.engine import provenance
 from kdbench.errors import RequestError, ResultsError, complained
 from kdbench.grid import schedule
@@ -26,11 +27,12 @@ from kdbench.grid.costs import (
     longest_first,
     with_needs,
 )
+from kdbench.grid.execution import Execution, Executor, Work, refuse_impossible
 from kdbench.grid.plan import Found, Job, plan
 from kdbench.grid.prepare import enough_disk, prepare
 from kdbench.grid.request import Request
-from kdbench.grid.schedule import Executor, Work
 from kdbench.grid.status import RunFile, write_run
+from kdbench.grid.stopping import Stop, Stopped
 from kdbench.grid.timing import measure, read_timed, to_time, without_timing
 from kdbench.grid.view import Log, Silent, View
 from kdbench.results.store import CELLS, End, Results, read
@@ -70,6 +72,7 @@ class GridResult:
     run_id: str
     statuses: Mapping[str, str]  # cell id -> status of its rows, NOT_RUN if it has none
     num_finished: int  # cells that this run brought to their end
+    num_checkpoints: int = 0  # cells that were asked to stop and left a checkpoint
     num_untimed: int = 0  # detectors that could not be timed
     stopped_by: int = 0  # the number of the signal that stopped it; 0: none
     complaints: tuple[str, ...] = field(default=())  # why it stopped early, if no signal stopped it
@@ -106,7 +109,7 @@ def plan_grid(request: Request, cluster: Cluster | None = None) -> Grid:
     jobs = [_replacing(job, again.get(job.cell.id)) for job in jobs]
     finished = {cell_id: end.status for cell_id, end in ends.items()} | dict.fromkeys(published, "ok")
     todo = [job for job in jobs if job.cell.id not in finished or job.cell.id in again]
-    schedule.refuse_impossible(todo, machines)
+    refuse_impossible(todo, machines)
     notices = planned.notices
     if todo and request.latency and not request.keep_detectors:
         notices = [*notices, "detectors that are not kept (--discard-detectors) cannot be timed"]
@@ -138,14 +141,16 @@ def estimate(grid: Grid) -> Estimate:
     return Estimate(cells=cells, one_by_one_s=total, together_s=together)
 
 
-def run_grid(grid: Grid, view: View | None = None, work: Work = execute_cell) -> GridResult:
+def run_grid(
+    grid: Grid, view: View | None = None, work: Work = execute_cell, stop: Stop | None = None
+) -> GridResult:
     """Run the cells that are to run, then time one detector of each line of the report.
 
     Whatever a cell raises is a failed row, and a signal or a full disk ends the run early: the result says
     so. Raises RequestError for what is wrong before the first cell, such as an image that cannot be decoded.
-    `work` is what runs a cell.
+    `work` is what runs a cell. Whoever asks `stop` has the running cells leave checkpoints.
     """
-    run = _Run(grid, view or Silent(), work)
+    run = _Run(grid, view or Silent(), work, stop or Stop())
     with run.log.kept():
         return _carry_out(run)
 
@@ -167,6 +172,8 @@ def _carry_out(run: "_Run") -> GridResult:
                 run.record()
             if grid.request.latency:
                 untimed = run.time()
+    except Stopped as raised:
+        stopped_by = raised.number
     except KeyboardInterrupt:
         stopped_by = signal.SIGINT
     except ResultsError as error:
@@ -175,6 +182,7 @@ def _carry_out(run: "_Run") -> GridResult:
         run_id=run.id,
         statuses={job.cell.id: run.statuses.get(job.cell.id, NOT_RUN) for job in grid.jobs},
         num_finished=run.num_finished,
+        num_checkpoints=run.num_checkpoints,
         num_untimed=untimed,
         stopped_by=stopped_by,
         complaints=tuple(complaints),
@@ -202,13 +210,13 @@ def _last_line(result: GridResult) -> str:
 class _Run:
     """The steps of one run, and what came of its cells so far."""
 
-    def __init__(self, grid: Grid, view: View, work: Work) -> None:
-        self.grid, self.work = grid, work
+    def __init__(self, grid: Grid, view: View, work: Work, stop: Stop) -> None:
+        self.grid, self.work, self.stop = grid, work, stop
         self.id = time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + uuid4().hex[:6]
         self.results = Results(grid.request.results)
         self.view = self.log = Log(view, self.results.storage, self.id, len(grid.todo))
         self.statuses = dict(grid.finished)
-        self.num_finished = 0
+        self.num_finished = self.num_checkpoints = 0
         self.resources = ExitStack()  # Ray, from its first use to the end of the run
 
     def take_over(self) -> None:
@@ -244,25 +252,34 @@ class _Run:
         )
         with complained(f"cannot write results in {request.results}"):
             write_run(self.results, run)
+        execution = Execution(
+            jobs=grid.todo,
+            data=grid.data,
+            run_id=self.id,
+            executor=grid.executor,
+            address=request.address,
+            notify=self.view.progress,
+            watch=self.view.running,
+            timeout_s=request.timeout,
+            work=self.work,
+            stop=self.stop,
+        )
         self._machines()
         self.view.begin(expected)
         try:
-            for outcome in schedule.execute(
-                grid.todo,
-                grid.data,
-                executor=grid.executor,
-                address=request.address,
-                run_id=self.id,
-                notify=self.view.progress,
-                watch=self.view.running,
-                timeout_s=request.timeout,
-                work=self.work,
-            ):
-                self.statuses[outcome.cell_id] = outcome.status
-                self.num_finished += 1
-                self.view.finished(outcome)
+            for outcome in schedule.execute(execution):
+                self._keep(outcome)
         finally:
             self.view.end()
+        self.stop.check()
+
+    def _keep(self, outcome: Outcome) -> None:
+        if outcome.status == STOPPED:
+            self.num_checkpoints += not outcome.error
+            return
+        self.statuses[outcome.cell_id] = outcome.status
+        self.num_finished += 1
+        self.view.finished(outcome)
 
     def record(self) -> None:
         """Say which cells this run asked for, though it has none to run: of changed images theirs count."""

@@ -51,6 +51,10 @@ class Holder:
             return _process_started(self.pid) == self.process_started
         return time.time() - self.renewed < EXPIRE_S
 
+    def content(self) -> bytes:
+        """The content of a lease's file."""
+        return json.dumps(asdict(self)).encode()
+
 
 class Lease:
     """The right to run one cell, kept until `release`."""
@@ -72,7 +76,7 @@ class Lease:
         """Tell everybody that the cell is still running, and how far it is."""
         if self.held():
             self.holder = replace(self.holder, renewed=time.time(), progress=progress)
-            self.storage.write(self.name, _content(self.holder))
+            self.storage.write(self.name, self.holder.content())
 
     def release(self) -> None:
         """Let others run the cell, if it is still ours to give."""
@@ -145,9 +149,9 @@ def _claim(storage: Storage, holder: Holder, void: list[str]) -> str | None:
     if storage.local:
         last = max((int(name.rpartition(".")[2]) for name in void), default=0)
         name = f"{FOLDER}/{holder.cell_id}.{last + 1:06}"
-        return name if storage.create(name, _content(holder)) else None
+        return name if storage.create(name, holder.content()) else None
     name = f"{FOLDER}/{holder.cell_id}.{time.time_ns()}-{os.urandom(4).hex()}"
-    storage.write(name, _content(holder))
+    storage.write(name, holder.content())
     if set(_names(storage, holder.cell_id)) <= {name, *void}:
         return name
     storage.remove(name)
@@ -203,10 +207,6 @@ def _read_twice(storage: Storage, name: str) -> bytes | None:
         except OSError:
             continue
     return None
-
-
-def _content(holder: Holder) -> bytes:
-    return json.dumps(asdict(holder)).encode()
 
 
 def _machine() -> str:

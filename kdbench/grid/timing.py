@@ -12,8 +12,8 @@ from typing import Any
 from kdbench.engine.latency import time_detector
 from kdbench.grid.cluster import LostError, ray_cluster, run_alone
 from kdbench.grid.costs import device_type
+from kdbench.grid.execution import Executor
 from kdbench.grid.plan import Job
-from kdbench.grid.schedule import Executor
 from kdbench.results.store import DETECTORS, LATENCY, Results, read
 
 TIMING_COLUMNS = ("cell_id", "device", "device_name", "busy")

@@ -9,8 +9,8 @@ from typing import Protocol
 
 from kdbench.cell import Outcome, Progress
 from kdbench.errors import RequestError, reason
+from kdbench.grid.execution import Running
 from kdbench.grid.plan import Job
-from kdbench.grid.schedule import Running
 from kdbench.results.storage import Storage
 from kdbench.results.store import LOGS
 

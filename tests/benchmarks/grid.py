@@ -23,9 +23,9 @@ from conftest import write_category
 
 from kdbench.cell import Outcome
 from kdbench.grid.cluster import session
+from kdbench.grid.execution import Work
 from kdbench.grid.grid import Silent, plan_grid, run_grid
 from kdbench.grid.request import Request
-from kdbench.grid.schedule import Work
 
 NUM_WORKERS = 2
 CELL_S = 2.0  # ray_work.waits

@@ -24,7 +24,7 @@ def holder(run_id: str = "run-1", **changes: object) -> Holder:
 
 def claim(storage: Storage, **changes: object) -> None:
     """What a holder that is no longer in this process left."""
-    storage.write("leases/abc.000001", lease._content(holder("old", **changes)))
+    storage.write("leases/abc.000001", holder("old", **changes).content())
 
 
 @pytest.fixture(params=["disk", "object store"])
@@ -173,7 +173,7 @@ def test_a_lease_that_cannot_be_released_hides_no_error(storage, monkeypatch):
 
 def test_void_ones_are_cleared_away_and_others_are_not(storage):
     claim(storage, **DEAD)
-    storage.write("leases/def.000001", lease._content(holder(cell_id="def")))
+    storage.write("leases/def.000001", holder(cell_id="def").content())
     remove_void(storage)
     assert storage.names("leases") == ["leases/def.000001"]
 

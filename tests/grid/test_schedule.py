@@ -13,13 +13,15 @@ from conftest import SMALL, STFPM, TINY
 
 from kdbench.cell import ELSEWHERE, outcome_of
 from kdbench.errors import RequestError, ResultsError
-from kdbench.grid import schedule, timing
+from kdbench.grid import schedule, timing, with_ray
 from kdbench.grid.attempt import execute_cell
-from kdbench.grid.cluster import Cluster, Need, Node, session
+from kdbench.grid.cluster import RETRIES, Cluster, Need, Node, session
+from kdbench.grid.execution import Execution
 from kdbench.grid.lease import Holder, acquire, holders
 from kdbench.grid.plan import plan
 from kdbench.grid.request import Request
 from kdbench.grid.status import RunFile, part_done, seconds_left, states, write_run
+from kdbench.grid.with_ray import Attempt, settle
 from kdbench.results.storage import Storage
 from kdbench.results.store import CELLS, Results, read
 
@@ -51,22 +53,17 @@ def planned(root, results, **changes):
 
 
 def execute(found, work, *, executor="ray", timeout_s=None, run_id="run-1", seen=None):
-    def watch(running):
-        if seen is not None:
-            seen.append(running)
-
-    return list(
-        schedule.execute(
-            found.jobs,
-            found.data,
-            executor=executor,
-            run_id=run_id,
-            notify=lambda progress: None,
-            watch=watch,
-            timeout_s=timeout_s,
-            work=work,
-        )
+    seen = [] if seen is None else seen
+    asked = Execution(
+        jobs=found.jobs,
+        data=found.data,
+        executor=executor,
+        run_id=run_id,
+        watch=seen.append,
+        timeout_s=timeout_s,
+        work=work,
     )
+    return list(schedule.execute(asked))
 
 
 @slow
@@ -98,7 +95,7 @@ def test_a_worker_lost_after_it_wrote_its_rows_is_not_run_again(ray_here, mvtec,
 
 @slow
 def test_an_end_that_ray_does_not_report_is_read_from_the_files(ray_here, mvtec, tmp_path, monkeypatch):
-    monkeypatch.setattr(schedule, "SILENT_S", 0.5)
+    monkeypatch.setattr(with_ray, "SILENT_S", 0.5)
     found = planned(mvtec, tmp_path / "r", categories=("bottle",))
     (outcome,) = execute(found, ray_work.never_answers)
     assert outcome.status == "ok"
@@ -121,7 +118,7 @@ def test_results_that_cannot_be_written_end_the_run(ray_here, mvtec, tmp_path):
 
 @slow
 def test_a_cell_that_does_not_stop_is_killed_and_the_others_run(ray_here, mvtec, tmp_path, monkeypatch):
-    monkeypatch.setattr(schedule, "GRACE_S", 0.5)
+    monkeypatch.setattr(with_ray, "GRACE_S", 0.5)
     (outcome,) = execute(
         planned(mvtec, tmp_path / "r", categories=("bottle",)), ray_work.hangs, timeout_s=0.5
     )
@@ -168,9 +165,8 @@ def test_memory_that_others_use_now_refuses_nothing(ray_here, mvtec, tmp_path):
 
 def lost_for_the_last_time(found, run_id="ours"):
     """What a run makes of its only cell when the last worker that it may lose was lost."""
-    job, storage = found.jobs[0], Storage(found.jobs[0].place.results)
-    grid = schedule._Grid(found.jobs, {}, storage, run_id, None, print, print, None, execute_cell)
-    return schedule._outcome(grid, None, schedule._Attempt(job=job, number=1 + schedule.RETRIES))
+    execution = Execution(jobs=found.jobs, data=found.data, run_id=run_id)
+    return settle(execution, None, Attempt(job=found.jobs[0], number=1 + RETRIES))
 
 
 def test_what_another_run_ended_is_not_lost_with_our_workers(mvtec, tmp_path):

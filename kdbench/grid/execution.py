@@ -1,0 +1,71 @@
+"""What the executors are asked for and what they tell; both know it, and neither knows the other."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from kdbench.cell import Cell, Notify, Outcome, Place
+from kdbench.errors import RequestError
+from kdbench.grid.attempt import execute_cell
+from kdbench.grid.cluster import Cluster
+from kdbench.grid.lease import Holder, holders
+from kdbench.grid.plan import Found, Job
+from kdbench.grid.stopping import Stop
+from kdbench.results.storage import Storage
+
+TICK_S = 1.0  # between two looks at what is running
+
+Executor = Literal["local", "ray"]
+Work = Callable[[Cell, Place, str, Notify, float | None], Outcome]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """What is going on, for a person who looks: leases of this run's cells, and how many cells wait."""
+
+    holders: list[Holder]
+    num_waiting: int
+    elsewhere: list[Holder]  # cells of this run that another run is working on
+
+
+Watch = Callable[[Running], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """Cells to run, how, and who is told of it."""
+
+    jobs: Sequence[Job]
+    data: Mapping[str, Found]
+    run_id: str
+    executor: Executor = "local"
+    address: str | None = None  # of the Ray cluster, if it is not one of this machine alone
+    notify: Notify = lambda progress: None  # told of the cell that runs in this process
+    watch: Watch = lambda running: None
+    timeout_s: float | None = None
+    work: Work = execute_cell
+    stop: Stop = field(default_factory=Stop)
+
+    @property
+    def storage(self) -> Storage:
+        """The results folder."""
+        return Storage(self.jobs[0].place.results)
+
+    def look(self) -> list[Holder] | None:
+        """Who runs a cell now; None if the storage does not say, which may change a moment later."""
+        try:
+            return holders(self.storage)
+        except OSError:
+            return None
+
+    def own(self, now: Sequence[Holder]) -> list[Holder]:
+        """Those that run cells of this run."""
+        return [holder for holder in now if holder.run_id == self.run_id]
+
+
+def refuse_impossible(jobs: Sequence[Job], cluster: Cluster) -> None:
+    """Raise RequestError for what no node can run; Ray would let it wait for ever."""
+    needs = dict.fromkeys(job.need for job in jobs)
+    complaints = [f"no node has {need} for a cell" for need in needs if not cluster.fits(need)]
+    if complaints:
+        raise RequestError([*complaints, f"the cluster has {cluster}"])

@@ -1,0 +1,95 @@
+"""A signal asks this process to stop: cells have some time to leave checkpoints, the rest ends at once."""
+
+import _thread
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from kdbench.cell import Notify, Progress
+from kdbench.errors import CellStopped
+
+# SLURM and Kubernetes kill 30 s after they ask; the rest is for writing and for the end of Ray.
+GRACE_S = 20.0
+ASKING = (signal.SIGTERM, signal.SIGHUP)  # a scheduler takes the machine back; a terminal was closed
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal ends what this process does."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class Stop:
+    """Whether this process was asked to stop, and by which signal."""
+
+    def __init__(self) -> None:
+        self.asked_by = 0  # the number of the signal; 0: nobody asked
+        self._patient, self._time_is_up = False, False
+        self._timer: threading.Timer | None = None
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Raise Stopped; inside `patience` only after GRACE_S, and remember till then who asked.
+
+        A scheduler may send several signals in a row: the first one counts.
+        """
+        if not self._patient or self._time_is_up:
+            raise Stopped(self.asked_by or number)
+        if not self.asked_by:
+            self.asked_by = number
+            self._timer = threading.Timer(GRACE_S, self._end, [number])
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _end(self, number: int) -> None:
+        self._time_is_up = True
+        _thread.interrupt_main(signal.Signals(number))  # calls `handle` in the main thread
+
+    @contextmanager
+    def patience(self) -> Iterator[None]:
+        """In this block somebody looks at `asked_by` and ends it; a signal raises nothing for GRACE_S."""
+        self._patient = True
+        try:
+            yield
+        finally:
+            self._patient = False
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def check(self) -> None:
+        """Raise Stopped if somebody asked."""
+        if self.asked_by:
+            raise Stopped(self.asked_by)
+
+    def obeyed(self, notify: Notify) -> Notify:
+        """The same `notify`, but it raises CellStopped in a cell that trains once somebody has asked.
+
+        A cell that is evaluated goes on: that is short, and a trained cell has nothing else to keep.
+        """
+
+        def notify_or_stop(progress: Progress) -> None:
+            if self.asked_by and progress.phase != "evaluate":
+                raise CellStopped
+            notify(progress)
+
+        return notify_or_stop
+
+
+@contextmanager
+def stop_on_signals(numbers: Sequence[signal.Signals] = ASKING) -> Iterator[Stop]:
+    """A Stop that these signals ask, except those that the process ignores, as `nohup` makes it do."""
+    stop, before = Stop(), {}
+    for number in numbers:
+        handler = signal.getsignal(number)
+        if handler is not signal.SIG_IGN:
+            before[number] = handler
+            signal.signal(number, stop.handle)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            with suppress(TypeError):  # of a handler that Python did not install
+                signal.signal(number, handler)

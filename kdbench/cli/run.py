@@ -1,6 +1,7 @@
 """`kdbench run`: a request becomes a grid, the grid is run, and the report is written."""
 
 import gc
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from kdbench.cli.options import OldOut, Out, options_of, report_folder
 from kdbench.cli.report import write
 from kdbench.cli.terminal import OK, SOME_FAILED, complain, duration, err, new_table, out, say, show
 from kdbench.grid.request import Request
+from kdbench.grid.stopping import Stop, Stopped, stop_on_signals
 
 if TYPE_CHECKING:
     from kdbench.grid.grid import Estimate, Grid, GridResult
@@ -28,16 +30,28 @@ def run(
 ) -> None:
     """Train and evaluate every cell of methods x datasets x settings x seeds that has not finished yet."""
     folder = report_folder(out, report)
-    with _without_collecting():
-        from kdbench.grid.grid import estimate
+    with leaving_on_signals() as stop:
+        with _without_collecting():
+            from kdbench.grid.grid import estimate
 
-    grid = planned(request)
-    if dry_run:
-        show_plan(grid, estimate(grid))
-        return
-    code = _finish(grid, carry_out(grid), folder)
+        grid = planned(request)
+        if dry_run:
+            show_plan(grid, estimate(grid))
+            return
+        code = _finish(grid, carry_out(grid, stop), folder)
     if code != OK:
         raise typer.Exit(code)
+
+
+@contextmanager
+def leaving_on_signals() -> Iterator[Stop]:
+    """Leave the command with 128 + number if a signal ends it, and say that it can be resumed."""
+    with stop_on_signals() as stop:
+        try:
+            yield stop
+        except KeyboardInterrupt as raised:
+            number = raised.number if isinstance(raised, Stopped) else signal.SIGINT
+            raise typer.Exit(_say_stopped(number, "what finished is kept")) from None
 
 
 def planned(request: Request) -> "Grid":
@@ -52,14 +66,14 @@ def planned(request: Request) -> "Grid":
     return grid
 
 
-def carry_out(grid: "Grid") -> "GridResult":
-    """Run a grid and show how far it is."""
+def carry_out(grid: "Grid", stop: Stop | None = None) -> "GridResult":
+    """Run a grid and show how far it is; whoever asks `stop` has the running cells leave checkpoints."""
     from kdbench.cli.view import View
     from kdbench.grid.grid import run_grid
 
     num_before = len(grid.jobs) - len(grid.todo)
     say(f"{len(grid.jobs)} cells: {num_before} finished before, {len(grid.todo)} to run")
-    return run_grid(grid, View(out, err, grid.request.published))
+    return run_grid(grid, View(out, err, grid.request.published), stop=stop)
 
 
 def announce_drawing() -> None:
@@ -99,13 +113,13 @@ def _finish(grid: "Grid", result: "GridResult", folder: Path) -> int:
     """Write the report and say what came of the cells; returns the exit code."""
     from kdbench.grid.grid import NOT_RUN
 
-    kept = f"{result.num_finished} of {len(grid.todo)} cells finished and are kept; the same command resumes"
+    kept = f"{result.num_finished} of {len(grid.todo)} cells finished and are kept"
     if result.stopped_by:
-        say(f"interrupted: {kept}")
-        return 128 + result.stopped_by
+        checkpoints = f", {result.num_checkpoints} left a checkpoint" if result.num_checkpoints else ""
+        return _say_stopped(result.stopped_by, kept + checkpoints)
     if result.complaints:
         for complaint in result.complaints:
-            complain(f"{complaint}. {kept}")
+            complain(f"{complaint}. {kept}; the same command resumes")
         return SOME_FAILED
     counts = result.counts
     if counts["ok"]:
@@ -116,6 +130,13 @@ def _finish(grid: "Grid", result: "GridResult", folder: Path) -> int:
     if counts.keys() - {"ok", NOT_RUN}:
         say("run the same command with --redo failed to try those again")
     return OK if result.complete else SOME_FAILED
+
+
+def _say_stopped(number: int, kept: str) -> int:
+    """Say which signal ended the command and what is kept; returns the exit code."""
+    name = signal.Signals(number).name
+    say(f"{'interrupted' if name == 'SIGINT' else f'stopped by {name}'}: {kept}; the same command resumes")
+    return 128 + number
 
 
 @contextmanager

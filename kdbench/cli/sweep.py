@@ -6,8 +6,8 @@ import typer
 
 from kdbench.cli.options import OldOut, Out, options_of, report_folder
 from kdbench.cli.report import write
-from kdbench.cli.run import announce_drawing
-from kdbench.cli.terminal import INTERRUPTED, SOME_FAILED, decoding_bar, say, show_values
+from kdbench.cli.run import announce_drawing, leaving_on_signals
+from kdbench.cli.terminal import SOME_FAILED, decoding_bar, say, show_values
 from kdbench.cli.trials import Lines, SweepResult, result_of, summary
 from kdbench.errors import RequestError, complained
 from kdbench.sweeps._request import SweepRequest
@@ -27,11 +27,8 @@ def sweep(
 ) -> None:
     """Search a method's configuration on normal images with synthetic defects; no test image is seen."""
     folder, plan = report_folder(out, report), planned(request)
-    try:
+    with leaving_on_signals():
         result = carry_out(plan, audit=audit)
-    except KeyboardInterrupt:
-        say("interrupted: what has finished is kept; the same command resumes")
-        raise typer.Exit(INTERRUPTED) from None
     for part in summary(plan, result):
         if isinstance(part, str):
             say(part)

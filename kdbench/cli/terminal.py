@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _terminal = sys.stdout is not None and sys.stdout.isatty()  # None: the command was started without one
 out, err = (Console(stderr=e, width=None if _terminal else 160) for e in (False, True))
 
-OK, SOME_FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
+OK, SOME_FAILED, WRONG_REQUEST = 0, 1, 2  # and 128 + its number for a signal: 130 for Ctrl-C
 
 
 def shows_bars(console: Console) -> bool:

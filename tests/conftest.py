@@ -147,9 +147,8 @@ TINY = (*SMALL, "--executor", "local", "--no-latency")
 ALL_SET = {"all.image_size": 32, "all.batch_size": 4}
 
 
-def tiny_jobs(root: Path, results: Path, **changes: object) -> list[Any]:
-    """The jobs of STFPM with the smallest network on `root`; `changes` are keys of a request."""
-    from kdbench.grid.plan import plan
+def tiny_request(root: Path, results: Path, **changes: object) -> Any:
+    """A request for STFPM with the smallest network on `root`; `changes` are keys of it."""
     from kdbench.grid.request import Request
 
     asked = {
@@ -161,4 +160,11 @@ def tiny_jobs(root: Path, results: Path, **changes: object) -> list[Any]:
         "set": ALL_SET,
         "results": results,
     }
-    return plan(Request(**(asked | changes))).jobs
+    return Request(**(asked | changes))
+
+
+def tiny_jobs(root: Path, results: Path, **changes: object) -> list[Any]:
+    """The jobs of such a request."""
+    from kdbench.grid.plan import plan
+
+    return plan(tiny_request(root, results, **changes)).jobs

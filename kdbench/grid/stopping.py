@@ -1,6 +1,5 @@
 """A signal asks this process to stop: cells have some time to leave checkpoints, the rest ends at once."""
 
-import _thread
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -46,7 +45,9 @@ class Stop:
 
     def _end(self, number: int) -> None:
         self._time_is_up = True
-        _thread.interrupt_main(signal.Signals(number))  # calls `handle` in the main thread
+        main = threading.main_thread().ident
+        if main is not None:
+            signal.pthread_kill(main, number)  # also ends its waiting, after which `handle` is called
 
     @contextmanager
     def patience(self) -> Iterator[None]:

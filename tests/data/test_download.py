@@ -35,7 +35,7 @@ class Toy(Dataset):
     archives: tuple[Archive, ...] = ()
 
     def scan(self, root: Path, category: str) -> Category:
-        return scan_layout(root, category, self.name)
+        return scan_layout(self, root, category)
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from kdbench.files import written_aside
+from kdbench.files import expanded, written_aside
 from kdbench.reports.accuracy import partial, ranking
 from kdbench.reports.entries import COLUMNS, Entry, entries, ranked_by, ranks
 from kdbench.reports.evidence import Evidence
@@ -73,11 +73,11 @@ class Figure:
 
     def save(self, path: str | Path) -> None:
         """Write an SVG or a PNG, by the end of the name; ValueError for another one."""
-        kinds = {".svg": self._drawn.svg, ".png": self._drawn.png}
-        suffix = Path(path).suffix.lower()
+        kinds, target = {".svg": self._drawn.svg, ".png": self._drawn.png}, Path(expanded(str(path)))
+        suffix = target.suffix.lower()
         if suffix not in kinds:
             raise ValueError(f"{path} ends in {suffix!r}: a figure is {' or '.join(kinds)}")
-        with written_aside(Path(path)) as aside:
+        with written_aside(target) as aside:
             aside.write_bytes(kinds[suffix])
 
     @cached_property

@@ -136,7 +136,7 @@ def test_failed_trials_are_tried_twice_shown_and_end_in_code_1(sweep, tmp_path):
     failures = by_act["badly"] + by_act["dies"]
     assert text.count(" failed: RuntimeError: in a bad mood (act=badly, ") == by_act["badly"]
     assert text.count("(act=dies, ") == by_act["dies"]
-    assert f"{failures} failed, {failures} of Ray's trials ended with an error" in text
+    assert f"{failures} failed, {failures} of Ray's trials had an error" in text
     assert "RuntimeError: in a bad mood" in text
     assert "best configuration: kdbench run --config" in text
 

@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 # The longest first: nothing is known of what they take before the first run.
 METHODS := dskd,stfpm,dcam,snl
+PUBLISHED := reports/published
 
-.PHONY: run test test-all bench bench-profile bench-peers results format clean
+.PHONY: run test test-all bench bench-profile bench-peers results tables format clean
 
 run: .venv/.installed
 	$(BIN)/kdbench run --methods $(METHODS) --setting multiclass
@@ -42,11 +43,23 @@ results: .venv/.installed
 
 # $(1) is a folder of grids, $(2) what else the report does.
 define compared
-	for grid in reports/published/$(1)/*.toml; do \
+	for grid in $(PUBLISHED)/$(1)/*.toml; do \
 	    KDBENCH_DATA="$(DATA)" $(BIN)/kdbench run --config $$grid --weights "$(WEIGHTS)" || exit; \
 	done
 	KDBENCH_DATA="$(DATA)" $(BIN)/kdbench probe --results results/$(1) --weights "$(WEIGHTS)"
-	$(BIN)/kdbench report --results results/$(1) --out reports/published/$(1) --rows reports/published/$(1)/rows $(2)
+	$(BIN)/kdbench report --results results/$(1) --out $(PUBLISHED)/$(1) --rows $(PUBLISHED)/$(1)/rows $(2)
+endef
+
+# After a change of tables: those of the published reports, from their committed rows, and the golden files of the tests.
+# Figures and pages need all of results/: `make results` renders these.
+tables: .venv/.tools
+	$(call rendered,first-comparison,--into README.md --into docs/results.md)
+	$(call rendered,first-ablations,)
+	PYTHONPATH=tests $(BIN)/python tests/reports/test_report_tables.py
+
+define rendered
+	$(BIN)/kdbench report --results $(PUBLISHED)/$(1)/rows --out build/$(1) $(2)
+	cp build/$(1)/leaderboard.* $(PUBLISHED)/$(1)/
 endef
 
 format: .venv/.tools

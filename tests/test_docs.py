@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 import typer.main
+import yaml
+from test_packaging import LAYERS
 
+from kdbench import __version__
 from kdbench.cli.app import app
 from kdbench.registry import method_names, methods_page
 from kdbench.results.schema import (
@@ -19,7 +22,9 @@ from kdbench.results.schema import (
 )
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+FOR_DEVELOPERS = [(ROOT / "docs/architecture.md", 120), (ROOT / "CONTRIBUTING.md", 60)]
+FOLDERS = r"(?:kdbench|methods|datasets|sweeps|reports|tests|docs|\.ci)"
 
 
 def test_the_methods_page_is_the_generated_one():
@@ -52,3 +57,46 @@ def test_the_two_commands_of_the_readme_are_in_its_first_screen():
     first = "\n".join((ROOT / "README.md").read_text().splitlines()[:25])
     assert "make run" in first
     assert "make test" in first
+
+
+@pytest.mark.parametrize(("page", "most_lines"), FOR_DEVELOPERS, ids=lambda value: getattr(value, "name", ""))
+def test_files_and_tests_that_the_pages_for_developers_name_exist(page, most_lines):
+    text = page.read_text()
+    assert len(text.splitlines()) <= most_lines
+    named = re.findall(rf"`({FOLDERS}/[\w./*-]*)(?:::(\w+))?`", text)
+    named += [(name, "") for name in re.findall(r"`([\w.]+\.(?:md|py|toml|cff))`", text)]
+    assert len(named) > 10
+    for path, test in named:
+        if "NAME" not in path:
+            assert list(ROOT.glob(path.rstrip("/"))), path
+        if test:
+            assert f"def {test}(" in (ROOT / path).read_text(), test
+
+
+def test_the_layers_of_the_architecture_page_are_those_of_the_import_test():
+    page = (ROOT / "docs/architecture.md").read_text()
+    part = page.partition("## The layers")[2].partition("## ")[0]
+    lines = [line.strip() for line in part.splitlines() if line.startswith("    ")]
+    assert [tuple(re.split(r"\s{2,}", line)[0].split()) for line in lines] == list(LAYERS)
+
+
+def test_the_tree_of_the_architecture_page_has_every_entry_of_the_package():
+    tree = (ROOT / "docs/architecture.md").read_text().partition("## The layers")[0]
+    words = set(re.findall(r"[\w.]+", tree))
+    entries = {path.name for path in (ROOT / "kdbench").iterdir() if not path.name.startswith(("__", "."))}
+    assert {*entries} - {"py.typed"} - words == set()
+
+
+def test_the_citation_has_the_version_of_the_package():
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == __version__
+
+
+def test_the_hooks_and_the_workflow_run_what_make_and_ci_run():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    tools = [hook["entry"].removeprefix(".venv/bin/").removesuffix(" --force-exclude") for hook in hooks]
+    recipe = (ROOT / "Makefile").read_text().partition("\ntest:")[2].partition("\n\n")[0]
+    assert tools == ["ruff format", "ruff check", "mypy"]
+    assert all(f"$(BIN)/{tool}" in recipe for tool in tools)
+    steps = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["ci"]["steps"]
+    assert steps[-1] == {"run": ".ci/run"}
+    assert (ROOT / ".ci/run").stat().st_mode & 0o111

@@ -26,6 +26,7 @@ from kdbench.reports.significance import (
     partial_intervals,
     rank_groups,
 )
+from kdbench.results.schema import MEASURED
 from kdbench.results.store import CELLS, LATENCY, SCORES, Results
 
 
@@ -557,7 +558,7 @@ def test_conditions_are_those_of_the_cells_and_stand_beside_published_numbers(tm
     (table,) = published(group, [entry])
     said = {line[table.head.index("conditions of ours")].text for line in table.body}
     assert said == {"resnet18.tv_in1k, 128 px, 4 epochs, 1 of 15 categories"}
-    assert ranking(group, [entry], evidence).head[11] == "fidelity of the method"
+    assert ranking(group, [entry], evidence).head[2 + len(MEASURED)] == "fidelity of the method"
     titles = [table.title for table in assemble(load(tmp_path))[0].tables]
     assert titles.index(f"Conditions: {group.title}") == 2  # after the ranking and the means over a part
 

@@ -58,6 +58,9 @@ def plan(request: Request, cluster: Cluster | None = None) -> Plan:
 
     Raises RequestError with every complaint at once if any of it cannot be run.
     """
+    left_out = list(_left_out(request))
+    if not request.methods:
+        request = request.model_copy(update={"methods": usual_methods()})  # it reads every method's file
     complaints, device = Complaints(), ""
     complaints.add(*_wrong_words(request))
     with complaints.collecting():
@@ -74,7 +77,7 @@ def plan(request: Request, cluster: Cluster | None = None) -> Plan:
     complaints.check()
     # Two values of a key that mean the same make one cell, not two.
     jobs = {job.cell.id: job for job in _jobs(request, found, configs, weights, device)}
-    return Plan(jobs=[*jobs.values()], data=found, notices=[*_left_out(request), *_notices(found)])
+    return Plan(jobs=[*jobs.values()], data=found, notices=[*left_out, *_notices(found)])
 
 
 def find_data(dataset: Dataset, root: Path | None, wanted: tuple[str, ...]) -> Found:
@@ -149,10 +152,6 @@ def choose_device(asked: str, cluster: Cluster | None = None, executor: str | No
     return asked
 
 
-def _methods(request: Request) -> list[str]:
-    return list(request.methods or usual_methods())
-
-
 def _left_out(request: Request) -> Iterator[str]:
     """Which methods do not run because nobody named them, and what they need."""
     for name in () if request.methods else method_names():
@@ -162,7 +161,7 @@ def _left_out(request: Request) -> Iterator[str]:
 
 
 def _wrong_words(request: Request) -> Iterator[str]:
-    for method in _methods(request):
+    for method in request.methods:
         if method not in method_names():
             yield unknown("method", method, method_names())
     for dataset in request.dataset:
@@ -182,7 +181,7 @@ def _wrong_words(request: Request) -> Iterator[str]:
 
 
 def _wrong_set_names(request: Request) -> Iterator[str]:
-    scopes = (*_methods(request), EVERY)
+    scopes = (*request.methods, EVERY)
     for name in request.set:
         scope = name.partition(".")[0]
         if scope not in scopes:
@@ -231,7 +230,7 @@ def _configs(request: Request, datasets: Iterable[Dataset], complaints: Complain
     """Every configuration of each known method; complains of what the methods do not take."""
     overrides = {key: getattr(request, key) for key in OF_METHODS if getattr(request, key) is not None}
     profiles = sorted({request.profile or dataset.profile for dataset in datasets})
-    known = [name for name in _methods(request) if name in method_names()]
+    known = [name for name in request.methods if name in method_names()]
     configs: Configs = {}
     for method, profile, setting in itertools.product(known, profiles, request.setting):
         recipe = get_method(method).recipe(profile, setting) | overrides
@@ -302,7 +301,7 @@ def _jobs(
 ) -> Iterator[Job]:
     for seed, data, setting in itertools.product(request.seeds, found.values(), request.setting):
         profile = request.profile or data.dataset.profile
-        for method in _methods(request):
+        for method in request.methods:
             for config in configs[method, profile, setting]:
                 place = Place(
                     root=str(data.root),

@@ -89,10 +89,10 @@ endef
 
 .venv/.tools: .venv/.installed
 	@echo "installing what the tests need"
-	$(call install,.venv,-e '.[dev]')
+	$(call install,.venv,-e '.[dev,deploy,serve]')
 
 .venv/.extras: .venv/.tools
-	$(call install,.venv,-e '.[browser]' -e '.[sweep]')
+	$(call install,.venv,-e '.[browser]' -e '.[docs]' -e '.[sweep]')
 
 .venv/.bench: .venv/.tools
 	$(call install,.venv,-e '.[bench]')

@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from kdbench.cell import Weights
 from kdbench.errors import RequestError
 from kdbench.weights import (
     EMBEDDED,
@@ -20,6 +19,7 @@ from kdbench.weights import (
     TINY,
     TINY_PDN,
     TINY_VIT,
+    Weights,
     architecture,
     check_levels,
     is_pdn,

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from kdbench.metrics.presets import metric_version
+from kdbench.weights import Weights
 
 ALL = "all"  # the category of a multiclass cell
 SETTINGS = ("oneclass", "multiclass")
@@ -68,15 +69,6 @@ class Cell:
     def label(self) -> str:
         """The name of this cell in a progress line."""
         return f"{self.method} {self.dataset}/{self.category} {self.setting} seed {self.seed}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Weights:
-    """The teacher's weights: a file (none for `tiny`), where it was found, and its SHA-256."""
-
-    path: str
-    source: str
-    sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,11 +3,11 @@
 import hashlib
 import importlib.metadata
 import re
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from kdbench.cell import Weights
 from kdbench.errors import RequestError, first_line, reason
 from kdbench.files import LFS_POINTER, folder_of, is_lfs_pointer
 
@@ -45,6 +45,15 @@ FILE_HASHES = {
     "wide_resnet50_2.tv_in1k": ("95faca4d",),
 }
 WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """The teacher's weights: a file (none for `tiny`), where it was found, and its SHA-256."""
+
+    path: str
+    source: str
+    sha256: str
 
 
 def find_weights(backbone: str, given: Path | None = None, *, download: bool = True) -> Weights:

@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import save_file
 
 from kdbench.backbone import normalisation, pyramid, read_state, teacher
-from kdbench.cell import Weights
 from kdbench.errors import RequestError
 from kdbench.files import LFS_POINTER
 from kdbench.weights import (
@@ -19,6 +18,7 @@ from kdbench.weights import (
     EMBEDDED,
     EMBEDDED_PACKAGE,
     RANDOM,
+    Weights,
     cached_weights,
     file_sha256,
     find_weights,

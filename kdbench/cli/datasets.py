@@ -80,26 +80,21 @@ def prepare_dataset(
     preset: Annotated[str, typer.Option(help="Evaluation preset, for the masks.")] = "exact",
 ) -> None:
     """Decode all images once, so that no run has to; `kdbench run` does the same where it is needed."""
-    from kdbench.errors import unknown
     from kdbench.files import cache_folder
-    from kdbench.grid.plan import find_data
-    from kdbench.grid.prepare import decode
-    from kdbench.metrics.presets import PRESETS
+    from kdbench.grid.prepare import decode_dataset
     from kdbench.registry import get_dataset
 
-    if preset not in PRESETS:
-        raise RequestError([unknown("preset", preset, PRESETS)])
-    data = find_data(get_dataset(name), root, comma_list("categories", categories))
-    needed = [(name, category, image_size, preset) for category in data.categories]
+    dataset, wanted = get_dataset(name), comma_list("categories", categories)
     notes: list[str] = []
-    with decoding_bar() as tick:
-        complaints = decode(needed, {name: data}, tick, notes.append)
-    for note in notes:
-        say(f"note: {note}", style="yellow")
-    if complaints:
-        raise RequestError(complaints)
-    num_images = sum(len(c.train) + len(c.test) for c in data.categories.values())
-    say(f"{num_images} images of {len(data.categories)} categories are ready in {cache_folder()}")
+    try:
+        with decoding_bar() as tick:
+            num_images = decode_dataset(
+                dataset, root, wanted, image_size=image_size, preset=preset, tick=tick, note=notes.append
+            )
+    finally:
+        for note in notes:
+            say(f"note: {note}", style="yellow")
+    say(f"{sum(num_images.values())} images of {len(num_images)} categories are ready in {cache_folder()}")
 
 
 @data_app.command("download")

@@ -5,12 +5,12 @@ import json
 import torch
 from safetensors.torch import load
 
-from kdbench.backbone import teacher
-from kdbench.cell import Weights
+from kdbench.backbone import FeaturePyramid, teacher
 from kdbench.engine.device import place_networks
 from kdbench.method import Method
 from kdbench.registry import get_method
 from kdbench.results.store import DETECTORS, Results
+from kdbench.weights import Weights
 
 
 def config_of(method: str, config: str) -> Method.Config:
@@ -18,13 +18,21 @@ def config_of(method: str, config: str) -> Method.Config:
     return get_method(method).Config.model_validate(json.loads(config))
 
 
+def build_teacher(method: str, config: str, weights: Weights) -> FeaturePyramid:
+    """The frozen teacher of a method; `config` is the JSON of a cell.
+
+    Raises RequestError if the weights do not fit it.
+    """
+    validated = config_of(method, config)
+    return teacher(validated.backbone, validated.levels, weights)
+
+
 def build_method(method: str, config: str, weights: Weights, device: torch.device) -> Method:
     """The untrained method on its device; torch's global generator draws the networks' random start.
 
     Raises RequestError if there is no such method or the weights do not fit its teacher.
     """
-    validated = config_of(method, config)
-    built = get_method(method)(validated, teacher(validated.backbone, validated.levels, weights))
+    built = get_method(method)(config_of(method, config), build_teacher(method, config, weights))
     place_networks(built, device)
     return built
 

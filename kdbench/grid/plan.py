@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from kdbench.cell import PROFILES, SETTINGS, Cell, Place, Weights, canonical_json, groups_of
+from kdbench.cell import PROFILES, SETTINGS, Cell, Place, canonical_json, groups_of
 from kdbench.data.fingerprint import Contents, check_apart, contents, fingerprint_of, shared_images
 from kdbench.dataset import Category, Dataset
 from kdbench.errors import Complaints, DataError, RequestError, reason, unknown
@@ -19,7 +19,7 @@ from kdbench.grid.request import EVERY, OF_METHODS, Request, complaints_of
 from kdbench.metrics.presets import PRESETS
 from kdbench.registry import dataset_names, get_dataset, get_method, method_facts, method_names, usual_methods
 from kdbench.results.storage import Storage
-from kdbench.weights import check_levels, find_weights
+from kdbench.weights import Weights, check_levels, find_weights
 
 Configs = dict[tuple[str, str, str], list[dict[str, Any]]]  # (method, profile, setting) -> values of keys
 

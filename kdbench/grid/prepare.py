@@ -1,17 +1,16 @@
 """What every machine needs before its first cell: teachers that can be built, decoded images and masks."""
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from kdbench.backbone import teacher
 from kdbench.data.store import images_ready, open_images, open_truth
-from kdbench.errors import DataError, RequestError
+from kdbench.dataset import Dataset
+from kdbench.engine.build import build_teacher, config_of
+from kdbench.errors import DataError, RequestError, unknown
 from kdbench.files import not_cached
 from kdbench.grid.cluster import on_every_node, ray_cluster
-from kdbench.grid.plan import Found, Job
+from kdbench.grid.plan import Found, Job, find_data
 from kdbench.metrics.presets import PRESETS
 from kdbench.results.storage import Storage
 from kdbench.results.store import CELLS
@@ -27,17 +26,17 @@ def prepare(
     note: Note = lambda text: None,
 ) -> list[str]:
     """Build each teacher and decode each image once; returns a complaint for all that is wrong with them."""
-    teachers: dict[tuple[Any, ...], Any] = {}
+    teachers: dict[tuple[str, tuple[int, ...]], Job] = {}
     needed: dict[tuple[str, str, int, str], None] = {}
     for job in jobs:
-        config = json.loads(job.cell.config)
-        teachers[config["backbone"], tuple(config["levels"])] = job.place.weights
+        config = config_of(job.cell.method, job.cell.config)
+        teachers[config.backbone, config.levels] = job
         for category in job.cell.categories:
-            needed[job.cell.dataset, category, config["image_size"], job.cell.preset] = None
+            needed[job.cell.dataset, category, config.image_size, job.cell.preset] = None
     complaints: list[str] = []
-    for (name, levels), weights in teachers.items():
+    for job in teachers.values():
         try:
-            teacher(name, levels, weights)
+            build_teacher(job.cell.method, job.cell.config, job.place.weights)
         except RequestError as error:
             complaints += error.complaints
     accept_large = any(job.place.large_masks for job in jobs)
@@ -116,6 +115,29 @@ def decode(
     for text in notes:
         note(text)
     return complaints
+
+
+def decode_dataset(
+    dataset: Dataset,
+    root: Path | None,
+    categories: tuple[str, ...],
+    *,
+    image_size: int,
+    preset: str,
+    tick: Tick,
+    note: Note = lambda text: None,
+) -> dict[str, int]:
+    """Decode the images and masks of these categories, or of all there are; returns the images of each.
+
+    Raises RequestError with everything that is wrong with them, or if there is no such preset.
+    """
+    if preset not in PRESETS:
+        raise RequestError([unknown("preset", preset, PRESETS)])
+    data = find_data(dataset, root, categories)
+    needed = [(dataset.name, category, image_size, preset) for category in data.categories]
+    if complaints := decode(needed, {dataset.name: data}, tick, note):
+        raise RequestError(complaints)
+    return {name: len(found.train) + len(found.test) for name, found in data.categories.items()}
 
 
 def enough_disk(results: str, needed: int = 64 << 20) -> str | None:

@@ -13,6 +13,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from kdbench.backbone import FeaturePyramid
 from kdbench.weights import EMBEDDED
 
+# Their meaning is in FAMILIES of kdbench/registry.py.
+Family = Literal["forward", "reverse", "both", "segmentation", "transformer"]
 Fidelity = Literal["official recipe", "author's code, partly", "after the abstract"]
 
 Pair = tuple[Tensor, list[Tensor]]  # normalised images [B,3,H,W] and the teacher's levels of them
@@ -30,6 +32,9 @@ class Method(nn.Module):
 
     name: ClassVar[str]
     paper: ClassVar[str]
+    family: ClassVar[Family]
+    year: ClassVar[int]  # in which the paper appeared
+    licence: ClassVar[str]  # of the authors' code, which no method file copies
     fidelity: ClassVar[Fidelity]
     departures: ClassVar[tuple[str, ...]] = ()  # where this file differs from the paper, in words
     needs: ClassVar[str] = ""  # what it needs beyond a usual teacher; then it runs only if --methods names it

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax
 
 from kdbench.backbone import FeaturePyramid
-from kdbench.method import Fidelity, cosine_distance
+from kdbench.method import Family, Fidelity, cosine_distance
 from kdbench.methods._forward import ForwardStudent
 
 
@@ -44,6 +44,9 @@ class DCAM(ForwardStudent):
 
     name = "dcam"
     paper = "arXiv:2405.06467"
+    family: ClassVar[Family] = "forward"
+    year = 2024
+    licence = "CC BY-NC 4.0"
     fidelity: ClassVar[Fidelity] = "author's code, partly"
     departures = (
         "attention is a side branch: the loss sees attended maps, the next block bare ones (our reading)",

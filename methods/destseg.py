@@ -16,7 +16,7 @@ from torch.nn.functional import interpolate
 from torch.optim import SGD, Optimizer
 
 from kdbench.backbone import FeaturePyramid, normalisation, pyramid
-from kdbench.method import Fidelity, Method, cosine_distance, top_mean, unit_vectors, upsample
+from kdbench.method import Family, Fidelity, Method, cosine_distance, top_mean, unit_vectors, upsample
 from kdbench.methods._corrupt import Textures, corrupt
 from kdbench.methods._segment import DenoisingDecoder, SegmentationNet
 
@@ -26,6 +26,9 @@ class DeSTSeg(Method):
 
     name = "destseg"
     paper = "arXiv:2211.11317"
+    family: ClassVar[Family] = "segmentation"
+    year = 2023
+    licence = "Apple sample code licence"
     fidelity: ClassVar[Fidelity] = "author's code, partly"
     departures = (
         "the code counts steps, 1,000 and 4,000 of 32 images: here a fifth of the epochs and the rest",

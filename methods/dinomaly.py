@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from kdbench.backbone import FeaturePyramid
 from kdbench.method import (
+    Family,
     Fidelity,
     Method,
     cosine_distance,
@@ -37,6 +38,9 @@ class Dinomaly(Method):
 
     name = "dinomaly"
     paper = "arXiv:2405.14325"
+    family: ClassVar[Family] = "transformer"
+    year = 2025
+    licence = "Apache-2.0"
     fidelity: ClassVar[Fidelity] = "author's code, partly"
     departures = (
         "class and register tokens are left out of bottleneck and decoder; the code drops them after",

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from kdbench.backbone import FeaturePyramid, pyramid
-from kdbench.method import Fidelity, cosine_distance, flat_cosine_distance, gaussian_blur
+from kdbench.method import Family, Fidelity, cosine_distance, flat_cosine_distance, gaussian_blur
 from kdbench.methods._reverse import Bottleneck, Decoder, ReverseRecipe, level_maps
 
 
@@ -20,6 +20,9 @@ class DSKD(ReverseRecipe):
 
     name = "dskd"
     paper = "arXiv:2402.00448"
+    family: ClassVar[Family] = "both"
+    year = 2024
+    licence = "no code known"
     fidelity: ClassVar[Fidelity] = "after the abstract"
     departures = (
         "no equation, weight or recipe of the paper is known: all are our readings, after its parents",

@@ -5,7 +5,7 @@ paper's, as github.com/nelson1425/EfficientAD has them.
 """
 
 from collections.abc import Iterable
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from pydantic import Field, field_validator
@@ -15,7 +15,7 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from kdbench.backbone import FeaturePyramid, build_pdn, is_pdn, normalisation
-from kdbench.method import Fidelity, Method, Pair, top_mean, upsample
+from kdbench.method import Family, Fidelity, Method, Pair, top_mean, upsample
 from kdbench.methods._autoencoder import Autoencoder, jittered
 
 NORMAL, RARE = 0.9, 0.995  # quantiles of the held-out maps, which are brought to 0 and to 0.1
@@ -26,6 +26,9 @@ class EfficientAD(Method):
 
     name = "efficientad"
     paper = "arXiv:2303.14535"
+    family: ClassVar[Family] = "forward"
+    year = 2024
+    licence = "no official code; that of nelson1425: Apache-2.0"
     fidelity: ClassVar[Fidelity] = "author's code, partly"
     departures = (
         "the penalty on images of ImageNet is left out: it needs their download",
@@ -42,10 +45,9 @@ class EfficientAD(Method):
 
     class Config(Method.Config):
         backbone: str = "pdn_small.distilled"  # or pdn_medium.distilled
-        levels: tuple[int, ...] = (1,)
+        levels: tuple[int, ...] = Field((1,), min_length=1)
         epochs: int = Field(320, ge=1)
         batch_size: int = Field(1, ge=1)
-        checkpoint: Literal["heldout", "last"] = "last"
         heldout_share: float = Field(0.1, gt=0, lt=1)  # for the quantiles
         lr: float = Field(1e-4, gt=0)  # Adam, weight decay 1e-5; a tenth after `lr_drop` of the training
         lr_drop: float = Field(0.95, gt=0, le=1)
@@ -58,13 +60,6 @@ class EfficientAD(Method):
             if not is_pdn(backbone):
                 raise ValueError("the teacher is a patch description network, such as pdn_small.distilled")
             return backbone
-
-        @field_validator("levels")
-        @classmethod
-        def _one_level(cls, levels: tuple[int, ...]) -> tuple[int, ...]:
-            if levels != (1,):
-                raise ValueError("a patch description network has the level 1 only")
-            return levels
 
     config: Config
     mean: Tensor

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kdbench.backbone import FeaturePyramid
-from kdbench.method import Fidelity, cosine_distance, flat_cosine_distance, gaussian_blur
+from kdbench.method import Family, Fidelity, cosine_distance, flat_cosine_distance, gaussian_blur
 from kdbench.methods._reverse import Bottleneck, Decoder, ReverseRecipe, level_maps
 
 
@@ -19,6 +19,9 @@ class RD4AD(ReverseRecipe):
 
     name = "rd4ad"
     paper = "arXiv:2201.10703"
+    family: ClassVar[Family] = "reverse"
+    year = 2022
+    licence = "MIT"
     fidelity: ClassVar[Fidelity] = "official recipe"
     departures = (
         "multiclass has no official recipe: the oneclass one, with lr_drop as an option",

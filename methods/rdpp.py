@@ -15,7 +15,7 @@ from torch.optim import Adam, Optimizer
 
 from kdbench.backbone import FeaturePyramid, normalisation
 from kdbench.defects import perlin
-from kdbench.method import Fidelity, flat_cosine_distance, gaussian_blur
+from kdbench.method import Family, Fidelity, flat_cosine_distance, gaussian_blur
 from kdbench.methods._reverse import Bottleneck, Decoder, ReverseRecipe, level_maps
 
 AUXILIARY, RECON, CONTRAST = 0.2 / 1.11, 0.01, 0.1  # the code's weights; 1.11 is the sum of its three
@@ -28,6 +28,9 @@ class RDPP(ReverseRecipe):
 
     name = "rdpp"
     paper = "CVPR 2023, pages 24511-24520"
+    family: ClassVar[Family] = "reverse"
+    year = 2023
+    licence = "MIT"
     fidelity: ClassVar[Fidelity] = "official recipe"
     departures = (
         "the transport term is left out: the code compares a batch with its own permutation, which gives 0",

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 
 from kdbench.backbone import FeaturePyramid
 from kdbench.method import (
+    Family,
     Fidelity,
     cosine_distance,
     flat_cosine_distance,
@@ -32,6 +33,9 @@ class ReContrast(ReverseRecipe):
 
     name = "recontrast"
     paper = "arXiv:2306.02602"
+    family: ClassVar[Family] = "reverse"
+    year = 2023
+    licence = "none is given"
     fidelity: ClassVar[Fidelity] = "author's code, partly"
     departures = (
         "the repository has no licence: this file is written after a description of its facts",

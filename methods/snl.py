@@ -14,6 +14,7 @@ from torch.optim import SGD, Optimizer
 
 from kdbench.backbone import FeaturePyramid, pyramid
 from kdbench.method import (
+    Family,
     Fidelity,
     cosine_distance,
     flat_cosine_distance,
@@ -30,6 +31,9 @@ class SNL(ReverseRecipe):
 
     name = "snl"
     paper = "arXiv:2402.17091"
+    family: ClassVar[Family] = "reverse"
+    year = 2024
+    licence = "no code known"
     fidelity: ClassVar[Fidelity] = "after the abstract"
     departures = (
         "no equation, weight, backbone or recipe of the paper is known: all are our readings",

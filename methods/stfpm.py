@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from kdbench.backbone import FeaturePyramid
-from kdbench.method import Fidelity, unit_vectors
+from kdbench.method import Family, Fidelity, unit_vectors
 from kdbench.methods._forward import ForwardStudent
 
 
@@ -20,6 +20,9 @@ class STFPM(ForwardStudent):
 
     name = "stfpm"
     paper = "arXiv:2103.04257"
+    family: ClassVar[Family] = "forward"
+    year = 2021
+    licence = "GPL-3.0"
     fidelity: ClassVar[Fidelity] = "official recipe"
     departures = (
         "the 20 % of held-out normal images are drawn per category and by the seed, not from one sorted list",

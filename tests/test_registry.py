@@ -12,7 +12,15 @@ from conftest import TINY
 from kdbench import registry
 from kdbench.dataset import Dataset
 from kdbench.errors import RequestError
-from kdbench.registry import dataset_names, get_dataset, get_method, method_facts, method_names
+from kdbench.registry import (
+    FAMILIES,
+    dataset_names,
+    get_dataset,
+    get_method,
+    method_facts,
+    method_names,
+    methods_by_family,
+)
 from kdbench.results.store import CELLS, read
 
 ROOT = Path(__file__).parents[1]
@@ -88,10 +96,19 @@ def test_facts_read_from_the_source_are_those_of_the_class(name: str) -> None:
     assert facts.name == kind.name == name
     assert facts.module == kind.__module__
     assert facts.paper == kind.paper
+    assert (facts.family, facts.year, facts.licence) == (kind.family, kind.year, kind.licence)
     assert facts.fidelity == kind.fidelity
     assert facts.departures == tuple(kind.departures)
     assert facts.summary == (sys.modules[kind.__module__].__doc__ or "").partition("\n")[0]
     assert facts.summary.endswith((".", "!", "?"))
+
+
+def test_methods_are_grouped_by_family_and_within_it_ordered_by_year() -> None:
+    families = {family: [f.name for f in facts] for family, facts in methods_by_family(method_names())}
+    assert list(families) == [family for family in FAMILIES if family]
+    assert families["forward"] == ["stfpm", "dcam", "efficientad"]
+    assert families["both"] == ["dskd"]
+    assert sorted(name for names in families.values() for name in names) == list(method_names())
 
 
 @pytest.mark.parametrize("name", dataset_names())
@@ -151,6 +168,7 @@ def test_a_method_of_another_package_is_listed(
     assert code == 0
     assert "doi:10.1000/182" in text
     assert "other: all of it" in text
+    assert "other: no family is named" in text  # and it is listed all the same
 
 
 def test_a_method_of_another_package_runs_like_ours(

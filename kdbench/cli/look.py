@@ -56,22 +56,29 @@ def list_all(context: typer.Context) -> None:
 def list_methods(
     markdown: Annotated[bool, typer.Option("--markdown", help="As the page docs/methods.md.")] = False,
 ) -> None:
-    """List methods, how near each is to its paper, and where it departs from it."""
-    from kdbench.registry import method_facts, method_names, methods_page
+    """List methods by family, how near each is to its paper, what it needs, and where it departs from it."""
+    from kdbench.registry import FAMILIES, method_names, methods_by_family, methods_page
 
     if markdown:
         sys.stdout.write(methods_page())
         return
-    table = new_table("method", "paper", "fidelity", "what it is", title="methods")
-    facts = [method_facts(name) for name in method_names()]
-    for fact in facts:
-        table.add_row(fact.name, fact.paper, fact.fidelity, fact.summary)
+    families = list(methods_by_family(method_names()))
+    table = new_table(
+        *("family", "method", "year", "paper", "authors' licence", "fidelity", "what it is"), title="methods"
+    )
+    for family, facts in families:
+        for fact in facts:
+            year = "" if fact.year is None else str(fact.year)
+            words = (family, fact.name, year, fact.paper, fact.licence, fact.fidelity, fact.summary)
+            table.add_row(*map(escape, words), end_section=fact is facts[-1])
     show(table)
-    for fact in facts:
-        if fact.needs:
-            say(f"{fact.name}: needs {fact.needs}; it runs where --methods names it")
-        for departure in fact.departures:
-            say(f"{fact.name}: {departure}")
+    for family, facts in families:
+        say(f"{family or 'other'}: {FAMILIES[family]}")
+        for fact in facts:
+            if fact.needs:
+                say(f"  {fact.name}: needs {fact.needs}; it runs where --methods names it")
+            for departure in fact.departures:
+                say(f"  {fact.name}: {departure}")
 
 
 @list_app.command("datasets")

@@ -36,7 +36,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from kdbench.backbone import FeaturePyramid, pyramid
-from kdbench.method import Fidelity, Method, cosine_distance, fuse
+from kdbench.method import Family, Fidelity, Method, cosine_distance, fuse
 
 
 class {class_name}(Method):
@@ -44,6 +44,9 @@ class {class_name}(Method):
 
     name = "{name}"
     paper = "arXiv:0000.00000"
+    family: ClassVar[Family] = "forward"
+    year = 2000
+    licence = "of the authors' code, if there is any"
     fidelity: ClassVar[Fidelity] = "after the abstract"
     departures = ("say where this file differs from the paper",)
 

@@ -793,6 +793,20 @@ def test_list_shows_a_part(kdbench: Call, what: str, word: str) -> None:
     assert word in text
 
 
+def test_list_says_family_year_and_licence_of_every_method(kdbench: Call) -> None:
+    code, text = kdbench("list", "methods")
+    assert code == 0
+    line = next(line for line in text.splitlines() if "arXiv:2201.10703" in line)
+    assert [cell.strip() for cell in line.split("│")][1:6] == [
+        "reverse",
+        "rd4ad",
+        "2022",
+        "arXiv:2201.10703",
+        "MIT",
+    ]
+    assert "transformer: teacher and student are transformers\n  dinomaly: needs the weights" in text
+
+
 def test_doctor_says_what_is_there_and_what_to_do(
     kdbench: Call, mvtec: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

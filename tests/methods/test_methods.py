@@ -2,6 +2,8 @@
 
 import copy
 import inspect
+from datetime import UTC, datetime
+from typing import get_args
 
 import pytest
 import torch
@@ -9,8 +11,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from kdbench.backbone import teacher
-from kdbench.method import Method
-from kdbench.registry import get_method, method_names
+from kdbench.method import Family, Method
+from kdbench.registry import FAMILIES, get_method, method_names
 from kdbench.weights import find_weights
 
 pytestmark = pytest.mark.parametrize("name", method_names())
@@ -186,6 +188,10 @@ def test_file_is_short_and_says_what_it_is_after(name):
     source = inspect.getsource(inspect.getmodule(kind))
     assert kind.paper.startswith(("arXiv:", "CVPR "))
     assert kind.paper.removeprefix("arXiv:") in source
+    assert kind.family in get_args(Family)
+    assert [*get_args(Family), ""] == [*FAMILIES]
+    assert 2000 <= kind.year <= datetime.now(UTC).year
+    assert kind.licence
     assert kind.fidelity in ("official recipe", "author's code, partly", "after the abstract")
     if kind.__module__.startswith("kdbench."):
         assert len(source.splitlines()) <= 145  # it reads like its paper

@@ -1,4 +1,4 @@
-"""What cells will cost: learnt from the rows of earlier ones, else from a few measured training steps."""
+"""What cells will cost: by the rows of earlier cells, else by a few training steps that are measured here."""
 
 import json
 import time
@@ -18,11 +18,11 @@ from kdbench.grid.request import Request
 from kdbench.results.storage import Storage
 from kdbench.results.store import CELLS, read
 
-STEP_IMAGES = 4  # of a measured step; enough to keep two cores busy
-MEMORY_MARGIN = 1.25  # on what cells of the kind were seen to take
-CUDA_CONTEXT_BYTES = 1 << 30  # of a process on a GPU, beside what its tensors take
-ALIKE = 2  # cells with up to so many times as many images take about as much RAM
-GPU_STEP = 0.1  # shares of a GPU are rounded up to it
+STEP_IMAGES = 4  # in a measured step: enough to keep two cores busy
+MEMORY_MARGIN = 1.25  # on the memory that earlier cells took
+CUDA_CONTEXT_BYTES = 1 << 30  # a process on a GPU takes it beside its tensors
+ALIKE = 2  # a cell with up to so many times as many images takes about as much RAM
+GPU_STEP = 0.1  # shares of a GPU are rounded up to a multiple of it
 COST_COLUMNS = (
     *("cell_id", "status", "method", "config", "device", "num_threads"),
     *("num_train", "num_heldout", "num_test", "prepare_s", "train_s", "evaluate_s"),
@@ -32,7 +32,7 @@ COST_COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What one cell took: seconds once, per trained image, per test image."""
+    """What one cell took, in seconds: once, per image and epoch of training, per test image."""
 
     prepare_s: float
     train_s: float
@@ -41,56 +41,55 @@ class Cost:
 
 
 class Costs:
-    """What the rows of a results folder say of cells still to come."""
+    """What the rows of a results folder tell about cells that are still to run."""
 
     def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
         cells: dict[str, list[Mapping[str, Any]]] = {}
         for row in rows:
             if row["status"] == "ok":
                 cells.setdefault(row["cell_id"], []).append(row)
-        found: dict[Hashable, list[Cost]] = {}
-        self.shares: dict[Hashable, list[tuple[int, float]]] = {}  # trained images and share of a GPU
-        self.memory: dict[Hashable, list[tuple[int, int]]] = {}  # trained images and bytes, on a CPU
+        by_group: dict[Hashable, list[Cost]] = {}
+        self.shares: dict[Hashable, list[tuple[int, float]]] = {}  # (trained images, share of a GPU)
+        self.memory: dict[Hashable, list[tuple[int, int]]] = {}  # (trained images, bytes) of CPU cells
         for of_cell in cells.values():
             first, cost = of_cell[0], _cost(of_cell)
             config = json.loads(first["config"])
-            for kind in _kinds(first["method"], config, first["device"], first["num_threads"]):
-                found.setdefault(kind, []).append(cost)
-            same = _same(first["method"], config)
-            self.shares.setdefault(same, []).extend(_gpu_shares(first))
-            self.memory.setdefault(same, []).extend(_cpu_memory(first))
-        self.known = {kind: _median(costs) for kind, costs in found.items()}
+            for group in _groups(first["method"], config, first["device"], first["num_threads"]):
+                by_group.setdefault(group, []).append(cost)
+            recipe = _recipe(first["method"], config)
+            self.shares.setdefault(recipe, []).extend(_gpu_shares(first))
+            self.memory.setdefault(recipe, []).extend(_cpu_memory(first))
+        self.known = {group: _median(costs) for group, costs in by_group.items()}
 
     def of(self, job: Job) -> Cost | None:
-        """What cells of the nearest known kind took; None where none of the method ended on such a device."""
+        """What the most similar cells took; None if no cell of the method has finished on such a device."""
         config = json.loads(job.cell.config)
-        for kind in _kinds(job.cell.method, config, device_type(job), job.place.num_threads):
-            if kind in self.known:
-                cost = self.known[kind]
+        for group in _groups(job.cell.method, config, device_type(job), job.place.num_threads):
+            if group in self.known:
+                cost = self.known[group]
                 scale = config["image_size"] ** 2 / cost.pixels
                 return replace(cost, train_s=cost.train_s * scale, evaluate_s=cost.evaluate_s * scale)
         return None
 
     def gpu_share(self, cell: Cell, num_train: int) -> float:
-        """Of one GPU, by cells of this very configuration with no fewer images; all of it without such.
+        """The share of a GPU that a cell needs: 1 if no cell of this config with as many images has finished.
 
-        A cell cannot take more than its share, so that it must not be guessed from smaller ones.
+        A cell cannot get more than its share, so cells with fewer images tell nothing.
         """
-        known = self.shares.get(_same(cell.method, json.loads(cell.config)), ())
+        known = self.shares.get(_recipe(cell.method, json.loads(cell.config)), ())
         return max((share for count, share in known if count >= num_train), default=1.0)
 
     def memory_bytes(self, cell: Cell, num_train: int) -> int:
-        """Of RAM, by cells of this very configuration with about as many images; 0 without such.
+        """The RAM that a cell needs: 0 if no cell of this config with about as many images has finished.
 
-        What is set aside for nothing lets fewer cells run side by side: a multiclass cell says nothing of
-        oneclass ones.
+        A multiclass cell tells nothing about oneclass ones: too large a need lets fewer cells run at once.
         """
-        known = self.memory.get(_same(cell.method, json.loads(cell.config)), ())
+        known = self.memory.get(_recipe(cell.method, json.loads(cell.config)), ())
         return max((taken for count, taken in known if 1 / ALIKE <= num_train / count <= ALIKE), default=0)
 
 
 def known_costs(results: Storage) -> Costs:
-    """What the rows in `results` say; nothing if there are none yet."""
+    """The costs by the rows in `results`, which may have none yet."""
     try:
         return Costs(read(results, CELLS, columns=COST_COLUMNS).to_pylist())
     except FileNotFoundError:
@@ -100,10 +99,10 @@ def known_costs(results: Storage) -> Costs:
 def with_needs(
     jobs: Sequence[Job], request: Request, cluster: Cluster, costs: Costs, data: Mapping[str, Found]
 ) -> list[Job]:
-    """Each job with what it occupies: as asked for, else as measured, else a fair share of the CPUs.
+    """Each job with its need: as the request says, else as earlier cells took, else a fair share of the CPUs.
 
-    The share depends on the whole grid and not on what is left of it: with other threads the last digits of
-    the same cell would differ. Cells of an explicit local executor run alone and have all cores.
+    The share follows from the whole grid, also if a part of it has finished: another number of threads would
+    change the last digits of a cell. With `--executor local`, one cell runs at a time and has all cores.
     """
     alone, largest = request.executor == "local", max(cluster.nodes, key=lambda node: node.cpus)
     share = int(largest.cpus if alone else min(largest.cpus, max(1, cluster.cpus // max(1, len(jobs)))))
@@ -118,34 +117,34 @@ def with_needs(
         )
         if request.memory_per_cell is not None:
             need = replace(need, memory_bytes=int(request.memory_per_cell * 2**30))
-        elif not on_gpu:  # rows of GPU cells do not know it; a guess is no reason to refuse a cell
+        elif not on_gpu:  # rows of GPU cells do not have it, and a guess must not refuse a cell
             most = max((node.memory_bytes for node in cluster.nodes if node.fits(need)), default=0)
             need = replace(need, memory_bytes=int(min(costs.memory_bytes(job.cell, num_train), most)))
         whole = request.cpus_per_cell is None and need.cpus == largest.cpus
-        threads = None if whole else need.cpus  # torch knows better than we how many suit a whole machine
+        threads = None if whole else need.cpus  # on a whole machine torch chooses better than we
         place = replace(job.place, num_threads=threads, gpu_share=min(1.0, need.gpus) if on_gpu else 1.0)
         needing.append(replace(job, need=need, place=place))
     return needing
 
 
 def longest_first(jobs: Sequence[Job], data: Mapping[str, Found], costs: Costs) -> list[Job]:
-    """Jobs by falling time, so that no long one is left for the end."""
+    """The jobs, those that take longest first: a long one that starts last would run alone at the end."""
     expected = expected_seconds(jobs, data, costs)
-    # stable: equal ones stay in the order of the request
+    # A stable sort: jobs of equal time stay in the order of the request.
     return sorted(jobs, key=lambda job: expected[job.cell.id], reverse=True)
 
 
 def expected_seconds(jobs: Sequence[Job], data: Mapping[str, Found], costs: Costs) -> dict[str, float]:
-    """Cell id -> seconds by the rows there are; in proportion to images and pixels where they say nothing."""
+    """Cell id -> seconds by earlier rows; without such rows, in proportion to images and pixels."""
     known = {job.cell.id: known_seconds(job, data, costs) for job in jobs}
     works = {job.cell.id: _work(job.cell, data) for job in jobs}
     speeds = [seconds / works[cell_id] for cell_id, seconds in known.items() if seconds is not None]
-    speed = median(speeds) if speeds else 1e-6  # seconds per pixel and epoch: only the proportions matter
+    speed = median(speeds) if speeds else 1e-6  # seconds per pixel and epoch; only proportions matter
     return {i: speed * works[i] if seconds is None else seconds for i, seconds in known.items()}
 
 
 def known_seconds(job: Job, data: Mapping[str, Found], costs: Costs) -> float | None:
-    """How long a cell will take by the rows there are, or None."""
+    """How long a cell will take by earlier rows, in seconds; None if they do not tell."""
     cost = costs.of(job)
     if cost is None:
         return None
@@ -155,9 +154,9 @@ def known_seconds(job: Job, data: Mapping[str, Found], costs: Costs) -> float | 
 
 
 def estimate_seconds(jobs: Sequence[Job], data: Mapping[str, Found], costs: Costs) -> dict[str, float | None]:
-    """Cell id -> seconds: from rows of the kind, else from training steps measured here on noise.
+    """Cell id -> seconds: by rows of similar cells, else by training steps that are measured here on noise.
 
-    None where neither can be: only the nodes of a cluster have the GPU.
+    None if neither is possible, because only other nodes of the cluster have a GPU.
     """
     measured: dict[Hashable, float] = {}
     estimates = {}
@@ -165,10 +164,10 @@ def estimate_seconds(jobs: Sequence[Job], data: Mapping[str, Found], costs: Cost
         known = known_seconds(job, data, costs)
         if known is None and (job.place.device == "cpu" or torch.cuda.is_available()):
             config = json.loads(job.cell.config)
-            kind = (job.cell.method, _without_epochs(config), job.place.num_threads)
-            if kind not in measured:
-                measured[kind] = _measured(job)
-            known = measured[kind] * _num_images(job.cell, data)[0] * config["epochs"]
+            group = (*_recipe(job.cell.method, config), job.place.num_threads)
+            if group not in measured:
+                measured[group] = _measured(job)
+            known = measured[group] * _num_images(job.cell, data)[0] * config["epochs"]
         estimates[job.cell.id] = known
     return estimates
 
@@ -186,16 +185,16 @@ def _cost(of_cell: Sequence[Mapping[str, Any]]) -> Cost:
 
 
 def _median(costs: Sequence[Cost]) -> Cost:
-    """Field by field."""
+    """The median of each field."""
     return Cost(
         **{name: median(getattr(c, name) for c in costs) for name in ("prepare_s", "train_s", "evaluate_s")},
         pixels=costs[0].pixels,
     )
 
 
-def _kinds(method: str, config: Mapping[str, Any], device: str, threads: int | None) -> list[Hashable]:
-    """What makes cells alike, from alike in everything to alike in the method and the device only."""
-    exact = _same(method, config)
+def _groups(method: str, config: Mapping[str, Any], device: str, threads: int | None) -> list[Hashable]:
+    """The groups of similar cells that a cell belongs to: the most similar first, then ever larger ones."""
+    exact = _recipe(method, config)
     network = (method, config["backbone"], config["image_size"])
     return [
         (*exact, device, threads),
@@ -208,17 +207,14 @@ def _kinds(method: str, config: Mapping[str, Any], device: str, threads: int | N
 
 
 def device_type(job: Job) -> str:
-    """`cpu` or `cuda`, as rows say it."""
+    """`cpu` or `cuda`, as the column `device` has it."""
     return torch.device(job.place.device).type
 
 
-def _same(method: str, config: Mapping[str, Any]) -> tuple[str, str]:
-    """What cells share that differ in epochs, data and seed only."""
-    return method, _without_epochs(config)
-
-
-def _without_epochs(config: Mapping[str, Any]) -> str:
-    return json.dumps({key: value for key, value in config.items() if key != "epochs"}, sort_keys=True)
+def _recipe(method: str, config: Mapping[str, Any]) -> tuple[str, str]:
+    """Equal for cells that differ only in epochs, data and seed."""
+    without_epochs = {key: value for key, value in config.items() if key != "epochs"}
+    return method, json.dumps(without_epochs, sort_keys=True)
 
 
 def _num_images(cell: Cell, data: Mapping[str, Found]) -> tuple[int, int]:
@@ -233,7 +229,7 @@ def _work(cell: Cell, data: Mapping[str, Found]) -> float:
 
 
 def _gpu_shares(row: Mapping[str, Any]) -> list[tuple[int, float]]:
-    """How many images a cell was trained on and which share of its GPU suffices; nothing if it had none."""
+    """The trained images of a cell and the share of its GPU that suffices; empty for a cell without a GPU."""
     if row["device"] != "cuda" or not row["peak_memory_bytes"] or not row["device_memory_bytes"]:
         return []
     share = (MEMORY_MARGIN * row["peak_memory_bytes"] + CUDA_CONTEXT_BYTES) / row["device_memory_bytes"]
@@ -242,16 +238,16 @@ def _gpu_shares(row: Mapping[str, Any]) -> list[tuple[int, float]]:
 
 
 def _cpu_memory(row: Mapping[str, Any]) -> list[tuple[int, int]]:
-    """How many images a cell was trained on and what RAM suffices; nothing where that is not known."""
+    """The trained images of a cell and the RAM that suffices, in bytes; empty if the row does not have it."""
     if row["device"] != "cpu" or not row["peak_memory_bytes"]:
         return []
     return [(row["num_train"] + row["num_heldout"], int(MEMORY_MARGIN * row["peak_memory_bytes"]))]
 
 
 def _measured(job: Job) -> float:
-    """Seconds per image of training on noise, the teacher's share left out since it runs once.
+    """Seconds per image of training on noise, without the teacher, which runs only once per image.
 
-    The optimizer takes the same time for a few images as for a batch, so it is measured by itself.
+    The optimizer takes the same time for a few images as for a batch, so its time is divided by the batch.
     """
     cell, device = job.cell, torch.device(job.place.device)
     method = build_method(cell.method, cell.config, job.place.weights, device)
@@ -272,11 +268,11 @@ def _measured(job: Job) -> float:
             loss.backward()
             differentiated = _now(device)
             optimizer.step()
-        ended = _now(device)
-    return (differentiated - started) / STEP_IMAGES + (ended - differentiated) / method.config.batch_size
+        stepped = _now(device)
+    return (differentiated - started) / STEP_IMAGES + (stepped - differentiated) / method.config.batch_size
 
 
 def _now(device: torch.device) -> float:
-    """Seconds, once the device has done all that it was given."""
+    """The time in seconds, after the device has finished all its work."""
     synchronise(device)
     return time.perf_counter()

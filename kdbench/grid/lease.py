@@ -1,10 +1,11 @@
 """Who is running a cell: one file per running cell, so that no two processes run the same one.
 
-A lease is `leases/<cell_id>.<number>` and holds who runs the cell, where, and how far it is. Its owner writes
-it anew every RENEW_S seconds; one that was not renewed for EXPIRE_S, or whose process is known to be dead, is
-void, and whoever creates the next number takes over. On a disk the creation is atomic (also over NFS). An
-object store cannot create without overwriting: there each claim has a name of its own, and a claimant that
-sees another claim after writing its own withdraws. Of a lease that is damaged only the age of its file tells.
+The file `leases/<cell_id>.<number>` is a lease: it says who runs the cell, where, and how far it is. Its
+owner writes it again every RENEW_S seconds. A lease is void if it was not renewed for EXPIRE_S, or if its
+process is known to be dead; then the process that creates the next number takes over. A disk creates files
+atomically, also over NFS. An object store cannot create a file without overwriting another one: there each
+claim has its own name, and a process that sees another claim after it wrote its own withdraws. If a lease is
+damaged, the age of its file decides.
 """
 
 import json
@@ -24,7 +25,7 @@ from kdbench.results.storage import Storage
 from kdbench.results.store import LEASES
 
 RENEW_S = 5.0
-EXPIRE_S = 180.0  # well above what network file systems cache, and what clocks differ by
+EXPIRE_S = 180.0  # well above the caching of network file systems and the differences of clocks
 FOLDER = LEASES.folder
 NAME = re.compile(rf"{FOLDER}/.+\.\d+(-[0-9a-f]{{8}})?")
 
@@ -63,14 +64,14 @@ class Lease:
         self.storage, self.name, self.holder = storage, name, holder
 
     def held(self) -> bool:
-        """Whether nobody took over, as happens to a process that was stopped for longer than EXPIRE_S.
+        """Whether this lease still counts: others take over from a process that paused for EXPIRE_S.
 
-        The name alone does not tell: after `revoke` the numbers begin anew.
+        The name alone does not tell: after `revoke`, the numbers begin again.
         """
-        there = _read(self.storage, self.name)
-        if there is None:
+        stored = _read(self.storage, self.name)
+        if stored is None:
             return self.storage.exists(self.name)
-        return self.holder == replace(there, renewed=self.holder.renewed, progress=self.holder.progress)
+        return self.holder == replace(stored, renewed=self.holder.renewed, progress=self.holder.progress)
 
     def renew(self, progress: dict[str, Any]) -> None:
         """Tell everybody that the cell is still running, and how far it is."""
@@ -79,20 +80,20 @@ class Lease:
             self.storage.write(self.name, self.holder.content())
 
     def release(self) -> None:
-        """Let others run the cell, if it is still ours to give."""
+        """Let others run the cell; do nothing if somebody else has taken over."""
         if self.held():
             self.storage.remove(self.name)
 
     @contextmanager
     def kept(self, progress: Callable[[], dict[str, Any]]) -> Iterator[None]:
-        """Renew from a thread while the block runs, and release at its end."""
+        """Renew the lease in a thread while the block runs, and release it afterwards."""
         ended = threading.Event()
 
         def keep() -> None:
             while not ended.wait(RENEW_S):
                 try:
                     self.renew(progress())
-                except OSError:  # a full disk or a lost network: the rows will say so, or the lease expires
+                except OSError:  # a full disk, a lost network: writing rows fails, too, or the lease expires
                     continue
 
         keeper = threading.Thread(target=keep, name="lease", daemon=True)
@@ -102,43 +103,43 @@ class Lease:
         finally:
             ended.set()
             keeper.join()
-            with suppress(OSError):  # it expires by itself, and what the block raised is what matters
+            with suppress(OSError):  # it expires by itself, and the error of the block matters more
                 self.release()
 
 
 def acquire(storage: Storage, holder: Holder) -> Lease | None:
-    """The lease of a cell, or None while somebody who may be alive has it."""
-    found = _holders(storage, holder.cell_id)
-    if any(other is None or other.alive for _, other in found):
+    """Take a cell's lease; None while a process that may be alive holds it."""
+    others = _holders(storage, holder.cell_id)
+    if any(other is None or other.alive for _, other in others):
         return None
-    name = _claim(storage, holder, [name for name, _ in found])
+    name = _claim(storage, holder, [name for name, _ in others])
     if name is None:
         return None
-    for old, _ in found:
+    for old, _ in others:
         storage.remove(old)
     return Lease(storage, name, holder)
 
 
 def holders(storage: Storage) -> list[Holder]:
     """Everybody who runs a cell now."""
-    found = [_read(storage, name) for name in _all_names(storage)]
-    return [holder for holder in found if holder is not None and holder.alive]
+    everybody = [_read(storage, name) for name in _all_names(storage)]
+    return [holder for holder in everybody if holder is not None and holder.alive]
 
 
 def leased(storage: Storage) -> set[str]:
-    """Cells of which somebody has a lease, be it a void one."""
+    """The ids of cells that have a lease, valid or void."""
     return {_cell_of(name) for name in _all_names(storage)}
 
 
 def revoke(storage: Storage, cell_id: str, run_id: str) -> None:
-    """Take back the lease of a lost worker of this run; should it live on, what it gives is not kept."""
+    """Remove the lease of a lost worker of this run. If the worker still lives, its result is not kept."""
     for name, holder in _holders(storage, cell_id):
         if holder is not None and holder.run_id == run_id:
             storage.remove(name)
 
 
 def remove_void(storage: Storage) -> None:
-    """Remove the leases of processes that are dead, and files that they did not finish."""
+    """Remove the leases of dead processes."""
     for name in _all_names(storage):
         holder = _read(storage, name)
         if holder is not None and not holder.alive:
@@ -155,12 +156,12 @@ def _claim(storage: Storage, holder: Holder, void: list[str]) -> str | None:
     if set(_names(storage, holder.cell_id)) <= {name, *void}:
         return name
     storage.remove(name)
-    time.sleep(random.uniform(0, 0.2))  # two that withdrew together should not come back together
+    time.sleep(random.uniform(0, 0.2))  # two processes that withdrew at once should not come back at once
     return None
 
 
 def _holders(storage: Storage, cell_id: str) -> list[tuple[str, Holder | None]]:
-    """Name and holder of each lease of a cell; None where nobody can tell now who it is."""
+    """Name and holder of each lease of a cell; the holder is None if the lease cannot be read now."""
     return [(name, _read(storage, name)) for name in _names(storage, cell_id)]
 
 
@@ -169,7 +170,7 @@ def _names(storage: Storage, cell_id: str) -> list[str]:
 
 
 def _all_names(storage: Storage) -> list[str]:
-    """Names of all leases; copies of them and files of other programs are none."""
+    """Names of all leases, without copies of them and files of other programs."""
     return [name for name in storage.names(FOLDER) if NAME.fullmatch(name)]
 
 
@@ -178,13 +179,13 @@ def _cell_of(name: str) -> str:
 
 
 def _read(storage: Storage, name: str) -> Holder | None:
-    """Who has a lease; None if it was released meanwhile, or if nobody can tell now."""
+    """Who has a lease; None if it was released meanwhile or cannot be read now."""
     content = _read_twice(storage, name)
     if content is None:
         return None
     try:
         return Holder(**json.loads(content))
-    except (ValueError, TypeError):  # cut off by a crash: whoever it was may live until it would have expired
+    except (ValueError, TypeError):  # cut off by a crash: the holder may live until the lease expires
         written = time.time() - storage.age_s(name)
         return Holder(
             cell_id=_cell_of(name),
@@ -210,16 +211,16 @@ def _read_twice(storage: Storage, name: str) -> bytes | None:
 
 
 def _machine() -> str:
-    """What tells this machine, and on it this set of process numbers, from every other; "" if unknown."""
+    """Names this machine and its namespace of process numbers; "" if the system does not tell them."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:  # not Linux: only the time tells who is dead
+    except OSError:  # not Linux: only the time of the last renewal tells who is dead
         return ""
 
 
 def _process_started(pid: int) -> str:
-    """When a process began, in the kernel's ticks: process numbers are used again; "" for a dead one."""
+    """When a process began, in ticks of the kernel, since numbers of processes are used again; "" if dead."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text("ascii", errors="replace")
     except OSError:

@@ -145,6 +145,11 @@ class Method(nn.Module):
             )
 
     @classmethod
+    def holds_out(cls, checkpoint: str) -> bool:
+        """Whether this checkpoint rule sets training images aside; without, one image can be trained on."""
+        return checkpoint == "heldout" or cls.calibrates
+
+    @classmethod
     def recipe(cls, profile: str, setting: str) -> dict[str, Any]:
         """The changes of a profile and a setting to the defaults of Config."""
         paper = cls.multiclass if setting == "multiclass" else {}

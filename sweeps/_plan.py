@@ -120,7 +120,7 @@ def _wrong_for_data(request: SweepRequest, cells: Plan) -> list[str]:
         for category in data.categories.values():
             if len(category.train) < 2:
                 complaints.append(
-                    f"{category.name} has one train image: a sweep holds some out and needs at least 2"
+                    f"{category.name} has 1 training image: a sweep holds out some and needs at least 2"
                 )
             pixel = request.objective in (*PIXEL_METRICS, "mad")
             if request.selection == "test" and pixel and not category.has_masks:

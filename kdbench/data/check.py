@@ -17,6 +17,7 @@ from kdbench.errors import DataError, reason
 # Told the category and how many of how many of its files are done.
 Progress = Callable[[str, int, int], None]
 
+ONE_IMAGE = "{}: 1 training image. Methods that hold out some need at least 2"
 PARTS = ("train", "normal test", "defective test")
 
 
@@ -103,7 +104,12 @@ def _check(
     )
     problems = _differences(dataset, name, found)
     checked = CategoryCheck(
-        category=name, present=True, found=found, published=published, problems=tuple(problems)
+        category=name,
+        present=True,
+        found=found,
+        published=published,
+        problems=tuple(problems),
+        remarks=(ONE_IMAGE.format(name),) if found.train == 1 else (),
     )
     return _decoded(checked, dataset, category, tell, accept_large) if deep else checked
 
@@ -184,7 +190,7 @@ def _decoded(
     return replace(
         checked,
         problems=(*checked.problems, *problems),
-        remarks=tuple(remarks),
+        remarks=(*checked.remarks, *remarks),
         num_empty_masks=sum(look.empty for look in looks),
         contents=content,
     )

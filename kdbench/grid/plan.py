@@ -73,6 +73,7 @@ def plan(request: Request, cluster: Cluster | None = None) -> Plan:
         with complaints.collecting():
             found[dataset.name] = find_data(dataset, request.root, request.categories)
     configs = _configs(request, datasets, complaints)
+    complaints.add(*_too_few_to_hold_out(request, found, configs))
     weights = _weights(request, configs, complaints)
     complaints.check()
     # Two values of a key that mean the same make one cell, not two.
@@ -273,6 +274,26 @@ def _config(method: str, values: Mapping[str, Any], preset: str) -> dict[str, An
             ]
         )
     return config
+
+
+def _too_few_to_hold_out(request: Request, found: Mapping[str, Found], configs: Configs) -> Iterator[str]:
+    """Which categories have one training image, for methods that hold some out."""
+    for data in found.values():
+        profile = request.profile or data.dataset.profile
+        holding = {
+            method: None
+            for (method, of_profile, _), tried in configs.items()
+            if of_profile == profile
+            and any(get_method(method).holds_out(config["checkpoint"]) for config in tried)
+        }
+        for name, category in data.categories.items():
+            if holding and len(category.train) < 2:
+                whole = [f"{method}.checkpoint=last" for method in holding if not get_method(method).calibrates]
+                advice = f". Add images, or hold out none: --set {' --set '.join(whole)}" if whole else ""
+                yield (
+                    f"{data.dataset.name} {name} has 1 training image, and some are held out by "
+                    f"{', '.join(holding)}: at least 2 are needed{advice}"
+                )
 
 
 def _weights(request: Request, configs: Configs, complaints: Complaints) -> dict[str, Weights]:

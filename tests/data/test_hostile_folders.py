@@ -20,7 +20,8 @@ from kdbench.data.fingerprint import fingerprint
 from kdbench.data.masks import LARGE_MASK
 from kdbench.datasets.folder import Folder
 from kdbench.errors import DataError, RequestError
-from kdbench.grid.plan import find_data
+from kdbench.grid.plan import find_data, plan
+from kdbench.grid.request import Request
 from kdbench.registry import get_dataset
 
 Spoil = Callable[[Path], object]
@@ -276,6 +277,33 @@ def test_images_of_a_single_colour_and_of_other_colour_profiles_are_notes(part):
         "part: colour profiles, which are not applied, differ between part/test/good/001.png, "
         "part/train/good/000.png",
     )
+
+
+# too few images
+
+
+def test_one_training_image_is_refused_where_images_are_held_out_and_noted_by_a_check(kdbench, part):
+    for number in ("001", "002"):
+        (part / f"train/good/{number}.png").unlink()
+    names = {"methods": "stfpm,rd4ad", "dataset": "folder", "root": "parts", "backbone": "tiny"}
+    with pytest.raises(RequestError) as raised:
+        plan(Request(**names, set={"rd4ad.checkpoint": "last"}))
+    assert raised.value.complaints == (
+        "folder part has 1 training image, and some are held out by stfpm: at least 2 are needed. Add images, "
+        "or hold out none: --set stfpm.checkpoint=last",
+    )
+    code, text = kdbench("datasets", "check", "folder", "--root", "parts")
+    assert code == 0
+    assert text.count("note: part: 1 training image. Methods that hold out some need at least 2") == 1
+
+
+def test_a_method_that_holds_out_nothing_trains_on_one_image(kdbench, part):
+    for number in ("001", "002"):
+        (part / f"train/good/{number}.png").unlink()
+    assert kdbench(*RUN)[0] == 2
+    assert kdbench(*RUN, "--set", "stfpm.checkpoint=last")[0] == 0
+    (row,) = pq.read_table("results/cells").to_pylist()
+    assert (row["status"], row["num_train"], row["num_heldout"]) == ("ok", 1, 0)
 
 
 # masks and EXIF

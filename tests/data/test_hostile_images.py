@@ -568,7 +568,7 @@ def test_a_deep_check_finds_every_bad_file_in_the_words_of_a_run(tmp_path, name)
 
 @pytest.mark.parametrize("name", MASKS)
 def test_a_deep_check_takes_every_good_mask(tmp_path, name):
-    part = write_category(tmp_path, "part", train=1, good=1, bad=1)
+    part = write_category(tmp_path, "part", train=2, good=1, bad=1)
     write, expected = MASKS[name]
     Image.fromarray(COLOURS).save(part / "test/broken/000.png")
     write(part / "ground_truth/broken/000_mask.png")

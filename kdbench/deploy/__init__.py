@@ -1,0 +1,1 @@
+"""Detectors outside of kdbench: one file from pixels to map and score, and the runtimes that run it."""

@@ -257,8 +257,8 @@ def _refuse_lossy(file: ImageFile.ImageFile, path: Path) -> None:
     if name == "WEBP" and b"VP8 " in path.read_bytes():
         name, compression = "WebP", "lossy"
     if name in LOSSY or compression in (*LOSSY_TIFF, "lossy"):
-        said = "JPEG" if name == "MPO" else f"{name} ({compression})" if compression else name
-        raise ValueError(f"{said} blurs what is marked; save masks as PNG")
+        shown = "JPEG" if name == "MPO" else f"{name} ({compression})" if compression else name
+        raise ValueError(f"{shown} blurs what is marked; save masks as PNG")
 
 
 def _from_16_bit(image: Image.Image) -> Picture:

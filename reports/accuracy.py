@@ -60,8 +60,8 @@ def conditions(group: Group, found: Sequence[Entry]) -> Table:
     body = []
     for entry in found:
         own = entry.conditions
-        said = (own.backbone, own.image_size, own.epochs, own.batch_size, own.precision, own.num_steps)
-        body.append((text(entry.name), *(text(one or HOLE) for one in said), text(own.trained_on)))
+        values = (own.backbone, own.image_size, own.epochs, own.batch_size, own.precision, own.num_steps)
+        body.append((text(entry.name), *(text(one or HOLE) for one in values), text(own.trained_on)))
     return Table(
         title=f"Conditions: {group.title}",
         head=(
@@ -175,11 +175,11 @@ def settings(found: Sections, evidence: Evidence) -> Iterator[Table]:
 
 def published(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
     """Published numbers of these methods beside ours; notes give the conditions of the published ones."""
-    said = pd.read_csv(Path(__file__).with_name("published.csv"), keep_default_na=False)
-    said = said[(said["dataset"] == group.dataset) & (said["setting"] == group.setting)]
+    numbers = pd.read_csv(Path(__file__).with_name("published.csv"), keep_default_na=False)
+    numbers = numbers[(numbers["dataset"] == group.dataset) & (numbers["setting"] == group.setting)]
     body = []
     for entry in found:
-        of_method = said[said["method"] == entry.method]
+        of_method = numbers[numbers["method"] == entry.method]
         for one in of_method[of_method["category"].isin(["mean", *entry.ends])].itertuples():
             ours = hole()
             if one.metric in KNOWN and one.category == "mean":
@@ -270,17 +270,17 @@ def _rank(places: dict[str, int], entry: Entry) -> Value:
 def _kinds(found: Sequence[Entry], metric: str) -> Iterator[tuple[Value, ...]]:
     """Means over the textures and over the objects, where the dataset has both."""
     texture = {
-        category: bool(kind)
+        category: bool(is_texture)
         for entry in found
-        for category, kind in zip(entry.rows["category"], entry.rows["texture"], strict=True)
-        if kind is not None
+        for category, is_texture in zip(entry.rows["category"], entry.rows["texture"], strict=True)
+        if is_texture is not None
     }
     if set(texture.values()) != {True, False}:
         return
-    for kind, said in ((True, "textures"), (False, "objects")):
-        line = [text(f"mean of {said}")]
+    for is_texture, group_name in ((True, "textures"), (False, "objects")):
+        line = [text(f"mean of {group_name}")]
         for entry in found:
-            within = entry.ok[entry.ok["category"].map(texture) == kind]
+            within = entry.ok[entry.ok["category"].map(texture) == is_texture]
             by_seed = within.groupby("seed")[metric].mean()
             complete = not entry.holes and within[metric].notna().all()
             mean = Mean(by_seed.mean(), by_seed.std(ddof=1)) if complete else None
@@ -314,8 +314,8 @@ def _drops(
 
 def _unequal(oneclass: Entry, multiclass: Entry) -> Iterator[str]:
     """What differs besides the setting: keys of the recipes with both values, and seeds."""
-    if said := recipe_differences(oneclass.recipe, multiclass.recipe):
-        yield said
+    if differences := recipe_differences(oneclass.recipe, multiclass.recipe):
+        yield differences
     if oneclass.seeds != multiclass.seeds:
         seeds = (", ".join(map(str, entry.seeds)) for entry in (oneclass, multiclass))
         yield "seeds " + " against ".join(seeds)

@@ -51,9 +51,9 @@ class Comparison:
     @property
     def headline(self) -> str:
         """The verdict in one line."""
-        said = f"{self.num_compared} differences, {len(self.beyond.body)} beyond the tolerance"
+        counts = f"{self.num_compared} differences, {len(self.beyond.body)} beyond the tolerance"
         only = f"{self.num_only_before} rows only before, {self.num_only_after} only after: not compared"
-        return f"{said}; {self.num_regressions} regressions; {only}"
+        return f"{counts}; {self.num_regressions} regressions; {only}"
 
 
 def compare(before: str | Path, after: str | Path, tolerance: float) -> Comparison:
@@ -108,9 +108,9 @@ def write_comparison(found: Comparison, folder: Path) -> Path:
         "compare.md": "\n".join([f"# Comparison\n\n{found.headline}\n", *parts]),
         "compare.csv": to_csv(found.tables),
     }
-    for name, said in written.items():
+    for name, content in written.items():
         with written_aside(folder / name) as aside:
-            aside.write_text(said, encoding="utf-8")
+            aside.write_text(content, encoding="utf-8")
     return folder / "compare.md"
 
 
@@ -248,8 +248,8 @@ def _origins(sides: tuple[Rows, Rows]) -> Table:
     """Versions and machines of the rows; a * marks those that differ."""
     body = []
     for name in (*CODE, *MACHINE):
-        said = [_distinct(side.cells, name) for side in sides]
-        body.append((text(name), *map(text, said), text("*" if said[0] != said[1] else "")))
+        values = [_distinct(side.cells, name) for side in sides]
+        body.append((text(name), *map(text, values), text("*" if values[0] != values[1] else "")))
     return Table(
         title="Code and machines",
         head=("what", "before", "after", "differs"),

@@ -109,8 +109,8 @@ def _over(detectors: Sequence[Value], done: str) -> str:
 
 
 def _neighbours(rows: pd.DataFrame) -> str:
-    said = dict.fromkeys(str(one) for one in rows["neighbours"].dropna() if one)
-    return "; ".join(said) or "it is not known with what"
+    neighbours = dict.fromkeys(str(one) for one in rows["neighbours"].dropna() if one)
+    return "; ".join(neighbours) or "it is not known with what"
 
 
 def _ended(entry: Entry) -> pd.DataFrame:
@@ -124,8 +124,8 @@ def _one(cells: pd.DataFrame, column: str) -> Value:
     if known.empty:
         return hole(cell_ids=[*cells["cell_id"]])
     low, high = float(known.min()), float(known.max())
-    said = _count(low) if low == high else f"{_count(low)} to {_count(high)}"
-    return number(float(known.mean()), said, tuple(cells["cell_id"]))
+    shown = _count(low) if low == high else f"{_count(low)} to {_count(high)}"
+    return number(float(known.mean()), shown, tuple(cells["cell_id"]))
 
 
 def _count(value: float) -> str:
@@ -141,5 +141,5 @@ def _mean(values: pd.Series, rows: pd.DataFrame) -> Value:
         return hole(cell_ids=ids)
     mean, std = float(known.mean()), float(known.std(ddof=1))
     digits = max(0, 2 - math.floor(math.log10(abs(mean)))) if mean else 0  # three significant ones
-    said = f"{mean:.{digits}f}" + ("" if math.isnan(std) else f" ± {std:.{digits}f}")
-    return Value(text=said, mean=mean, std=None if math.isnan(std) else std, cell_ids=ids)
+    shown = f"{mean:.{digits}f}" + ("" if math.isnan(std) else f" ± {std:.{digits}f}")
+    return Value(text=shown, mean=mean, std=None if math.isnan(std) else std, cell_ids=ids)

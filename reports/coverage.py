@@ -1,4 +1,4 @@
-"""How often the intervals of a report hold the truth, as tests/benchmarks/coverage.py simulated it."""
+"""How often the intervals of a report contain the true value: tests/benchmarks/coverage.py simulated it."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -20,9 +20,9 @@ def _simulated() -> pd.DataFrame:
 
 
 def covered(over: str, quantity: str, *, num_seeds: int, num_categories: int | None = None) -> str:
-    """In words what intervals over "categories" or "images" cover of a column of the table.
+    """The coverage of intervals over "categories" or "images" in words, from a column of the table.
 
-    Of the simulated cases those with as many seeds and categories count, or the next with fewer.
+    It is that of the simulated cases with as many seeds and categories, or with the next fewer.
     """
     cases = _simulated()
     cases = cases[cases["over"] == over]
@@ -43,7 +43,7 @@ def _range(shares: pd.Series) -> str:
 
 
 def covered_means(found: Sequence[Entry], *, over_categories: bool) -> str:
-    """What intervals of the means of these entries cover, over images and, if asked, over categories."""
+    """The coverage of intervals of means of these entries, over images and, if asked, over categories."""
     seeds, categories = min(len(entry.seeds) for entry in found), len(found[0].dataset_categories)
     parts = []
     if over_categories and categories >= MIN_CATEGORIES:
@@ -55,7 +55,7 @@ def covered_means(found: Sequence[Entry], *, over_categories: bool) -> str:
 
 
 def covered_differences(found: Sequence[Entry], *, over_images: bool = False, num_categories: int = 0) -> str:
-    """What intervals of differences of these entries cover: over images, over so many categories, or both."""
+    """The coverage of intervals of differences of these entries, over images, so many categories, or both."""
     parts = []
     if over_images:
         seeds = min(len(entry.seeds) for entry in found)
@@ -68,7 +68,7 @@ def covered_differences(found: Sequence[Entry], *, over_images: bool = False, nu
 
 
 def _shared_seeds(found: Sequence[Entry]) -> int:
-    """The fewest seeds of detectors of several categories; those of one category each vary with these."""
+    """The smallest number of seeds of an entry whose detectors serve several categories; 1 without such."""
     return min((len(entry.seeds) for entry in found if entry.shared), default=1)
 
 

@@ -30,7 +30,7 @@ class Mean(NamedTuple):
     std: float
 
 
-# The columns that the tables read, of eighty: each column makes a selection of rows slower.
+# The columns that the tables read, out of eighty: each column makes a selection of rows slower.
 KEPT = [
     *("cell_id", "recipe", "dataset", "category", "dataset_categories", "texture", "seed", "status", "error"),
     *("other_images", "categories", "num_steps"),
@@ -55,14 +55,14 @@ class Conditions:
 
     @property
     def short(self) -> str:
-        """Half a line with what a reader compares with a published number."""
-        said = (
+        """The part of the recipe that readers compare with a published one, in half a line."""
+        parts = (
             self.backbone,
             self.image_size and f"{self.image_size} px",
             self.epochs and f"{self.epochs} epochs",
             f"{self.trained_on} categories",
         )
-        return ", ".join(one for one in said if one)
+        return ", ".join(one for one in parts if one)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -107,13 +107,13 @@ class Entry:
     def conditions(self) -> "Conditions":
         """How its detectors were trained, as its rows say."""
         recipe = json.loads(self.recipe)
-        said = [str(recipe.get(key, "")) for key in ("backbone", "image_size", "epochs", "batch_size")]
+        values = [str(recipe.get(key, "")) for key in ("backbone", "image_size", "epochs", "batch_size")]
         trained = sorted({len(own) for own in self.rows["categories"]})
         return Conditions(
-            backbone=said[0],
-            image_size=said[1],
-            epochs=said[2],
-            batch_size=said[3],
+            backbone=values[0],
+            image_size=values[1],
+            epochs=values[2],
+            batch_size=values[3],
             precision=str(recipe.get("precision", "")),
             num_steps=_range(self.rows["num_steps"].dropna().astype(int).unique()),
             trained_on=f"{_range(trained)} of {len(self.dataset_categories)}",
@@ -140,7 +140,7 @@ class Entry:
         return bool((self.ok.groupby("cell_id")["category"].nunique() > 1).any())
 
     def by_seed_and_category(self, metric: str, categories: Sequence[str]) -> NDArray[np.float64]:
-        """Values [S,C] of these categories, all of which ended well; NaN where a seed lacks one."""
+        """Values [S,C] of these categories, all of which succeeded; NaN where a seed lacks one."""
         return self._values[metric][[*categories]].to_numpy(float)
 
     @cached_property
@@ -198,7 +198,7 @@ def why_ranked_by(found: Sequence[Entry]) -> str:
 
 def ranks(found: Sequence[Entry], metric: str) -> dict[str, int]:
     """Entry name -> rank among the comparable ones; equal means share the better rank."""
-    # Rounded: the same seeds in another order are a tie, which float64 does not know.
+    # Rounded: the mean of the same seeds in another order is equal, but not in the last bit of float64.
     merits = {
         entry.name: round(mean.mean, 12)
         for entry in found

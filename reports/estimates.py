@@ -1,10 +1,10 @@
-"""Means and differences with an interval and a p, from what categories, test images and seeds say of them.
+"""Means and differences with an interval and a p, by their variation over categories, test images and seeds.
 
-Each random factor gives a part of the variance, unbiased for few values (n - 1), and how uncertain that part
-is. The parts of independent factors add up, and the value over its error follows Student's t with the degrees
-of freedom of Satterthwaite (1946). Where two factors cross, such as seeds and test images, each part holds
-their interaction, which is therefore taken out of one of them. The coverage of the intervals is simulated by
-tests/benchmarks/coverage.py; docs/reports.md shows it.
+Each random factor adds a part to the variance. A part is estimated with n - 1, which is unbiased also for few
+values, and has an uncertainty of its own. The parts of independent factors are summed, and the value divided
+by its error follows Student's t with the degrees of freedom of Satterthwaite (1946). If two factors cross,
+such as seeds and test images, the part of each contains their interaction: one part is computed without it.
+tests/benchmarks/coverage.py simulates the coverage of the intervals; docs/reports.md shows it.
 """
 
 import math
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ALPHA = 0.05
-MIN_CATEGORIES = 3  # of two the quantile is 12.7: an interval that says nothing
+MIN_CATEGORIES = 3  # the quantile for two is 12.7, and such an interval says nothing
 NOTHING = 1e-12  # a deviation below this is rounding: scores and metrics have fewer digits
 
 Array = NDArray[np.float64]
@@ -81,7 +81,7 @@ def _share(logit: float) -> float:
 
 
 def estimate(value: float, parts: Iterable[Part]) -> Estimate | None:
-    """A value with the sum of independent parts; None where nothing varies: then nothing tells its error."""
+    """A value with the sum of independent parts; None if nothing varies, since its error is unknown then."""
     parts = list(parts)
     variance = sum(part.variance for part in parts)
     if not variance > NOTHING**2:  # also NaN
@@ -92,16 +92,16 @@ def estimate(value: float, parts: Iterable[Part]) -> Estimate | None:
 
 
 def _part(values: Array, weight: float = 1.0) -> Part:
-    """What drawing values [n] anew adds to the variance of their mean times a weight."""
+    """The variance that values [n], drawn again, give to their mean times a weight."""
     degrees = len(values) - 1
     variance = weight**2 * float(values.var(ddof=1)) / len(values)
     return Part(variance, variance**2 / degrees, degrees)
 
 
 def _part_of_seeds(by_seed: Array, interaction: float) -> Part:
-    """What training anew adds to a mean over seeds [S] beyond an interaction that another part already holds.
+    """The variance that seeds [S], trained again, give to their mean, without what another part already has.
 
-    The uncertainty is that of the whole: what is left of a small difference of variances is no surer.
+    The uncertainty is that of the whole variance: a difference of variances is not more certain.
     """
     whole = _part(by_seed)
     return whole._replace(variance=max(0.0, whole.variance - interaction))
@@ -113,15 +113,15 @@ def _part_of_seeds(by_seed: Array, interaction: float) -> Part:
 def mean_over_categories(values: Array, *, shared: bool) -> Estimate | None:
     """The mean of values [S,C], or of differences, of S seeds and C categories.
 
-    `shared` says that a seed's detector is one for all categories, whose luck moves them all.
+    With `shared`, a seed has one detector for all categories, so that its luck moves all of them.
     """
     return estimate(float(values.mean()), [_part(values.mean(axis=0)), *_shared_seeds(values, shared)])
 
 
 def difference_over_categories(a: Array, b: Array, *, shared: tuple[bool, bool]) -> Estimate | None:
-    """Mean a - mean b of values [S,C] of the same categories; seeds are drawn for each side by itself.
+    """Mean a - mean b of values [S,C] over the same categories; the seeds of the two are independent.
 
-    Where line i of both is a pair, `mean_over_categories` of a - b is the better one.
+    If line i of both is a pair, use `mean_over_categories` of a - b.
     """
     differences = a.mean(axis=0) - b.mean(axis=0)
     parts = [_part(differences), *_shared_seeds(a, shared[0]), *_shared_seeds(b, shared[1])]
@@ -129,7 +129,7 @@ def difference_over_categories(a: Array, b: Array, *, shared: tuple[bool, bool])
 
 
 def _shared_seeds(values: Array, shared: bool) -> Iterator[Part]:
-    """The part of detectors of all categories; those of one category each vary with the categories."""
+    """The part of detectors that serve all categories; others vary with the categories."""
     num_seeds, num_categories = values.shape
     if shared and num_seeds > 1:
         by_seed = values.mean(axis=1)
@@ -145,7 +145,7 @@ def _shared_seeds(values: Array, shared: bool) -> Iterator[Part]:
 class Sample:
     """A metric of one category by S detectors on the same n test images."""
 
-    detectors: tuple[str, ...]  # categories with the same ones share them
+    detectors: tuple[str, ...]  # categories with the same names share detectors
     values: Array  # [S]
     effects: Array  # [S,n], of `image_effects`
     label: NDArray[np.bool_]  # [n]
@@ -159,14 +159,14 @@ def mean_over_images(samples: Sequence[Sample]) -> Estimate | None:
 
 
 def paired(a: Sample, b: Sample) -> Sample:
-    """a - b of detectors that are pairs, in this order, on the same images."""
+    """a - b on the same images, where the detectors are pairs in this order."""
     return Sample(
         detectors=a.detectors, values=a.values - b.values, effects=a.effects - b.effects, label=a.label
     )
 
 
 def difference_over_images(a: Sequence[Sample], b: Sequence[Sample]) -> Estimate | None:
-    """Mean a - mean b over the same images; detectors are drawn for each side by itself."""
+    """Mean a - mean b over the same images; the detectors of the two are independent."""
     pairs = list(zip(a, b, strict=True))
     value = float(np.mean([ours.values.mean() - theirs.values.mean() for ours, theirs in pairs]))
     images = [(ours.effects.mean(axis=0) - theirs.effects.mean(axis=0), ours.label) for ours, theirs in pairs]
@@ -174,14 +174,14 @@ def difference_over_images(a: Sequence[Sample], b: Sequence[Sample]) -> Estimate
 
 
 def _images(effects: Sequence[tuple[Array, NDArray[np.bool_]]]) -> Iterator[Part]:
-    """The parts of the test images of each category, normal and defective ones apart, in a mean."""
+    """The parts that the test images give to a mean: one per category and label."""
     for of_category, label in effects:
         for kind in (False, True):
             yield _part(of_category[label == kind], 1 / len(effects))
 
 
 def _seeds(samples: Sequence[Sample]) -> Iterator[Part]:
-    """The part of each group of detectors that share categories, without what the images already hold."""
+    """The part of each group of detectors that share categories, without what is in the parts of images."""
     for detectors, group in groupby(sorted(samples, key=_detectors), key=_detectors):
         shared = list(group)
         if (num_seeds := len(detectors)) < 2:

@@ -1,4 +1,4 @@
-"""What categories, test images and seeds say of entries and of their differences, computed once and kept."""
+"""Intervals and tests of entries over categories, test images and seeds, each computed once and kept."""
 
 import zlib
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ def difference_over_categories(a: Entry, b: Entry, metric: str, categories: Sequ
 
 
 class Evidence:
-    """Intervals and tests of entries; what test images say is computed once and kept."""
+    """Intervals and tests of entries; those over test images are computed once and kept."""
 
     def __init__(self, scores: pd.DataFrame) -> None:
         self._scores = _by_row(scores)
@@ -83,7 +83,7 @@ class Evidence:
         return estimates.difference_over_images(ours, theirs)
 
     def difference(self, a: Entry, b: Entry, metric: str, categories: Sequence[str]) -> Estimate | None:
-        """Mean a - mean b over the categories; with few of them over the test images, where that can be."""
+        """Mean a - mean b over the categories; with too few of them over the test images, if possible."""
         if len(categories) >= statistics.MIN_PAIRS:
             return difference_over_categories(a, b, metric, categories)
         over_images = self.difference_over_images(a, b, metric, categories)
@@ -169,13 +169,13 @@ class Scores:
 
     @property
     def usable(self) -> bool:
-        """Whether all have a score, and two each are normal and defective: one says nothing of others."""
+        """Whether all images have a score, and at least two each are normal and defective."""
         defective = int(np.count_nonzero(self.label))
         return min(defective, len(self.label) - defective) >= 2 and not bool(np.isnan(self.score).any())
 
 
 def _by_row(scores: pd.DataFrame) -> dict[tuple[str, str], Scores]:
-    """Scores by (cell id, category), taken apart at once: a part of a frame costs more than its metrics."""
+    """Scores by (cell id, category), split once: selecting rows takes longer than their metrics."""
     if scores.empty:
         return {}
     ordered = scores.sort_values(["cell_id", "category", "image"], kind="stable", ignore_index=True)

@@ -1,7 +1,7 @@
 """Figures of a report, one look for all: what each shows, or why there is none.
 
 A Sketch is drawn when it is written, so that only one figure is in memory. Colours are those of Okabe and
-Ito (jfly.uni-koeln.de/color), with a dark grey instead of black, on which nothing could be drawn. Lines and
+Ito (jfly.uni-koeln.de/color), but dark grey instead of black: nothing could be drawn on black. Lines and
 points also differ by dashes and markers. The same rows give the same bytes, whatever style and backend the
 environment names. Only this module imports matplotlib.
 """
@@ -178,7 +178,7 @@ def add_legend(figure: Figure) -> None:
         handles, labels = axes.get_legend_handles_labels()
         found = dict(zip(labels, handles, strict=True)) | found
     columns = _legend_columns(figure.get_figwidth(), list(found))
-    outside = figure.get_layout_engine() is not None  # else room was left for it
+    outside = figure.get_layout_engine() is not None  # else the panels left room for it
     where: Literal["outside upper center", "upper center"] = (
         "outside upper center" if outside else "upper center"
     )
@@ -203,12 +203,12 @@ def log_axis(axes: Axes, values: Sequence[float]) -> None:
 
 
 def filled(lists: pd.Series) -> pd.Series:
-    """Which rows of a column of lists have one that is not empty."""
+    """Which rows of a column of lists have a list with values."""
     return pd.Series([one is not None and len(one) > 0 for one in lists], lists.index, dtype=bool)
 
 
 def slug(group: Group) -> str:
     """A section's part in a file name: letters, digits and dashes."""
-    said = f"{group.dataset}-{group.setting}-{group.profile}-{group.preset}-v{group.metric_version}"
-    said += "-oracle" if group.oracle else ""
-    return "".join(c if (c.isalnum() and c.isascii()) or c in "-_" else "-" for c in said)
+    name = f"{group.dataset}-{group.setting}-{group.profile}-{group.preset}-v{group.metric_version}"
+    name += "-oracle" if group.oracle else ""
+    return "".join(c if (c.isalnum() and c.isascii()) or c in "-_" else "-" for c in name)

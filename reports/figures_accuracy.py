@@ -161,9 +161,9 @@ def _seeds(kept: pd.DataFrame, found: Sequence[Entry]) -> str:
         return "the seeds of each that kept curves"
     (seeds,) = own
     *others, last = map(str, seeds)
-    said = f"seeds {', '.join(others)} and {last}" if others else f"seed {last}"
+    shown = f"seeds {', '.join(others)} and {last}" if others else f"seed {last}"
     lacking = {seed for entry in found for seed in entry.seeds} - set(seeds)
-    return f"{said} (no other seed kept curves)" if lacking else said
+    return f"{shown} (no other seed kept curves)" if lacking else shown
 
 
 def _counted(count: int, one: str, several: str) -> str:
@@ -325,9 +325,9 @@ def _critical_differences(ranks: Ranks, look: dict[str, Mark]) -> Figure:
         edge = (1.0 if left else float(number)) + (-0.1 if left else 0.1) * (number - 1)
         axes.plot([rank, rank, edge], [0, depth, depth], color=look[name].colour, linewidth=1)
         axes.plot(rank, 0, marker=look[name].marker, color=look[name].colour, markersize=6)
-        said = f"{name}  {rank:.2f}" if left else f"{rank:.2f}  {name}"
+        label = f"{name}  {rank:.2f}" if left else f"{rank:.2f}  {name}"
         shift = (-0.03 if left else 0.03) * (number - 1)
-        axes.text(edge + shift, depth, said, ha="right" if left else "left", va="center", fontsize=8.5)
+        axes.text(edge + shift, depth, label, ha="right" if left else "left", va="center", fontsize=8.5)
     return figure
 
 

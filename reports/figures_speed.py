@@ -250,7 +250,7 @@ def spans(cells: pd.DataFrame) -> list[Span]:
     by_cell = by_cell.dropna(subset=["started_at", "train_s"])
     if by_cell.empty:
         return []
-    by_cell["begin"] = [datetime.fromisoformat(said).timestamp() for said in by_cell["started_at"]]
+    by_cell["begin"] = [datetime.fromisoformat(started).timestamp() for started in by_cell["started_at"]]
     by_cell["begin"] -= by_cell["begin"].min()
     by_cell["end"] = by_cell["begin"] + by_cell[["prepare_s", "train_s", "evaluate_s"]].sum(axis=1)
     placed: list[Span] = []

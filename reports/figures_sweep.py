@@ -41,8 +41,8 @@ def sketches(sweep: SweepRows) -> Iterator[Sketch]:
         yield Sketch(
             name=f"sweep-{sweep.id}-peeking",
             title=f"Objective and test score: {sweep.title}",
-            says="A point is a trial that was trained to the end. Far apart are the trial that the objective "
-            "chose and the best on test images only where the objective does not rank as the test does.",
+            says="A point is a trial that was trained to the end. The trial that the objective chose and the "
+            "best one on test images are far apart only if the objective and the test rank differently.",
             draw=partial(_peeking, found, sweep.objective) if found else None,
             why_not="" if found else "fewer than two trials were audited",
         )
@@ -82,7 +82,7 @@ def _slices(sweep: SweepRows) -> Figure:
 
 
 def _place(axes: Axes, values: pd.Series) -> np.ndarray:
-    """Where each value stands on the horizontal axis, which is made for them."""
+    """The place of each value on the horizontal axis, which is set up for these values."""
     numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
     if numbers and values.nunique() > MANY_VALUES:
         place = values.to_numpy(float)

@@ -1,7 +1,7 @@
 """Which test images a report shows: the worst misses, the worst false alarms, the largest disagreements.
 
 Images are chosen by the ranks of the stored image scores within a category, because the scores of two methods
-have different units. Of each entry the lowest seed that kept its pictures is shown.
+have different units. An entry is shown by its lowest seed that kept pictures.
 """
 
 import io
@@ -163,7 +163,7 @@ class _Standings:
         label = bool(self.label[i])
         others = "normal images" if label else "defects"
         above = 1 - self.wrong[:, i] if label else self.wrong[:, i]
-        said = {
+        standing = {
             entry: f"above {share:.0%} of the {others}"
             for entry, share in zip(self.entries, above, strict=True)
         }
@@ -175,7 +175,7 @@ class _Standings:
             kind=kind,
             why=self._why(kind, i, others),
             cells=dict(zip(self.entries, self.cells, strict=True)),
-            standing=said,
+            standing=standing,
         )
 
     def _why(self, kind: str, i: int, others: str) -> str:
@@ -238,7 +238,7 @@ def within_budget(groups: Sequence[Iterable[Exhibit]], budget: int = BUDGET) -> 
             if exhibit is None:
                 continue
             with Image.open(io.BytesIO(exhibit.input)) as opened:
-                size = opened.size  # a map is square and the input need not be: it is stretched over it
+                size = opened.size  # a map is square: it is stretched over an input that is not
             maps = {entry: kept.coloured(size) for entry, kept in exhibit.maps.items()}
             shown = Shown(exhibit=exhibit, maps=maps)
             used += shown.num_bytes

@@ -79,9 +79,9 @@ def earlier(rows: pd.DataFrame) -> Iterator[Table]:
             body=tuple(body),
             keys=("method", "section", "categories", "others count since"),
             notes=(
-                "The images of these categories, or their labels, changed between two runs. Of rows with "
-                "the same dataset, split and categories those with the images of the cell that started last, "
-                "or that the last run found finished, count; all others are in no table but this one. "
+                "The images of these categories, or their labels, changed between two runs. A row counts if "
+                "it has the images of the cell of its dataset, split and categories that started last, or "
+                "that the last run found finished. Only this table has the others. "
                 "`kdbench results prune` moves them away.",
             ),
         )
@@ -100,7 +100,7 @@ def copies(names: Sequence[str]) -> Iterator[Table]:
 
 
 def left_out(rows: Rows) -> str:
-    """What of the rows does not count, in lines for the terminal; "" if all of it does."""
+    """The rows that do not count, in lines for the terminal; "" if all rows count."""
     lines = []
     if len(rows.earlier):
         of = rows.earlier[["dataset", "category"]].drop_duplicates().itertuples(index=False)

@@ -54,9 +54,9 @@ def all_tables(results: str | Path) -> list[Table]:
 def write_tables(found: Sequence[Section], folder: Path) -> tuple[list[Path], str]:
     """Write the files of `rendered`; returns them and a headline for the terminal."""
     files = rendered(found)
-    for name, said in files.items():
+    for name, content in files.items():
         with written_aside(folder / name) as aside:
-            aside.write_text(said, encoding="utf-8")
+            aside.write_text(content, encoding="utf-8")
     headline = "\n".join(section.headline for section in found if section.headline)
     return [folder / name for name in files], headline
 

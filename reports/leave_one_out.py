@@ -1,4 +1,4 @@
-"""Image metrics with what leaving out each test image does to them, all images at once and in linear time."""
+"""Image metrics and the effect of each test image on them, for all images at once in linear time."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,8 +14,8 @@ Array = NDArray[np.float64]
 class Effects(NamedTuple):
     """An image metric of one detector and category, and the effect of each of n test images on it.
 
-    An effect is (k - 1)(metric - metric without the image), k counting the images of its label. Effects vary
-    as single values do whose mean is the metric (the jackknife's pseudo-values).
+    An effect is (k - 1)(metric - metric without the image), where k images have its label. The effects vary
+    like single values whose mean is the metric (the pseudo-values of the jackknife).
     """
 
     value: float
@@ -25,8 +25,8 @@ class Effects(NamedTuple):
 def image_effects(score: Array, label: NDArray[np.bool_]) -> dict[str, Effects]:
     """Image AUROC, AP and F1-max of scores [n] with their effects; ValueError with one image of a label.
 
-    A maximum over thresholds is higher of few images than of many: F1-max is given without that bias, as far
-    as the effects show it (Quenouille, 1956).
+    A maximum over thresholds is larger for few images than for many: F1-max is corrected for this bias, as
+    far as the effects show it (Quenouille, 1956).
     """
     if min(np.count_nonzero(label), np.count_nonzero(~label)) < 2:
         raise ValueError("an image can be left out only where there is another one of its label")
@@ -78,7 +78,7 @@ def _ranked(score: Array, label: NDArray[np.bool_]) -> _Ranked:
 
 
 def _auroc(ranked: _Ranked) -> tuple[float, Array, Array]:
-    """The metric, and without each normal and each defect: a mean over pairs, less the pairs of one image."""
+    """AUROC, and AUROC without each normal and each defect: the mean over pairs without those of an image."""
     num_normal, num_defective = ranked.num_normal, ranked.num_defective
     hits = np.append(0, ranked.hits)
     # Misranked pairs of each normal and of each defect; a tie is half of one.
@@ -111,8 +111,8 @@ def _f1_max(ranked: _Ranked) -> tuple[float, Array, Array]:
     hits, alarms, total = ranked.hits, ranked.at_or_above, ranked.num_defective
     before = _max_before(hits / (hits + alarms + total))
     fewer_alarms = _max_from(hits / (hits + alarms - 1 + total))
-    # Without a defect one is missing of all, and from its threshold on one hit; a threshold that was its
-    # score only has as many hits as the one before, and no fewer alarms.
+    # Without a defect, there is one defect less, and one hit less from its threshold on. If only this defect
+    # has that score, the threshold has as many hits as the one before it, and no fewer alarms.
     others = _max_before(hits / (hits + alarms + total - 1))
     fewer_hits = _max_from((hits - 1) / (hits - 1 + alarms + total - 1))
     return (

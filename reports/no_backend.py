@@ -1,7 +1,7 @@
-"""matplotlib, whatever the environment says; figures.py imports this module before any part of matplotlib.
+"""Imports matplotlib, whatever backend the environment names; figures.py imports this module first.
 
-A notebook kernel sets MPLBACKEND for every command that it starts. matplotlib cannot be imported where it
-does not know that backend. A report draws on canvases of its own and needs none.
+A notebook kernel sets MPLBACKEND for every command that it starts. matplotlib cannot
+be imported if it does not know that backend. A report draws on canvases of its own and needs no backend.
 """
 
 import contextlib
@@ -10,9 +10,9 @@ import sys
 
 
 def _import_matplotlib() -> None:
-    """Import it without MPLBACKEND, then choose that backend as matplotlib would, if it is known here."""
+    """Import matplotlib without MPLBACKEND; then choose the backend that it names, if matplotlib knows it."""
     if "matplotlib" in sys.modules:
-        return  # the program that uses us has chosen its backend
+        return  # the program that uses kdbench has chosen its backend
     named = os.environ.pop("MPLBACKEND", "")
     try:
         import matplotlib as mpl

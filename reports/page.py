@@ -33,7 +33,7 @@ from kdbench.results.storage import Storage
 from kdbench.results.store import CURVES, PICTURES, read
 
 FOLDER = "figures"
-PLOTTED = ("mad", *(name for name in COLUMNS if name != "mad"))  # first what ranks
+PLOTTED = ("mad", *(name for name in COLUMNS if name != "mad"))  # the metric that ranks comes first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +175,7 @@ def _drawn(sketches: Iterable[Sketch], section: str, folder: Path) -> list[dict[
     """Figures for the template; their files are written."""
     drawn = []
     for sketch in sketches:
-        said: dict[str, Any] = {
+        shown: dict[str, Any] = {
             "svg": "",
             "name": sketch.name,
             "folder": FOLDER,
@@ -191,9 +191,9 @@ def _drawn(sketches: Iterable[Sketch], section: str, folder: Path) -> list[dict[
                 path = folder / FOLDER / f"{sketch.name}.{kind}"
                 with written_aside(path) as aside:
                     aside.write_bytes(content)
-                said["files"].append(path)
-            said |= {"svg": _base64(figure.svg), "width": figure.width, "height": figure.height}
-        drawn.append(said)
+                shown["files"].append(path)
+            shown |= {"svg": _base64(figure.svg), "width": figure.width, "height": figure.height}
+        drawn.append(shown)
     return drawn
 
 
@@ -253,19 +253,19 @@ def _table(table: Table, section: str) -> dict[str, Any]:
 
 
 def _summary(rows: Rows) -> str:
-    said = []
+    sentences = []
     if len(rows.cells):
         counts = rows.cells.drop_duplicates("cell_id")["status"].value_counts()
         ended = ", ".join(f"{count} {status}" for status, count in counts.items())
         parts = (("entry", "method"), ("dataset", "dataset"), ("seed", "seed"))
         of = ", ".join(_counted(rows.cells[column].nunique(), name) for column, name in parts)
-        said.append(
+        sentences.append(
             f"{_counted(len(rows.cells), 'row')} of {_counted(counts.sum(), 'cell')} ({ended}): {of}."
         )
     if len(rows.trials):
         sweeps = _counted(rows.trials["sweep_id"].nunique(), "sweep")
-        said.append(f"{_counted(len(rows.trials), 'trial')} of {sweeps}.")
-    return " ".join(said)
+        sentences.append(f"{_counted(len(rows.trials), 'trial')} of {sweeps}.")
+    return " ".join(sentences)
 
 
 def _counted(count: int, name: str) -> str:
@@ -339,9 +339,9 @@ def _template() -> jinja2.Template:
 
 def _assets() -> dict[str, str]:
     """Style and script, and their hashes for the policy of the page."""
-    said: dict[str, str] = {}
+    assets: dict[str, str] = {}
     for name, file in (("style", "page.css"), ("script", "page.js")):
         text = Path(__file__).with_name(file).read_text(encoding="utf-8")
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-        said |= {name: text, f"{name}_hash": f"sha256-{digest}"}
-    return said
+        assets |= {name: text, f"{name}_hash": f"sha256-{digest}"}
+    return assets

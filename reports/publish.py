@@ -1,7 +1,6 @@
 """Publishing rows and report: a folder, a repository of the Hugging Face Hub, MLflow, Weights & Biases.
 
-All but the folder need their extra. Published are the files of the report and what the rows say, nothing
-else.
+All but the folder need an extra. The files of the report and the rows are published, nothing else.
 """
 
 import importlib
@@ -81,18 +80,18 @@ def push_to_hub(results: str | Path, files: Sequence[Path], repo: str) -> str:
     A repository that does not exist is created as a private one: rows name hosts, and errors name paths.
     """
     hub = check_extra("huggingface_hub")
-    said = {f"report/{file.relative_to(files[0].parent)}": file.read_bytes() for file in files}
+    contents = {f"report/{file.relative_to(files[0].parent)}": file.read_bytes() for file in files}
     parts = {kind.folder: read(results, kind) for kind in PUBLISHED}
     parts = {name: rows for name, rows in parts.items() if rows.num_rows}
-    said |= {f"data/{name}.parquet": _parquet(rows) for name, rows in parts.items()}
-    said["README.md"] = _card(parts).encode()
+    contents |= {f"data/{name}.parquet": _parquet(rows) for name, rows in parts.items()}
+    contents["README.md"] = _card(parts).encode()
 
     def upload() -> str:
         api = hub.HfApi()
         known = api.create_repo(repo, repo_type="dataset", private=True, exist_ok=True)
         operations = [
             hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
-            for name, content in sorted(said.items())
+            for name, content in sorted(contents.items())
         ]
         message = f"Rows of {parts['cells'].num_rows} categories and their report"
         commit = api.create_commit(known.repo_id, operations, commit_message=message, repo_type="dataset")

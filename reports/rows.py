@@ -48,9 +48,9 @@ class Group:
 
     @property
     def conditions(self) -> str:
-        """What the datasets and settings share that may stand in one table."""
-        said = f"profile {self.profile}, preset {self.preset} (metrics v{self.metric_version})"
-        return said + (", selected on test images: never ranked" if self.oracle else "")
+        """What datasets and settings must share to stand in one table."""
+        conditions = f"profile {self.profile}, preset {self.preset} (metrics v{self.metric_version})"
+        return conditions + (", selected on test images: never ranked" if self.oracle else "")
 
     def beside(self, other: "Group") -> bool:
         """Whether the two differ in the setting only."""
@@ -65,8 +65,8 @@ class Group:
 def load(results: str | Path) -> Rows:
     """Everything in a results folder, also while cells run; FileNotFoundError without cells and trials.
 
-    Scores, timings and probes are those of `cells`. Left out is what belongs to cells without rows, which
-    are running or were deleted, or to earlier images.
+    Scores, timings and probes are those of `cells`. What belongs to cells without rows (they run, or were
+    deleted) or to earlier images is left out.
     """
     trials = read(results, TRIALS).to_pandas()
     cells, earlier, copies = _load_cells(results, or_none=len(trials) > 0)
@@ -108,7 +108,7 @@ def _load_cells(
             raise
         table, copies = ROW_SCHEMA.empty_table(), {}
     rows = table.to_pandas()
-    # Plain Python strings: a report takes many small parts, for which Arrow's cost ten times as much.
+    # Plain Python strings: a report selects many small parts, which takes ten times as long with Arrow's.
     texts = [name for name in rows if pd.api.types.is_string_dtype(rows[name].dtype)]
     rows = with_place(rows.astype(dict.fromkeys(texts, object)))
     every = rows.drop_duplicates("cell_id")[[*COLUMNS]].to_dict("records")
@@ -237,9 +237,9 @@ def _recipes(rows: pd.DataFrame, folder: str | None) -> pd.Series:
 
 
 def _precisions(rows: pd.DataFrame, folder: str | None) -> pd.Series:
-    """What each row ran in; where it failed before that was known, what all others like it ran in.
+    """The precision of each row; if it failed before that was known, the precision of all similar rows.
 
-    Those of its own folder are asked first: another one may have run in another precision.
+    Rows of its own folder come first: another folder may have run in another precision.
     """
     found, alike = rows["precision"], [*APART, "method", "config"]
     for keys in ([*alike, folder], alike) if folder else (alike,):
@@ -249,20 +249,20 @@ def _precisions(rows: pd.DataFrame, folder: str | None) -> pd.Series:
 
 
 def _trained_on(rows: pd.DataFrame) -> list[str]:
-    """Which categories a multiclass detector was trained on; a oneclass one says nothing by it."""
-    said = []
+    """The categories that a multiclass detector was trained on; "all" for all of them, and for oneclass."""
+    names = []
     for setting, own, of_dataset in zip(
         rows["setting"], rows["categories"], rows["dataset_categories"], strict=True
     ):
         everything = setting != "multiclass" or set(own) == set(of_dataset)
-        said.append("all" if everything else "+".join(sorted(own)))
-    return said
+        names.append("all" if everything else "+".join(sorted(own)))
+    return names
 
 
 def _name(method: str, recipe: str, keys: list[str]) -> str:
     values = json.loads(recipe)
-    said = ", ".join(f"{key}={_plain(values.get(key))}" for key in keys)
-    return f"{method} ({said})" if said else method
+    recipe_text = ", ".join(f"{key}={_plain(values.get(key))}" for key in keys)
+    return f"{method} ({recipe_text})" if recipe_text else method
 
 
 def _plain(value: object) -> str:

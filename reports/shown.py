@@ -108,7 +108,7 @@ def compared(before: str, after: str, tolerance: float) -> Compared:
 
 
 def leaderboard(results: str | Path) -> Leaderboard:
-    """The rankings of all rows, none if only sweeps were run; FileNotFoundError if nothing was."""
+    """The rankings of all rows: none if only sweeps ran; FileNotFoundError if nothing ran."""
     rows = load(results)
     evidence = Evidence(rows.scores)
     tables, lines = list[Table](), list[dict[str, object]]()
@@ -158,7 +158,7 @@ def _lines(group: Group, found: Sequence[Entry]) -> Iterator[dict[str, object]]:
 
 
 def _narrow(table: Table) -> Table:
-    """Without columns that are empty or stand elsewhere: a terminal has little room."""
+    """The table without columns that are empty or that another command shows: a terminal has little room."""
     kept = [
         i
         for i, name in enumerate(table.head)

@@ -1,4 +1,4 @@
-"""What the numbers of a section can carry: intervals, which best is really best, and which methods differ."""
+"""How sure the numbers of a section are: intervals, which best value is surely best, which methods differ."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -90,10 +90,10 @@ def partial_intervals(
 def differences_over_images(
     evidence: Evidence, found: Sequence[Entry], categories: Sequence[str], title: str
 ) -> Iterator[Table]:
-    """Pairs over the same test images, for where there are too few categories for `comparisons`.
+    """Pairs over the same test images, if there are too few categories for `comparisons`.
 
-    Methods with one recipe are compared with each other; of a method with several recipes those that differ
-    in one key, which is what an ablation asks.
+    Methods with one recipe are compared with each other. Recipes of one method are compared if they differ in
+    one key, as in an ablation.
     """
     if not categories or len(categories) >= statistics.MIN_PAIRS:
         return
@@ -181,7 +181,7 @@ def comparisons(found: Sequence[Entry], title: str) -> Iterator[Table]:
 
 
 def rank_groups(found: Sequence[Entry], metric: str) -> Ranks | str:
-    """Friedman and Nemenyi over the comparable entries, or why there are none."""
+    """Friedman and Nemenyi over the comparable entries, or why they are not computed."""
     complete = [entry for entry in found if entry.comparable and entry.means[metric] is not None]
     num_categories = len(complete[0].dataset_categories) if complete else 0
     if why := statistics.why_no_ranks(num_categories, len(complete)):
@@ -191,7 +191,7 @@ def rank_groups(found: Sequence[Entry], metric: str) -> Ranks | str:
 
 
 def average_ranks(found: Sequence[Entry], metric: str, title: str) -> Table:
-    """Average ranks over the categories with what they differ from; a note says so where it is not tested."""
+    """Average ranks over the categories, and which others each differs from; a note if that is not tested."""
     heading = f"Average ranks by {TITLES[metric]}: {title}"
     head = ("method", "average rank", "not different from")
     ranks = rank_groups(found, metric)
@@ -229,7 +229,7 @@ def paired_difference(
 def p_cells(pairs: Sequence[Paired], why: str = "") -> list[tuple[Value, Value]]:
     """The p of each difference, as it is and after Holm's correction over all that were tested.
 
-    `why` says what kept the others from being tested where that was not their number of categories.
+    `why` has the reasons why others were not tested, unless it was their number of categories.
     """
     corrected = iter(statistics.holm([pair.p for pair in pairs if pair.p is not None]))
     return [
@@ -264,5 +264,5 @@ def _interval(entry: Entry, metric: str, within: Interval | None) -> Value:
 def _range(within: Interval | None, sign: str = "") -> Value:
     if within is None:
         return hole()
-    said = f"{100 * within.low:{sign}.2f} to {100 * within.high:{sign}.2f}"
-    return Value(text=said, low=within.low, high=within.high)
+    shown = f"{100 * within.low:{sign}.2f} to {100 * within.high:{sign}.2f}"
+    return Value(text=shown, low=within.low, high=within.high)

@@ -55,7 +55,7 @@ def signed_rank(differences: Array) -> float:
 
 
 def contradicts(differences: Array) -> bool:
-    """Whether the signed ranks lean the other way than the mean: a few large differences outweigh many."""
+    """Whether signed ranks and mean have opposite signs: a few large differences can outweigh many."""
     from scipy.stats import rankdata
 
     moved = _moved(differences)
@@ -88,7 +88,7 @@ def why_no_ranks(num_categories: int, num_methods: int) -> str:
 
 
 def friedman_nemenyi(values: Array, names: Sequence[str]) -> Ranks:
-    """Rank M methods over C categories by values [C,M], larger is better; ValueError where it is too few."""
+    """Rank M methods over C categories by values [C,M], where larger is better; ValueError for too few."""
     from scipy.stats import friedmanchisquare, rankdata, studentized_range
 
     num_categories, num_methods = values.shape
@@ -121,7 +121,7 @@ def friedman_nemenyi(values: Array, names: Sequence[str]) -> Ranks:
 def _cliques(
     names: tuple[str, ...], average: tuple[float, ...], critical: float
 ) -> tuple[tuple[str, ...], ...]:
-    """Runs of neighbouring average ranks within the critical difference that lie in no longer run."""
+    """The longest runs of neighbouring average ranks within the critical difference."""
     found: list[tuple[int, int]] = []
     for first in range(len(names)):
         last = max(i for i in range(first, len(names)) if average[i] - average[first] <= critical)

@@ -150,7 +150,7 @@ class Importance:
     epoch: int  # at which all of the trials were compared
     num_trials: int
     explained: float  # R^2 on trials that the forest has not seen
-    drop: dict[str, float]  # of R^2 there, when the key's values are shuffled; largest first
+    drop: dict[str, float]  # what R^2 loses if the values of a key are shuffled; the largest first
 
 
 def importance(sweep: SweepRows, seed: int = 0) -> Importance | str:
@@ -210,16 +210,16 @@ def importance_table(sweep: SweepRows) -> Table:
     found = importance(sweep)
     if isinstance(found, str):
         return Table(title=title, head=head, body=(), keys=("key",), notes=(f"No importance: {found}.",))
-    said = (
+    note = (
         f"From {found.num_trials} trials at epoch {found.epoch}, the last that all of them reached. A random "
         f"forest explains {100 * found.explained:.0f} % of the variance of the objective on trials that it "
         "has not seen. The importance of a key is how much of that is lost when its values are shuffled."
     )
     if found.explained <= 0:
-        said = f"{said} That is nothing: the trials do not show which key matters."
-        return Table(title=title, head=head, body=(), keys=("key",), notes=(said,))
+        note = f"{note} That is nothing: the trials do not show which key matters."
+        return Table(title=title, head=head, body=(), keys=("key",), notes=(note,))
     body = tuple((text(key), number(drop, f"{100 * drop:.1f}")) for key, drop in found.drop.items())
-    return Table(title=title, head=head, body=body, keys=("key",), notes=(said,))
+    return Table(title=title, head=head, body=body, keys=("key",), notes=(note,))
 
 
 @dataclass(frozen=True, kw_only=True)

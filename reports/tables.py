@@ -52,9 +52,9 @@ class Table:
         return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
 
 
-def text(said: object) -> Value:
+def text(shown: object) -> Value:
     """A body cell with words."""
-    return Value(text=str(said))
+    return Value(text=str(shown))
 
 
 def number(count: float, shown: str = "", cell_ids: Sequence[str] = ()) -> Value:
@@ -146,7 +146,7 @@ def to_latex(table: Table) -> str:
         return rf"\textbf{{{plain}}}" if value.best else plain
 
     if not table.body:
-        return "".join(f"% {_one_line(said)}\n" for said in (table.title, *table.notes))
+        return "".join(f"% {_one_line(words)}\n" for words in (table.title, *table.notes))
     columns = "".join("r" if table.is_numeric(i) else "l" for i in range(len(table.head)))
     lines = [r"\begin{table}", r"\centering", rf"\caption{{{_latex(table.title)}}}\label{{tab:{table.slug}}}"]
     lines += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
@@ -157,13 +157,13 @@ def to_latex(table: Table) -> str:
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 
 
-def _one_line(said: str) -> str:
-    return " ".join(said.split())
+def _one_line(words: str) -> str:
+    return " ".join(words.split())
 
 
-def markdown_line(said: str) -> str:
+def markdown_line(words: str) -> str:
     """Text escaped for a heading or a body cell: no column, tag, emphasis, formula or link begins in it."""
-    escaped = "".join(_MARKDOWN.get(character, character) for character in _one_line(said))
+    escaped = "".join(_MARKDOWN.get(character, character) for character in _one_line(words))
     return _EMPHASIS.sub(r"\\_", escaped)
 
 
@@ -186,5 +186,5 @@ _LATEX = {
 }
 
 
-def _latex(said: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in _one_line(said))
+def _latex(words: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in _one_line(words))

@@ -1,7 +1,7 @@
 """Test scores of the trials of a finished sweep: what looking at them would have bought.
 
 An audit evaluates the detector that a trial kept and trains nothing. So objective and test score belong to
-the same weights, and an audit takes seconds. It writes rows of their own (`audits/`) with `selection` "test",
+the same weights, and an audit takes seconds. It writes rows of its own (`audits/`) with `selection` "test",
 which nothing ranks.
 """
 

@@ -56,9 +56,11 @@ def plan_sweep(request: SweepRequest) -> SweepPlan:
         complaints += error.complaints
     space: Space = {}
     if request.method in method_names():
-        kind = get_method(request.method)
+        method_class = get_method(request.method)
         try:
-            space = space_of(request.method) if request.space is None else read_space(request.space, kind)
+            space = (
+                space_of(request.method) if request.space is None else read_space(request.space, method_class)
+            )
         except RequestError as error:
             complaints += error.complaints
     if cells is None or complaints:
@@ -69,7 +71,7 @@ def plan_sweep(request: SweepRequest) -> SweepPlan:
         space = {key: domain for key, domain in space.items() if key not in fixed}
     both = sorted(fixed & set(space))
     complaints += [f"{request.method}.{key} is searched by {request.space} and set by --set" for key in both]
-    complaints += check_space(space, kind, base)
+    complaints += check_space(space, method_class, base)
     complaints += _wrong_for_data(request, cells)
     device = cells.jobs[0].place.device
     complaints += _wrong_gpus(request, device)

@@ -96,16 +96,16 @@ def space_of(method: str) -> Space:
     return space
 
 
-def read_space(file: Path, kind: "type[Method]") -> Space:
+def read_space(file: Path, method_class: "type[Method]") -> Space:
     """The space of a TOML file; RequestError with every complaint.
 
     `lr = {low = 0.01, high = 1.0, log = true}` is a range, `levels = {values = [[1], [1, 2]]}` a choice.
     """
-    said = read_toml(file)
+    domains = read_toml(file)
     space: Space = {}
-    complaints = [] if said else [f"{file} names no key to search"]
-    for key, domain in said.items():
-        field = kind.Config.model_fields.get(key)
+    complaints = [] if domains else [f"{file} names no key to search"]
+    for key, domain in domains.items():
+        field = method_class.Config.model_fields.get(key)
         found = _domain(domain, whole=field is not None and field.annotation is int)
         if isinstance(found, str):
             complaints.append(f"{file}: {key}: {found}")
@@ -116,13 +116,13 @@ def read_space(file: Path, kind: "type[Method]") -> Space:
     return space
 
 
-def _domain(said: Any, *, whole: bool) -> Between | OneOf | str:
+def _domain(domain: Any, *, whole: bool) -> Between | OneOf | str:
     """A range or a choice, or what is wrong with it."""
-    if not isinstance(said, Mapping):
-        return f"{said!r} is neither {{low, high}} nor {{values}}; for one value use --set"
-    keys = set(said)
+    if not isinstance(domain, Mapping):
+        return f"{domain!r} is neither {{low, high}} nor {{values}}; for one value use --set"
+    keys = set(domain)
     if keys == {"values"}:
-        values = said["values"]
+        values = domain["values"]
         if not isinstance(values, list) or len(values) < 2:
             return f"values={values!r} is not a list of two or more"
         return one_of(*values)
@@ -131,7 +131,7 @@ def _domain(said: Any, *, whole: bool) -> Between | OneOf | str:
         return unknown("word", wrong[0], ("low", "high", "log", "values"))
     if not {"low", "high"} <= keys:
         return "a range has low and high, a choice has values"
-    low, high, log = said["low"], said["high"], said.get("log", False)
+    low, high, log = domain["low"], domain["high"], domain.get("log", False)
     numbers = [n for n in (low, high) if isinstance(n, int | float) and not isinstance(n, bool)]
     if len(numbers) < 2 or not isinstance(log, bool):
         return f"low={low!r} and high={high!r} are numbers, log={log!r} is true or false"
@@ -144,33 +144,33 @@ def _domain(said: Any, *, whole: bool) -> Between | OneOf | str:
     return Between(low=low, high=high, log=log, whole=whole)
 
 
-def check_space(space: Space, kind: "type[Method]", base: Mapping[str, Any]) -> list[str]:
+def check_space(space: Space, method_class: "type[Method]", base: Mapping[str, Any]) -> list[str]:
     """Complaints about keys and values that the method refuses, and about defaults outside the space."""
     complaints = []
     for key, domain in space.items():
-        if key not in kind.Config.model_fields:
-            known = sorted(set(kind.Config.model_fields) - set(FIXED))
-            complaints.append(f"{kind.name}.{key}: " + unknown("key", key, known))
+        if key not in method_class.Config.model_fields:
+            known = sorted(set(method_class.Config.model_fields) - set(FIXED))
+            complaints.append(f"{method_class.name}.{key}: " + unknown("key", key, known))
             continue
         if key in FIXED:
-            complaints.append(f"{kind.name}.{key} cannot be searched: {FIXED[key]}")
+            complaints.append(f"{method_class.name}.{key} cannot be searched: {FIXED[key]}")
             continue
         values = domain.values if isinstance(domain, OneOf) else (domain.low, domain.high)
-        refused = [text for value in values for text in _refused(kind, base, key, value)]
+        refused = [text for value in values for text in _refused(method_class, base, key, value)]
         complaints += refused
         if not refused and not domain.has(base[key]):
             complaints.append(
-                f"{kind.name}.{key}: the sweep begins with the default {base[key]!r}, which is not in the "
-                "space. Widen the space"
+                f"{method_class.name}.{key}: the sweep begins with the default {base[key]!r}, which is not "
+                "in the space. Widen the space"
             )
     return complaints
 
 
-def _refused(kind: "type[Method]", base: Mapping[str, Any], key: str, value: Any) -> list[str]:
+def _refused(method_class: "type[Method]", base: Mapping[str, Any], key: str, value: Any) -> list[str]:
     try:
-        kind.Config.model_validate({**base, key: value})
+        method_class.Config.model_validate({**base, key: value})
     except ValidationError as error:
-        return complaints_of(f"{kind.name}.", error, kind.Config)
+        return complaints_of(f"{method_class.name}.", error, method_class.Config)
     return []
 
 

@@ -1,4 +1,4 @@
-"""One trial: all models of a sweep with one configuration, trained abreast and judged every few epochs.
+"""One trial: all models of a sweep with one configuration, trained side by side and judged every few epochs.
 
 The objective is the mean of an exact metric over the categories of the models. Its images are the held-out
 normal images, each once as it is and once with a synthetic defect. So it does not matter which image gets a
@@ -64,8 +64,8 @@ class Sweep:
 
     def config(self, searched: dict[str, Any]) -> str:
         """The whole configuration of a trial as canonical JSON; ValidationError if the method refuses it."""
-        kind = get_method(self.cells[0].method)
-        config = kind.Config.model_validate(json.loads(self.cells[0].config) | searched)
+        method_class = get_method(self.cells[0].method)
+        config = method_class.Config.model_validate(json.loads(self.cells[0].config) | searched)
         return canonical_json(config.model_dump(mode="json"))
 
     def trial_id(self, searched: dict[str, Any]) -> str:
@@ -223,7 +223,7 @@ def detector_key(cell: Cell, name: str) -> str:
 
 
 def split_by_category(counts: list[int], aside: np.ndarray) -> Iterator[np.ndarray]:
-    """Held-out indices into the concatenated categories as indices into each."""
+    """Held-out indices of the concatenated categories, as indices of each category."""
     offset = 0
     for count in counts:
         yield aside[(aside >= offset) & (aside < offset + count)] - offset
@@ -322,7 +322,7 @@ def _resume(models: list[_Model], checkpoints: Checkpoints) -> int:
 
 
 def now() -> str:
-    """The time as rows have it."""
+    """The time now, as rows have it."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 

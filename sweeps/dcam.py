@@ -1,6 +1,6 @@
 """What a sweep of DCAM searches: what its paper leaves open, and a decade around the rate of its code.
 
-`attention`, `distance` and `kd` are the axes of the paper's ablation; of their combinations some are equal
+`attention`, `distance` and `kd` are the axes of the paper's ablation; some of their combinations are equal
 (spatial attention does nothing under a channel distance without a KL), which costs trials but does no harm.
 """
 

@@ -1,9 +1,13 @@
 """What a method is: the contract between a paper's file in `methods/` and the runner."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache, wraps
 from itertools import pairwise
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, ParamSpec
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
@@ -17,6 +21,7 @@ from kdbench.weights import EMBEDDED
 Family = Literal["forward", "reverse", "both", "segmentation", "transformer"]
 Fidelity = Literal["official recipe", "author's code, partly", "after the abstract"]
 
+P = ParamSpec("P")
 Pair = tuple[Tensor, list[Tensor]]  # normalised images [B,3,H,W] and the teacher's levels of them
 
 # The demo profile runs anywhere in a minute: embedded teacher, small images, few epochs.
@@ -167,11 +172,41 @@ def scale_gradient(x: Tensor, weight: Tensor) -> Tensor:
     return x * weight + (x * (1 - weight)).detach()
 
 
+Compile = Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
+_compile: ContextVar[Compile | None] = ContextVar("compile", default=None)
+
+
+@contextmanager
+def compiled_by(compile_: Compile | None) -> Iterator[None]:
+    """Within this context `compile_` gets every compilable function, and what it returns is called."""
+    token = _compile.set(compile_)
+    try:
+        yield
+    finally:
+        _compile.reset(token)
+
+
+def compilable(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Mark a function of tensors without parameters: the runner compiles it where that saves time.
+
+    Most of a loss's time is reading and writing large maps, pass after pass; a compiler needs one pass. The
+    values change in the last digits only. A compilable function does not call another one.
+    """
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        compile_ = _compile.get()
+        return (compile_(function) if compile_ else function)(*args, **kwargs)
+
+    return call
+
+
 def full_precision(like: Tensor) -> torch.autocast:
     """A context without autocast, which would round products of float32 maps on the device of `like`."""
     return torch.autocast(like.device.type, enabled=False)
 
 
+@compilable
 def cosine_distance(taught: Tensor, learned: Tensor) -> Tensor:
     """1 - cosine of the channel vectors of two maps [B,C,h,w], as [B,h,w] in float32; 0 to 2.
 
@@ -209,21 +244,55 @@ def gaussian_blur(anomaly_map: Tensor, sigma: float, radius: int | None = None) 
     if sigma == 0:
         return anomaly_map
     radius = int(4 * sigma + 0.5) if radius is None else radius
-    x = torch.arange(-radius, radius + 1, device=anomaly_map.device, dtype=torch.float32)
-    kernel = torch.exp(-0.5 * (x / sigma) ** 2)
-    kernel = (kernel / kernel.sum())[None, None]
     smooth = anomaly_map.float()
     for _ in range(2):  # rows, then columns
-        height, width = smooth.shape[1:]
-        index = torch.arange(-radius, width + radius, device=smooth.device) % (2 * width)
-        padded = smooth[..., torch.where(index < width, index, 2 * width - 1 - index)]
-        with full_precision(padded):
-            rows = nn.functional.conv1d(padded.reshape(-1, 1, width + 2 * radius), kernel)
-        smooth = rows.reshape(-1, height, width).transpose(1, 2)
+        matrix = torch.from_numpy(blur_matrix(smooth.shape[2], sigma, radius)).to(smooth.device)
+        with full_precision(smooth):
+            smooth = (smooth.contiguous() @ matrix).transpose(1, 2)
     return smooth
 
 
+@lru_cache(maxsize=16)  # a detector asks for the same one again and again
+def blur_matrix(size: int, sigma: float, radius: int) -> np.ndarray:
+    """The Gaussian along one axis with mirrored borders: smooth = values @ matrix, float32 [size,size].
+
+    A value is also seen through the borders, as in `gaussian_filter(mode="reflect")` of SciPy.
+    """
+    distance = np.arange(-radius, radius + 1)
+    kernel = np.exp(-0.5 * (distance / sigma) ** 2)
+    seen = (np.arange(size)[:, None] + distance) % (2 * size)  # [output, kernel]
+    matrix = np.zeros((size, size))
+    inputs, outputs = np.where(seen < size, seen, 2 * size - 1 - seen), np.arange(size)[:, None]
+    np.add.at(matrix, (inputs, outputs), kernel / kernel.sum())
+    return matrix.astype(np.float32)
+
+
+@compilable
 def flat_cosine_distance(taught: Tensor, learned: Tensor) -> Tensor:
     """1 - cosine of two whole maps [B,C,h,w], as [B] in float32; 0 to 2."""
-    taught, learned = taught.float().flatten(1), learned.float().flatten(1)
-    return 1 - nn.functional.cosine_similarity(taught, learned, dim=1, eps=1e-6)
+    # Channels last, as convolutions leave them: flattening in the other order would copy the maps.
+    one, other = (x.permute(0, 2, 3, 1).float().flatten(1) for x in (taught, learned))
+    return 1 - nn.functional.cosine_similarity(one, other, dim=1, eps=1e-6)
+
+
+@compilable
+def squared_distance(taught: Tensor, learned: Tensor) -> Tensor:
+    """The squared distance of the unit channel vectors of two maps [B,C,h,w], as [B,h,w]; 0 to 4.
+
+    `2 - 2 cosine` would be quicker and lose the digits of small distances, which a product of maps needs.
+    """
+    return (unit_vectors(taught) - unit_vectors(learned)).square().sum(1)
+
+
+@compilable
+def divergence(taught: Tensor, learned: Tensor, temperature: float, *, of_places: bool = False) -> Tensor:
+    """KL(teacher || student) of softmaxes of two maps [B,C,h,w].
+
+    Each channel's over the positions, as [B,C]; with `of_places` each position's over the channels, [B,hw].
+    """
+    over = 2 if of_places else 1
+    p, q = (  # [B,hw,C]: channels last, as convolutions leave them
+        nn.functional.log_softmax(x.permute(0, 2, 3, 1).float().flatten(1, 2) / temperature, over)
+        for x in (taught, learned)
+    )
+    return (p.exp() * (p - q)).sum(over)

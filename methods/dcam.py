@@ -9,10 +9,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn.functional import kl_div, log_softmax
 
 from kdbench.backbone import FeaturePyramid
-from kdbench.method import Family, Fidelity, cosine_distance
+from kdbench.method import Family, Fidelity, cosine_distance, divergence
 from kdbench.methods._forward import ForwardStudent
 
 
@@ -90,7 +89,7 @@ class DCAM(ForwardStudent):
     def loss(self, images: Tensor, taught: list[Tensor]) -> Tensor:
         c, total = self.config, []
         for t, s, attend in zip(taught, self.student(images), self.attention, strict=True):
-            t, s = t.float(), attend(s).float()
+            s = attend(s)
             if c.distance != "none":
                 total.append(c.distance_weight * self.cosine(t, s))
             if c.kd != "none":
@@ -106,10 +105,7 @@ class DCAM(ForwardStudent):
     def divergence(self, t: Tensor, s: Tensor) -> Tensor:
         """KL(teacher || student) of softmaxes over H*W (spatial, per channel) or C (channel, per place)."""
         c = self.config
-        t, s = t.flatten(2), s.flatten(2)  # [B,C,HW]
-        over = 2 if c.kd == "spatial" else 1
-        p, q = log_softmax(t / c.temperature, over), log_softmax(s / c.temperature, over)
-        each = kl_div(q, p, reduction="none", log_target=True).sum(over)  # [B,C] or [B,HW]
+        each = divergence(t, s, c.temperature, of_places=c.kd == "channel")  # [B,C] or [B,HW]
         kl = each.mean() if c.kd_reduction == "mean" else each.sum(1).mean()
         return kl * c.temperature**2 if c.kd_times_t2 else kl
 

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d, kl_div, log_softmax, mse_loss
+from torch.nn.functional import adaptive_avg_pool2d, mse_loss
 from torch.optim import SGD, Optimizer
 
 from kdbench.backbone import FeaturePyramid, pyramid
@@ -17,6 +17,7 @@ from kdbench.method import (
     Family,
     Fidelity,
     cosine_distance,
+    divergence,
     flat_cosine_distance,
     full_precision,
     gaussian_blur,
@@ -108,8 +109,7 @@ class SNL(ReverseRecipe):
 
 def spatial_divergence(t: Tensor, s: Tensor, tau: float) -> Tensor:
     """tau^2 KL(teacher || student) of each channel's softmax over positions; mean over channels, images."""
-    p, q = (log_softmax(f.float().flatten(2) / tau, 2) for f in (t, s))  # [B,C,HW]
-    return tau**2 * kl_div(q, p, reduction="none", log_target=True).sum(2).mean()
+    return tau**2 * divergence(t, s, tau).mean()
 
 
 def within(features: Tensor, size: int) -> Tensor:

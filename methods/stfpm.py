@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from kdbench.backbone import FeaturePyramid
-from kdbench.method import Family, Fidelity, unit_vectors
+from kdbench.method import Family, Fidelity, squared_distance
 from kdbench.methods._forward import ForwardStudent
 
 
@@ -48,7 +48,7 @@ class STFPM(ForwardStudent):
     def distances(self, images: Tensor, taught: list[Tensor]) -> list[Tensor]:
         """Per level, the squared distance of the unit vectors: [B,h,w], 0 to 4."""
         pairs = zip(taught, self.student(images), strict=True)
-        return [(unit_vectors(t) - unit_vectors(s)).square().sum(1) for t, s in pairs]
+        return [squared_distance(t, s) for t, s in pairs]
 
     def loss(self, images: Tensor, taught: list[Tensor]) -> Tensor:
         return self.config.loss_scale * torch.stack([d.mean() for d in self.distances(images, taught)]).sum()

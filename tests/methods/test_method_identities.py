@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from kdbench.backbone import FeaturePyramid, pyramid, teacher
-from kdbench.method import cosine_distance, flat_cosine_distance
+from kdbench.method import cosine_distance, divergence, flat_cosine_distance, squared_distance
 from kdbench.methods._cram import CRAM
 from kdbench.methods._reverse import Bottleneck, Decoder
 from kdbench.methods.dcam import DCAM, ChannelAttention, SpatialAttention
@@ -401,3 +401,54 @@ def test_students_are_fused_as_asked(fusion, expected):
 def test_settings_that_would_be_ignored_are_refused(wrong):
     with pytest.raises(ValidationError):
         DSKD.Config(**wrong)
+
+
+def formulas():
+    """Each function of a loss, and its formula in float64."""
+
+    def unit(x):
+        return x / x.norm(dim=1, keepdim=True)
+
+    def divergence_of(t, s, over):
+        p, q = (torch.softmax(x.flatten(2) / 2, over) for x in (t, s))
+        return (p * (p / q).log()).sum(over)
+
+    flat = torch.nn.functional.cosine_similarity
+    return {
+        "squared": (squared_distance, lambda t, s: (unit(t) - unit(s)).square().sum(1)),
+        "cosine": (cosine_distance, lambda t, s: 1 - (unit(t) * unit(s)).sum(1)),
+        "flat": (flat_cosine_distance, lambda t, s: 1 - flat(t.flatten(1), s.flatten(1))),
+        "channels": (lambda t, s: divergence(t, s, 2.0), lambda t, s: divergence_of(t, s, 2)),
+        "places": (
+            lambda t, s: divergence(t, s, 2.0, of_places=True),
+            lambda t, s: divergence_of(t, s, 1),
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", formulas())
+def test_a_loss_and_its_gradient_are_those_of_the_formula(name):
+    function, formula = formulas()[name]
+    t, s = torch.randn(
+        2, 2, 5, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    ).requires_grad_()
+    last = [x.float().contiguous(memory_format=torch.channels_last) for x in (t, s)]
+    value, expected = function(*last), formula(t, s)
+    torch.testing.assert_close(value.double(), expected, rtol=0, atol=1e-6)
+    weight = torch.rand(expected.shape, dtype=torch.float64)
+    for found, wanted in zip(
+        torch.autograd.grad((value * weight).sum(), last),
+        torch.autograd.grad((expected * weight).sum(), (t, s)),
+        strict=True,
+    ):
+        torch.testing.assert_close(found.double(), wanted, rtol=0, atol=2e-6)
+
+
+def test_a_small_distance_keeps_its_digits():
+    t = torch.randn(1, 64, 8, 8)
+    s = t + 7e-5 * torch.randn_like(t)
+    unit = [x.double() / x.double().norm(dim=1, keepdim=True) for x in (t, s)]
+    expected = (unit[0] - unit[1]).square().sum(1)
+    assert expected.max() < 1e-8
+    torch.testing.assert_close(squared_distance(t, s).double(), expected, rtol=2e-3, atol=0)
+    assert (2 * cosine_distance(t, s) - expected).abs().max() > expected.max()  # why maps do not use it

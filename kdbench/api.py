@@ -79,8 +79,8 @@ def run(
 ) -> "ResultsFolder":
     """Train and evaluate every cell of methods x datasets x settings x seeds that has not finished yet.
 
-    The arguments are the options of `kdbench run`; what is not given comes from the TOML file `config`, else
-    it is the default. `progress` shows notes and bars, in a terminal and in a notebook.
+    The arguments are the options of `kdbench run`; the others come from the TOML file `config`, or are the
+    defaults. `progress` shows notes and bars, in a terminal and in a notebook.
 
     Returns the results folder, with the rows of earlier runs too. A cell that fails is a row whose `status`
     is not `ok`. Raises RequestError for a wrong request, ResultsError if rows cannot be written, and
@@ -186,8 +186,9 @@ class ResultsFolder:
     def rows(self, *, earlier: bool = False, **filters: object) -> pd.DataFrame:
         """One line for each category of a cell: what was asked, how it went, all metrics as fractions.
 
-        Rows of images that changed since are left out, as in reports, but for `earlier`. `entry` names the
-        method and the keys in which its recipes differ: what shares it and a section shares a mean.
+        Rows of images that changed since are left out, as in reports, unless `earlier` is true. `entry` names
+        the method and the keys in which its recipes differ. Rows with the same entry and section have one
+        mean.
         """
         rows = self._rows_that_count()
         if earlier:
@@ -229,7 +230,7 @@ class ResultsFolder:
     ) -> "Detector":
         """The trained detector of one cell, named by its id or by filters that fit no other succeeded cell.
 
-        `weights` is the teacher's file, where it is not found as in a run. Raises RequestError if no cell
+        `weights` is the teacher's file, if a run would not find it. Raises RequestError if no cell
         fits, or more than one, and if its detector was not kept.
         """
         import torch
@@ -275,7 +276,7 @@ class ResultsFolder:
 
 
 def _chosen(rows: pd.DataFrame, filters: Mapping[str, object]) -> pd.DataFrame:
-    """The lines that fit all filters; RequestError for a column that there is not."""
+    """The lines that fit all filters; RequestError for an unknown column."""
     wrong = [unknown("column", name, list(rows)) for name in filters if name not in rows]
     if wrong:
         raise RequestError(wrong)
@@ -299,7 +300,7 @@ def _asked(model: type[Model], given: Mapping[str, Any]) -> Model:
         value = given[name]
         if isinstance(value, Iterable) and not isinstance(value, str | Path | Mapping):
             value = tuple(value)
-            if not value:  # what a filter left: it must not mean all
+            if not value:  # perhaps what a filter left: it must not mean "all"
                 raise RequestError([f"{name}=(): it names nothing. Leave it out for the default"])
         values[name] = value
     config = given["config"]

@@ -143,7 +143,7 @@ def pdn_channels(backbone: str) -> int:
 def build_pdn(backbone: str, outputs: int) -> nn.Sequential:
     """A randomly started network of this size with `outputs` channels: [B,3,H,W] -> [B,outputs,h,w].
 
-    No convolution is padded: 256 pixels become 56 places, about a quarter less eight.
+    No convolution is padded: 256 pixels become 56 places.
     """
     medium = backbone.startswith("pdn_medium")
     hidden = PDN_TINY if backbone == TINY_PDN else PDN_MEDIUM if medium else PDN_SMALL
@@ -269,7 +269,7 @@ def _load(body: nn.Module, state: dict[str, Tensor], backbone: str, weights: Wei
 
 
 def _other_names(names: list[str], missing: list[str]) -> str:
-    """What the tensors of a file are called that lacks these names, and what to do about a common prefix."""
+    """The names in a file that lacks these tensors, and what to do about a common prefix of all names."""
     if not missing:
         return ""
     for name in names:

@@ -83,7 +83,7 @@ class Place:
     gpu_share: float = 1.0  # of the GPU's memory, where cells share one
     keep_detectors: bool = True
     keep_pictures: bool = True
-    large_masks: bool = False  # a person accepted masks that mark more than half of their image
+    large_masks: bool = False  # the user accepted masks that mark more than half of their image
     checkpoint_every_s: float = 600.0  # 0: never
     replaces: str | None = None  # the run whose result of this cell is to be replaced
 
@@ -100,7 +100,7 @@ class Progress:
     epoch: int = 0
     epochs: int = 0
     loss: float | None = None
-    problem: str = ""  # something that goes wrong and does not stop the cell
+    problem: str = ""  # what goes wrong without stopping the cell
 
 
 Notify = Callable[[Progress], None]

@@ -16,7 +16,7 @@ LITTER = (
     "Thumbs.db",
     "desktop.ini",
     "__MACOSX",
-)  # of file managers, as are names with a dot first
+)  # file managers write it; they write names that begin with a dot, too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,7 @@ class Dataset:
         return tuple(category for category in self.categories if (root / category).is_dir())
 
     def hint(self, root: Path) -> str:
-        """What lies in `root`, where no category was found, and where the categories may be."""
+        """What `root` holds if no category was found in it, and where the categories may be."""
         if root.name in self.categories or is_category(root):
             return f"It is one category: --root {root.parent} --categories {root.name}"
         found = entries(root)
@@ -133,13 +133,13 @@ class Dataset:
 
 
 def folded(name: str) -> str:
-    """How a name looks to people, and to file systems that ignore case: equal for names that look equal."""
+    """The name without case and accents: equal for names that look equal to people or to some file systems."""
     visible = "".join(c for c in unicodedata.normalize("NFC", name) if unicodedata.category(c) != "Cf")
     return visible.strip().casefold()
 
 
 def entries(folder: Path) -> list[Path]:
-    """What lies in a folder, without what file managers leave; DataError for names that look equal."""
+    """The content of a folder without the files of file managers; DataError for names that look equal."""
     found = [path for path in sorted(folder.iterdir()) if path.name not in LITTER and path.name[0] != "."]
     seen: dict[str, Path] = {}
     for path in found:
@@ -160,7 +160,7 @@ def listed(paths: Sequence[Path]) -> str:
 
 
 def is_category(folder: Path) -> bool:
-    """Whether at least half of the layout is there: what is missing of the rest is an error, not a skip."""
+    """Whether at least half of the layout is there: then a missing part is an error, and is not skipped."""
     return (folder / "train").is_dir() or (folder / "test").is_dir()
 
 

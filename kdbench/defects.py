@@ -21,10 +21,10 @@ SCAR_ANGLE = 45.0  # degrees to either side
 JITTER = 0.1  # of the brightness, contrast and saturation of what is pasted
 STAIN_AREA = (0.002, 0.08)  # share of the image above the threshold of the noise
 LOCALITY = 4.0  # by which the noise falls with the squared distance (in sides) from the place of a stain
-OPACITY = (0.1, 1.0)  # of a texture or a colour over the image, DRAEM's beta
+OPACITY = (0.1, 1.0)  # opacity of a texture or a colour over the image: DRAEM's beta
 # Background pasted on background is no defect: this share of a mask must differ by this many grey levels.
 VISIBLE_SHARE, VISIBLE_LEVELS = 0.5, 8
-DRAWS = 12  # attempts at a visible defect; then the image gets a stain of one colour, visible on anything
+DRAWS = 12  # attempts at a visible defect; then the image gets a stain of one colour, which is always visible
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -131,8 +131,8 @@ def perlin(size: int, cells: tuple[int, int], count: int, generator: Generator) 
 def _blend(image: Pixels, other: NDArray[np.float64], generator: Generator) -> tuple[Pixels, Mask]:
     """(1 - opacity) image + opacity other, where noise is above the quantile that gives a drawn area.
 
-    Only around a drawn place: DRAEM thresholds the noise everywhere, which can leave a hundred specks on one
-    image. AUPRO weighs all regions equally, so that this image would outweigh all others.
+    The defect stays near a drawn place. DRAEM thresholds the noise everywhere, which can leave a hundred
+    specks on one image; AUPRO weighs all regions equally, so this image would outweigh all others.
     """
     size = image.shape[0]
     cells = 2 ** generator.integers(1, 4, 2)

@@ -18,7 +18,7 @@ class RequestError(ValueError):
 
 
 class ResultsError(OSError):
-    """Rows cannot be written, so that no later cell could be kept either."""
+    """Rows cannot be written, so no later cell could be kept either."""
 
 
 class CellStopped(RuntimeError):

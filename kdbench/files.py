@@ -1,4 +1,4 @@
-"""How a path and a text of a user are read, and two ways to write so that nobody ever sees half a file."""
+"""Reads paths and texts of users, and writes files and folders so that nobody ever sees half of one."""
 
 import os
 import pwd
@@ -37,7 +37,7 @@ def is_lfs_pointer(path: Path) -> bool:
 def expanded(path: str) -> str:
     """The path, with `~` or `~NAME` at its start replaced by that user's home folder.
 
-    Raises RequestError if there is no such home: a folder that is named `~` is never meant.
+    Raises RequestError if there is no such home: nobody means a folder that is called `~`.
     """
     full = os.path.expanduser(path)  # noqa: PTH111, a Path would drop the slashes of a URI
     if full.startswith("~"):
@@ -46,10 +46,10 @@ def expanded(path: str) -> str:
 
 
 def provide_home() -> str | None:
-    """Give this process, and those it starts, a home folder if its user has none; what to tell the user.
+    """Give this process, and those it starts, a home folder if its user has none; returns a note for the user.
 
     A container may run as a user without a name and a home, and Ray does not start without a home. Raises
-    RequestError if another user owns the folder below the temporary one that would be taken.
+    RequestError if another user owns the folder in the temporary folder that would become the home.
     """
     if Path(_home()).is_absolute():
         return None

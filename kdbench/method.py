@@ -42,7 +42,9 @@ class Method(nn.Module):
     licence: ClassVar[str]  # of the authors' code, which no method file copies
     fidelity: ClassVar[Fidelity]
     departures: ClassVar[tuple[str, ...]] = ()  # where this file differs from the paper, in words
-    needs: ClassVar[str] = ""  # what it needs beyond a usual teacher; then it runs only if --methods names it
+    needs: ClassVar[str] = (
+        ""  # what it needs beyond a usual teacher; a method with needs runs only if --methods names it
+    )
     # Changes of the configuration: for one model of all categories, in the demo profile (beside DEMO), and in
     # tests with the smallest network.
     multiclass: ClassVar[dict[str, Any]] = {}
@@ -202,7 +204,7 @@ def compilable(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
 
 
 def full_precision(like: Tensor) -> torch.autocast:
-    """A context without autocast, which would round products of float32 maps on the device of `like`."""
+    """A context without autocast on the device of `like`; autocast would round products of float32 maps."""
     return torch.autocast(like.device.type, enabled=False)
 
 

@@ -51,10 +51,10 @@ DAMAGED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """An upright image in RGB, and what there is to say of it.
+    """An upright image in RGB, and facts about it.
 
-    `transparent`: parts of it were, and are black now. `profile`: a hash of the colour profile, which is not
-    applied; "" without one.
+    `transparent`: parts of it were transparent, and are black now. `profile`: a hash of the colour profile,
+    which is not applied; "" without one.
     """
 
     image: Image.Image
@@ -76,8 +76,11 @@ class Picture:
 def opened(path: Path, what: str) -> Iterator[ImageFile.ImageFile]:
     """The file, its content not yet decoded; whatever Pillow raises is one DataError with the path."""
     try:
-        ImageFile.LOAD_TRUNCATED_IMAGES = False  # a package that sets it would have us read half an image
-        # Of a path Pillow would map the pixels of an uncompressed TIFF, and scramble one that is turned.
+        ImageFile.LOAD_TRUNCATED_IMAGES = (
+            False  # if another package has set it, Pillow would read half of an image
+        )
+        # Given a path, Pillow maps the pixels of an uncompressed TIFF into memory, and scrambles a turned
+        # one.
         with path.open("rb") as stream, Image.open(stream, formats=FORMATS) as file:
             yield file
     except DataError:
@@ -90,7 +93,7 @@ def open_image(path: Path) -> Picture:
     """Decode an image; DataError with the path if it cannot be read, or only by guessing what is meant."""
     with opened(path, "an image") as file:
         _refuse_image(file)
-        upper_half = _colours_of_16_bit(file)  # a file that is loaded does not say it any more
+        upper_half = _colours_of_16_bit(file)  # a loaded file does not tell it any more
         image = ImageOps.exif_transpose(file)
         if file.mode.startswith("I"):
             return _from_16_bit(image)
@@ -102,7 +105,7 @@ def open_image(path: Path) -> Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What a file says before its pixels: its size as viewers show it, and its EXIF orientation."""
+    """What the header of a file tells: its size as viewers show it, and its EXIF orientation."""
 
     size: tuple[int, int]  # width, height
     orientation: int  # 1: stored upright
@@ -146,7 +149,7 @@ def read_mask(path: Path, above: int = 0, max_values: int | None = None) -> np.n
 
 
 def image_by_rule(path: Path) -> bool:
-    """Whether the pixels of an image are others than kdbench once took them for.
+    """Whether kdbench once read other pixels from this image.
 
     That is: Pillow would scramble it (a turned grey TIFF), or its 16 bits have a transparent value. Raises
     DataError for what the header already rules out.
@@ -160,7 +163,7 @@ def image_by_rule(path: Path) -> bool:
 
 
 def mask_by_rule(path: Path, above: int) -> bool:
-    """Whether more than the stored values of its first page, which kdbench once took, say what a mask marks.
+    """Whether kdbench once read other marks from this mask: it took the stored values of the first page.
 
     That is: a palette, transparency, several pages, a turned picture, or other colours than RGB. Raises
     DataError for what the header already rules out.
@@ -285,7 +288,7 @@ def _over_black(image: Image.Image) -> Picture:
 
 
 def _plain_alpha(image: Image.Image) -> Image.Image:
-    """Without colours that are multiplied by alpha, which convert to nothing but their plain kind."""
+    """The image with plain colours if they are multiplied by alpha: Pillow converts them to nothing else."""
     return image.convert(image.mode.upper()) if image.mode in ("La", "RGBa") else image
 
 
@@ -330,7 +333,7 @@ def _brightness(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def _refuse_soft(values: np.ndarray, max_values: int | None) -> None:
-    """ValueError for what brushes, resizing and JPEG leave around a defect: it would count as defect."""
+    """ValueError for the soft edges of brushes, resizing and JPEG: they would count as defect."""
     if max_values is None:
         return
     found = np.unique(values)
@@ -345,7 +348,7 @@ def _refuse_soft(values: np.ndarray, max_values: int | None) -> None:
 
 
 def _has_areas(values: np.ndarray, greys: np.ndarray) -> bool:
-    """Whether some pixel of these greys has eight neighbours of its own grey, which those of an edge lack."""
+    """Whether a pixel of these greys has eight neighbours of its own grey; a pixel of an edge has not."""
     height, width = values.shape
     same = np.isin(values, greys)[1:-1, 1:-1]
     for row, column in np.ndindex(3, 3):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kdbench.method import Method
 
 METHOD_ENTRY_POINTS = "kdbench.methods"  # where another package registers a method
-# The families of `kdbench.method.Family`, in the order of lists; a package may have a method without one.
+# The families of `kdbench.method.Family`, in the order of lists. The method of a package may have none.
 FAMILIES = {
     "forward": "the student sees the image, as the teacher does",
     "reverse": "the student rebuilds the teacher's levels from an embedding of them",
@@ -64,7 +64,7 @@ def method_names() -> tuple[str, ...]:
 
 
 def usual_methods() -> tuple[str, ...]:
-    """The methods that run where nobody names any: those that need nothing beyond a usual teacher."""
+    """The methods of a request that names none: those that need nothing beyond a usual teacher."""
     return tuple(name for name in method_names() if not method_facts(name).needs)
 
 
@@ -80,7 +80,7 @@ def get_method(name: str) -> "type[Method]":
         raise RequestError([unknown("method", name, modules)])
     try:
         method_class: type[Method] = importlib.import_module(modules[name]).METHOD
-    except Exception as error:  # a third party's file may raise anything
+    except Exception as error:  # a file of somebody else may raise anything
         raise RequestError([_broken(name, modules[name], error)]) from error
     return method_class
 

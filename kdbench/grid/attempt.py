@@ -1,4 +1,4 @@
-"""One attempt at a cell: take its lease, run it, write its rows whatever happens, say how it finished."""
+"""One attempt at a cell: takes its lease, runs it, writes its rows whatever happens, returns its outcome."""
 
 import gc
 import json
@@ -27,7 +27,7 @@ from kdbench.results.store import CELLS, CHECKPOINTS, CURVES, DETECTORS, INPUTS,
 class _Result(NamedTuple):
     status: str  # ok, failed, timeout, oom
     error: str  # one line, empty if ok
-    output: CellOutput  # of a failure only its rows
+    output: CellOutput  # a failure has only rows
 
 
 def execute_cell(
@@ -36,8 +36,8 @@ def execute_cell(
     """Run a cell and write its rows, whatever happens in it; only ResultsError is raised.
 
     The outcome is `elsewhere`, and nothing is done, while another process runs the cell. It is `stopped`, and
-    there are no rows, if `notify` raised CellStopped: the training is kept in a checkpoint, else `error` says
-    that it is not.
+    there are no rows, if `notify` raised CellStopped: a checkpoint keeps the training, or `error` says that
+    there is none.
     """
     started, last = time.perf_counter(), dict[str, Any]()
 
@@ -56,11 +56,11 @@ def execute_cell(
 
 
 def record_end(cell: Cell, place: Place, run_id: str, status: str, error: str) -> Outcome:
-    """Write the rows of a cell whose process is gone: it was killed for its time, or died too often.
+    """Write the rows of a cell whose process is gone: it took too long and was killed, or died too often.
 
     If another run finished the cell or is running it, nothing is written and the outcome is that run's.
     """
-    # The machine it ran on is gone with it, and this one may have no such device.
+    # This machine may have no such device: the one that it ran on is gone.
     rows = _failed_rows(cell, place, status, error, {"device": torch.device(place.device).type})
     result = _Result(status, last_line(error), CellOutput(rows=rows, scores=[], detector={}))
     return _under_lease(cell, place, run_id, lambda: result, dict)
@@ -99,10 +99,10 @@ def _under_lease(
 
 
 def _attempt(cell: Cell, place: Place, notify: Notify) -> _Result:
-    """Run the cell; what it raises becomes the rows of a failure."""
+    """Run the cell; an exception becomes the rows of a failure."""
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     try:
-        cap_memory(torch.device(place.device), place.gpu_share)  # also lifts the cap of the cell before
+        cap_memory(torch.device(place.device), place.gpu_share)  # also lifts the cap of the previous cell
         result = _Result("ok", "", run_cell(cell, place, notify))
     except CellStopped:
         raise

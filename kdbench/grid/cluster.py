@@ -1,6 +1,6 @@
-"""What machines have and what a cell needs; and Ray: the one place that starts it, joins it and asks it.
+"""What machines have and what a cell needs; the only place that starts, joins and asks Ray.
 
-Ray serves a whole process: only one `session` is open at a time, and one that is begun inside it uses it.
+Ray serves a whole process: only one `session` is open at a time, and a session inside it uses the same Ray.
 """
 
 import heapq
@@ -22,13 +22,13 @@ STORE_BYTES = 128 << 20  # of Ray's object store: results are files, nothing lar
 # The name of a socket may have 107 bytes. Ray puts its sockets below the folder of a session, as in
 # FOLDER/kdb1234567-abcdefgh/session_2026-01-31_12-00-00_123456_1234567/sockets/plasma_store
 LONGEST_FOLDER = 107 - 83
-RETRIES = 2  # of what loses its worker or node; an exception is never tried again
+RETRIES = 2  # after a lost worker or node; an exception is never tried again
 
 T = TypeVar("T")
 
 
 class LostError(RuntimeError):
-    """What was to run on a node did not: it raised, or its process or node is gone."""
+    """A call on a node failed: it raised, or its process or node is gone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Need:
 
     cpus: int = 1
     gpus: float = 0.0
-    memory_bytes: int = 0  # 0: not known, nothing is set aside
+    memory_bytes: int = 0  # 0: unknown, so nothing is reserved
 
     def __str__(self) -> str:
         memory = f", {self.memory_bytes / 2**30:.1f} GiB" if self.memory_bytes else ""
@@ -98,12 +98,12 @@ def this_machine() -> Cluster:
 
 
 def makespan_s(cells: Sequence[tuple[float, Need]], cluster: Cluster) -> float:
-    """Seconds until the last of (seconds, need) has ended, each started where it first fits, in this order.
+    """Seconds until the last of (seconds, need) ends, if each starts, in this order, where it first fits.
 
     Raises ValueError for a need that no node can meet.
     """
     free = [[node.cpus, node.gpus, node.memory_bytes] for node in cluster.nodes]
-    running: list[tuple[float, int, int, Need]] = []  # a heap: when it ends, tie-break, node, what it has
+    running: list[tuple[float, int, int, Need]] = []  # a heap of (end, tie-break, node, need)
     now = 0.0
     for number, (seconds, need) in enumerate(cells):
         if not cluster.fits(need):
@@ -253,7 +253,7 @@ def _init(address: str | None, here: Cluster, folder: str | None) -> None:
 
 @contextmanager
 def _session_folder() -> Iterator[str]:
-    """A new folder whose name is so short that Ray can have sockets in it; RequestError if there is none."""
+    """A new folder with a name that is short enough for the sockets of Ray; RequestError if there is none."""
     chosen, usual = os.environ.get("RAY_TMPDIR"), tempfile.gettempdir()
     if chosen:
         parents = [chosen]
@@ -280,7 +280,7 @@ def _session_folder() -> Iterator[str]:
 
 @contextmanager
 def _handlers_kept() -> Iterator[None]:
-    """Ray takes over SIGTERM when it starts: leave it to whoever handles it already."""
+    """Keep the handler of SIGTERM: Ray would replace it when it starts."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield

@@ -1,4 +1,4 @@
-"""What the executors are asked for and what they tell; both know it, and neither knows the other."""
+"""What executors get and what they tell: all that the one here and the one on Ray have in common."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from kdbench.grid.plan import Found, Job
 from kdbench.grid.stopping import Stop
 from kdbench.results.storage import Storage
 
-TICK_S = 1.0  # between two looks at what is running
+TICK_S = 1.0  # seconds between two looks at what is running
 
 Executor = Literal["local", "ray"]
 Work = Callable[[Cell, Place, str, Notify, float | None], Outcome]
@@ -21,7 +21,7 @@ Work = Callable[[Cell, Place, str, Notify, float | None], Outcome]
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
-    """What is going on, for a person who looks: leases of this run's cells, and how many cells wait."""
+    """What is going on now: the leases of this run's cells, and how many cells wait."""
 
     holders: list[Holder]
     num_waiting: int
@@ -33,14 +33,14 @@ Watch = Callable[[Running], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """Cells to run, how, and who is told of it."""
+    """Cells to run, how to run them, and who is told."""
 
     jobs: Sequence[Job]
     data: Mapping[str, Found]
     run_id: str
     executor: Executor = "local"
     address: str | None = None  # of the Ray cluster, if it is not one of this machine alone
-    notify: Notify = lambda progress: None  # told of the cell that runs in this process
+    notify: Notify = lambda progress: None  # is told how far the cell in this process is
     watch: Watch = lambda running: None
     timeout_s: float | None = None
     work: Work = execute_cell
@@ -52,14 +52,14 @@ class Execution:
         return Storage(self.jobs[0].place.results)
 
     def look(self) -> list[Holder] | None:
-        """Who runs a cell now; None if the storage does not say, which may change a moment later."""
+        """Who runs cells now; None if the storage does not answer now."""
         try:
             return holders(self.storage)
         except OSError:
             return None
 
     def own(self, now: Sequence[Holder]) -> list[Holder]:
-        """Those that run cells of this run."""
+        """The holders that run cells of this run."""
         return [holder for holder in now if holder.run_id == self.run_id]
 
 

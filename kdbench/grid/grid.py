@@ -1,4 +1,4 @@
-"""A run: what a request takes, and doing it. Nothing here prints or exits: a view is told what happens."""
+"""A run: planned, then carried out. Nothing here prints or exits: a view is told what happens."""
 
 import os
 import signal
@@ -71,7 +71,7 @@ class GridResult:
 
     run_id: str
     statuses: Mapping[str, str]  # cell id -> status of its rows, NOT_RUN if it has none
-    num_finished: int  # cells that this run brought to their end
+    num_finished: int  # cells that finished in this run
     num_checkpoints: int = 0  # cells that were asked to stop and left a checkpoint
     num_untimed: int = 0  # detectors that could not be timed
     stopped_by: int = 0  # the number of the signal that stopped it; 0: none
@@ -146,9 +146,9 @@ def run_grid(
 ) -> GridResult:
     """Run the cells that are to run, then time one detector of each line of the report.
 
-    Whatever a cell raises is a failed row, and a signal or a full disk ends the run early: the result says
+    An exception in a cell becomes a failed row. A signal or a full disk ends the run early: the result says
     so. Raises RequestError for what is wrong before the first cell, such as an image that cannot be decoded.
-    `work` is what runs a cell. Whoever asks `stop` has the running cells leave checkpoints.
+    `work` is what runs a cell. If somebody asks `stop`, the running cells leave checkpoints.
     """
     run = _Run(grid, view or Silent(), work, stop or Stop())
     with run.log.kept():
@@ -208,7 +208,7 @@ def _last_line(result: GridResult) -> str:
 
 
 class _Run:
-    """The steps of one run, and what came of its cells so far."""
+    """The steps of one run, and how its cells finished so far."""
 
     def __init__(self, grid: Grid, view: View, work: Work, stop: Stop) -> None:
         self.grid, self.work, self.stop = grid, work, stop
@@ -282,9 +282,9 @@ class _Run:
         self.view.finished(outcome)
 
     def record(self) -> None:
-        """Say which cells this run asked for, though it has none to run: of changed images theirs count."""
+        """Record which cells this run asked for, though none is to run: if images changed, these count."""
         run = RunFile(run_id=self.id, started=time.time(), cells={}, finished=sorted(self.grid.finished))
-        with suppress(OSError):  # a folder that is only read has no new rows either
+        with suppress(OSError):  # a folder that cannot be written has no new rows either
             write_run(self.results, run)
 
     def time(self) -> int:
@@ -312,14 +312,14 @@ class _Run:
             self.resources.enter_context(session(self.grid.request.address))
 
     def _device_name(self, jobs: Sequence[Job]) -> str | None:
-        """What the timing will run on, where that is this machine; None for the nodes of a cluster."""
+        """The device of the timing on this machine; None for the nodes of a cluster."""
         if not jobs or (self.grid.executor == "ray" and self.grid.request.address):
             return None
         return provenance.device_name(torch.device(jobs[0].place.device))
 
 
 def _joined(request: Request) -> Cluster | None:
-    """What the Ray cluster has that the request names; None if it names none, or is to run here."""
+    """The Ray cluster that the request names; None if it names none, or is to run here."""
     if request.executor == "local" or not request.address:
         return None
     with session(request.address) as cluster:

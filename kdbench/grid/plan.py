@@ -1,4 +1,4 @@
-"""From a request to the jobs that do it; everything is checked here, before anything runs."""
+"""From a request to its jobs; everything is checked here, before anything runs."""
 
 import itertools
 import unicodedata
@@ -85,7 +85,9 @@ def find_data(dataset: Dataset, root: Path | None, wanted: tuple[str, ...]) -> F
     """The dataset's categories on disk with fingerprints; RequestError with every complaint."""
     folder, complaints = dataset.root(root), Complaints()
     present, known = dataset.present(folder), dataset.all_categories(folder)
-    shown = {unicodedata.normalize("NFC", name): name for name in known}  # what a person typed may look equal
+    shown = {
+        unicodedata.normalize("NFC", name): name for name in known
+    }  # two names that a person typed may look equal
     wanted = tuple(shown.get(unicodedata.normalize("NFC", name), name) for name in wanted)
     for name in wanted:
         if name not in known:
@@ -119,7 +121,7 @@ def find_data(dataset: Dataset, root: Path | None, wanted: tuple[str, ...]) -> F
 
 
 def resolved(results: str) -> str:
-    """A results folder as every process finds it: an absolute path, or the URI as it is."""
+    """A results folder under a name for every process: an absolute path, or the URI as it is."""
     local = Storage(results).local
     return str(local.resolve()) if local else results
 
@@ -288,7 +290,9 @@ def _too_few_to_hold_out(request: Request, found: Mapping[str, Found], configs: 
         }
         for name, category in data.categories.items():
             if holding and len(category.train) < 2:
-                whole = [f"{method}.checkpoint=last" for method in holding if not get_method(method).calibrates]
+                whole = [
+                    f"{method}.checkpoint=last" for method in holding if not get_method(method).calibrates
+                ]
                 advice = f". Add images, or hold out none: --set {' --set '.join(whole)}" if whole else ""
                 yield (
                     f"{data.dataset.name} {name} has 1 training image, and some are held out by "

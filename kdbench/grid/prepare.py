@@ -15,8 +15,8 @@ from kdbench.metrics.presets import PRESETS
 from kdbench.results.storage import Storage
 from kdbench.results.store import CELLS
 
-Tick = Callable[[int, int], None]  # told how many images were decoded, of how many
-Note = Callable[[str], None]  # told what a person should look at
+Tick = Callable[[int, int], None]  # is told how many images are decoded, and of how many
+Note = Callable[[str], None]  # is told what a person should look at
 
 
 def prepare(
@@ -25,7 +25,7 @@ def prepare(
     tick: Tick = lambda done, total: None,
     note: Note = lambda text: None,
 ) -> list[str]:
-    """Build each teacher and decode each image once; returns a complaint for all that is wrong with them."""
+    """Build each teacher and decode each image once; returns what is wrong with them."""
     teachers: dict[tuple[str, tuple[int, ...]], Job] = {}
     needed: dict[tuple[str, str, int, str], None] = {}
     for job in jobs:
@@ -90,7 +90,7 @@ def decode(
 ) -> list[str]:
     """Decode images and masks of (dataset, category, image size, preset); returns complaints.
 
-    `note` is told once per category what a person should look at, of large masks unless `accept_large`.
+    `note` is told once per category what a person should look at; not about large masks if `accept_large`.
     """
     total = sum(_num_to_decode(data[name], category, size) for name, category, size, _ in needed)
     complaints, done = [], 0

@@ -21,7 +21,7 @@ OF_METHODS = ("epochs", "backbone", "precision")  # keys of a request that are k
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """How the command line shows a field, where its name and type do not say it."""
+    """How the command line shows a field, if its name and type do not tell."""
 
     metavar: str | None = None  # what stands for a value, such as its unit
     off: str = ""  # the option that means False
@@ -30,7 +30,7 @@ class Shown:
 def split(text: str) -> tuple[str, ...]:
     """The names in a comma list.
 
-    Raises ValueError if there is none: an unset shell variable gives that, and it must not mean all.
+    Raises ValueError if there is none: an unset shell variable gives none, and that must not mean all.
     """
     names = tuple(part.strip() for part in text.split(",") if part.strip())
     if not names:
@@ -167,7 +167,7 @@ class Request(BaseModel):
 
 
 def read_request(file: Path | None, options: Mapping[str, Any]) -> Request:
-    """The request of a TOML file, each given option taking precedence; RequestError with every complaint."""
+    """The request of a TOML file and of options, which take precedence; RequestError with every complaint."""
     return read_model(Request, file, options)
 
 
@@ -229,12 +229,12 @@ def parse_sets(assignments: Iterable[str]) -> dict[str, Any]:
 
 
 def complaints_of(prefix: str, error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """What pydantic found, each as one line that names the key, its value and what is wrong with it."""
+    """The errors of pydantic: each in a line with the key, its value and what is wrong with it."""
     texts = []
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"])
         if item["type"] == "too_short" and len(item["input"]):
-            continue  # its items are wrong, and are complained of
+            continue  # its items are wrong, and have their own complaints
         if item["type"] == "extra_forbidden":
             texts.append(prefix + key + ": " + unknown("key", key, sorted(model.model_fields)))
         else:
@@ -257,7 +257,7 @@ def _flat(sets: object, where: str = "") -> dict[str, Any]:
 
 
 def _values(text: str) -> list[Any]:
-    """The values that a text lists: JSON first, `[1,2],[2,3]` as two lists, else what commas part."""
+    """The values in a text: JSON if it is, so that `[1,2],[2,3]` is two lists, else split at commas."""
     for whole in (text, f"[{text}]") if text.strip() else ():
         try:
             value = json.loads(whole)

@@ -16,7 +16,7 @@ from kdbench.results.store import Results
 
 
 def choose_executor(asked: Executor | None, jobs: Sequence[Job], cluster: Cluster) -> Executor:
-    """`ray` where more than one cell is to run and more than one can run at once, unless asked otherwise."""
+    """The executor: `ray` if more than one cell is to run and can run at once, unless the user chose one."""
     if asked is not None:
         return asked
     if any(":" in job.place.device for job in jobs):  # one GPU was chosen; Ray chooses by itself
@@ -38,7 +38,7 @@ def execute(execution: Execution) -> Iterator[Outcome]:
         with execution.stop.patience():
             yield from run_all(execution)
     finally:
-        with suppress(OSError):  # the next run can do it, and what was raised before is what matters
+        with suppress(OSError):  # the next run can do it, and an earlier error matters more
             remove_void(storage)
             unfinished = {job.cell.id for job in execution.jobs} - leased(storage)
             Results(storage).remove_unfinished(unfinished)

@@ -9,13 +9,13 @@ from types import FrameType
 from kdbench.cell import Notify, Progress
 from kdbench.errors import CellStopped
 
-# SLURM and Kubernetes kill 30 s after they ask; the rest is for writing and for the end of Ray.
+# SLURM and Kubernetes kill 30 s after they ask; the remaining time is for writing and for stopping Ray.
 GRACE_S = 20.0
 ASKING = (signal.SIGTERM, signal.SIGHUP)  # a scheduler takes the machine back; a terminal was closed
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal ends what this process does."""
+    """A signal stops this process."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -31,7 +31,7 @@ class Stop:
         self._timer: threading.Timer | None = None
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Raise Stopped; inside `patience` only after GRACE_S, and remember till then who asked.
+        """Raise Stopped; inside `patience` only remember who asked, and raise after GRACE_S.
 
         A scheduler may send several signals in a row: the first one counts.
         """
@@ -51,7 +51,7 @@ class Stop:
 
     @contextmanager
     def patience(self) -> Iterator[None]:
-        """In this block somebody looks at `asked_by` and ends it; a signal raises nothing for GRACE_S."""
+        """A block that looks at `asked_by` and ends by itself: a signal raises nothing in it for GRACE_S."""
         self._patient = True
         try:
             yield
@@ -66,9 +66,9 @@ class Stop:
             raise Stopped(self.asked_by)
 
     def obeyed(self, notify: Notify) -> Notify:
-        """The same `notify`, but it raises CellStopped in a cell that trains once somebody has asked.
+        """The same `notify`, but once somebody has asked, it raises CellStopped in a cell that trains.
 
-        A cell that is evaluated goes on: that is short, and a trained cell has nothing else to keep.
+        A cell that is being evaluated goes on: that is short, and a checkpoint would not keep it.
         """
 
         def notify_or_stop(progress: Progress) -> None:
@@ -81,7 +81,7 @@ class Stop:
 
 @contextmanager
 def stop_on_signals(numbers: Sequence[signal.Signals] = ASKING) -> Iterator[Stop]:
-    """A Stop that these signals ask, except those that the process ignores, as `nohup` makes it do."""
+    """A Stop for these signals, except those that the process ignores, as `nohup` makes it do."""
     stop, before = Stop(), {}
     for number in numbers:
         handler = signal.getsignal(number)

@@ -1,4 +1,4 @@
-"""Which detectors are to be timed, and timing them: one after another, each alone on a machine."""
+"""Which detectors are to be timed; and their timing, one after another, each alone on a machine."""
 
 import sys
 from collections.abc import Hashable, Iterator, Mapping, Sequence, Set
@@ -21,7 +21,7 @@ TIMING_COLUMNS = ("cell_id", "device", "device_name", "busy")
 
 @dataclass(frozen=True, kw_only=True)
 class Timed:
-    """What a results folder has of timings: the files of detectors that were kept, and TIMING_COLUMNS."""
+    """The kept detectors and the timings of a results folder: file names, and TIMING_COLUMNS."""
 
     kept: Set[str]
     rows: Sequence[Mapping[str, Any]]
@@ -36,11 +36,10 @@ def read_timed(results: Results) -> Timed:
 def to_time(
     jobs: Sequence[Job], there: Timed, device_name: str | None = None, *, busy_again: bool = False
 ) -> list[Job]:
-    """One job of each entry in each section of a report whose detector was kept and none was timed.
+    """The jobs to time: per entry and section, the first with a kept detector, if none was timed yet.
 
-    Seed and category change no latency; a report shows a timing where the cell that was timed stands. What
-    was timed on another kind of device, or on one of another name where that is known, is timed here, too;
-    with `busy_again` also what was timed while something else ran.
+    Seed and category change no latency, so one timing serves an entry. A timing counts only if it was made on
+    this type of device and, if known, on a device of this name; with `busy_again`, only if nothing else ran.
     """
     done = {
         (row["cell_id"], row["device"])
@@ -56,7 +55,7 @@ def to_time(
 
 
 def without_timing(jobs: Sequence[Job], there: Timed) -> list[Job]:
-    """One job of each entry in each section of a report that has neither a timing nor a detector to time."""
+    """One job of each entry and section of a report that has neither a timing nor a detector to time."""
     done = {row["cell_id"] for row in there.rows}
     return [
         alike[0]
@@ -78,8 +77,8 @@ def _entries(jobs: Sequence[Job]) -> list[list[Job]]:
 def measure(jobs: Sequence[Job], *, executor: Executor, run_id: str) -> Iterator[tuple[Job, str]]:
     """Time the detectors of these jobs, one after another, each in a process that owns a whole machine.
 
-    Yields each job with what went wrong, "" if nothing did; the rows are on disk by then. A session is open
-    if Ray times them.
+    Yields each job with what went wrong, "" if nothing did; the rows are on disk by then. If Ray times them,
+    a session must be open.
     """
     for job in jobs:
         yield job, (_measure_with_ray if executor == "ray" else _measure_here)(job, run_id)
@@ -111,7 +110,7 @@ def _measure_with_ray(job: Job, run_id: str) -> str:
     fitting = [node for node in ray_cluster().nodes if node.gpus >= gpus]
     if not fitting:
         return "no node is left that it could be timed on"
-    # All on one machine, which the task has for itself: every task of ours takes at least one CPU.
+    # The task has one whole machine for itself: every task of kdbench takes at least one CPU.
     node = min(fitting, key=lambda node: (node.name, node.id))
     try:
         run_alone(node, gpus, time_detector, job.cell, job.place, run_id)

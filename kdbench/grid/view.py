@@ -1,4 +1,4 @@
-"""Who watches a run: what a view is told, a view that shows nothing, and the log that every run writes."""
+"""Views of a run: what they are told, a view that shows nothing, and the log that every run writes."""
 
 import math
 import time
@@ -75,8 +75,8 @@ class Silent:
 class Log:
     """A view that writes what happens to `runs/<run_id>.log`, and shows it to another view.
 
-    The rows are what counts: the run goes on if the view can show nothing any more, and the log says why; it
-    goes on, too, if the log cannot be written, and the view says why.
+    The rows are what counts, so the run goes on in both cases: if the view can show nothing any more, the log
+    says why; if the log cannot be written, the view says why.
     """
 
     def __init__(self, view: View, storage: Storage, run_id: str, num_cells: int) -> None:
@@ -101,7 +101,7 @@ class Log:
             self._store(last=True)
 
     def start(self, text: str) -> None:
-        """The first line. Nothing is stored before: until then the folder may turn out to be a wrong one."""
+        """Write the first line. Nothing is stored before: the folder may turn out to be a wrong one."""
         self._not_stored, self._started = _line(text) + self._not_stored, True
         self._store()
 
@@ -183,7 +183,7 @@ class Log:
             self._not_stored, self._stored_at = "", time.monotonic()
         except OSError as error:
             self._broken = True
-            if self.num_cells:  # a folder that is only read has no log, and needs none: no cell is to run
+            if self.num_cells:  # a folder that cannot be written needs no log: no cell is to run
                 text = f"the log of this run cannot be written: {reason(error)}. The run goes on"
                 self._show(lambda: self.view.note(text))
 

@@ -1,4 +1,4 @@
-"""Cells on a Ray cluster: as many at a time as fit, the lost ones tried again, the overdue ones killed."""
+"""Cells on a Ray cluster: as many at a time as fit. Lost cells are tried again, overdue ones are killed."""
 
 import os
 import re
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Reference = ray.ObjectRef[Outcome]
 
 REMOTE_TICK_S = 10.0  # between two looks at what is running, where each costs requests to an object store
-SILENT_S = 30.0  # a cell that nobody holds any more and of which Ray says nothing: its node was cut off
+SILENT_S = 30.0  # after so long without a lease and without news from Ray, the node of a cell is lost
 GRACE_S = 30.0  # a cell that does not stop by itself when its time is over is killed after so long
 STOP_TICK_S = 0.2  # between two looks at cells that were asked to stop
 # A cell on a GPU has a fresh process, so that no GPU memory leaks from one to the next. On a CPU nothing is
@@ -42,9 +42,9 @@ class Attempt:
 
     job: Job
     number: int
-    running_since: float | None = None  # this process's clock when its lease was first seen
+    running_since: float | None = None  # the time on the clock of this process when its lease was first seen
     killed: bool = False
-    silent_since: float | None = None  # when Ray first said nothing of it although it has no lease any more
+    silent_since: float | None = None  # since when it has no lease any more, and Ray says nothing
 
 
 def run_with_ray(execution: Execution) -> Iterator[Outcome]:
@@ -61,7 +61,7 @@ def run_with_ray(execution: Execution) -> Iterator[Outcome]:
         prepare_nodes(execution.jobs, execution.data)
         yield from _Queue(execution).outcomes()
     finally:
-        with suppress(OSError):  # they expire, and what was raised before is what matters
+        with suppress(OSError):  # they expire, and an earlier error matters more
             for holder in execution.own(execution.look() or []):
                 revoke(execution.storage, holder.cell_id, execution.run_id)
 
@@ -69,7 +69,7 @@ def run_with_ray(execution: Execution) -> Iterator[Outcome]:
 def settle(execution: Execution, reference: "Reference | None", attempt: Attempt) -> Outcome | None:
     """The outcome of an attempt; None if its worker or node was lost and it is to be tried again.
 
-    If Ray said nothing of it, there is no reference, and its files tell.
+    If Ray said nothing about it, there is no reference, and its files decide.
     """
     import ray
     from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
@@ -98,7 +98,7 @@ def settle(execution: Execution, reference: "Reference | None", attempt: Attempt
 
 
 def _settled_by_files(execution: Execution, attempt: Attempt, status: str, error: str) -> Outcome | None:
-    """The outcome in the files; without one a recorded failure, or None to try again."""
+    """The outcome by its files; without one, None to try again, or a failure, which is recorded."""
     cell, place, storage = attempt.job.cell, attempt.job.place, execution.storage
     try:
         revoke(storage, cell.id, execution.run_id)
@@ -113,7 +113,7 @@ def _settled_by_files(execution: Execution, attempt: Attempt, status: str, error
 
 
 class _Queue:
-    """The cells of a run: waiting, running on Ray, or elsewhere, which means in the hands of another run."""
+    """The cells of a run: waiting, running on Ray, or elsewhere (another run has them)."""
 
     def __init__(self, execution: Execution) -> None:
         self.execution = execution
@@ -159,9 +159,9 @@ class _Queue:
             self.running[task.remote(attempt.job)] = attempt
 
     def _look(self) -> list["Reference"]:
-        """Look at the leases, now and then: who is overdue or gone, which cells are free again.
+        """Look at the leases now and then: which cells are overdue or lost, and which are free again.
 
-        Returns the references of which Ray will say nothing any more.
+        Returns the references about which Ray will say nothing any more.
         """
         if time.monotonic() - self.looked < self.tick_s:
             return []
@@ -185,7 +185,7 @@ class _Queue:
         self.execution.watch(Running(holders=own, num_waiting=num_waiting, elsewhere=elsewhere))
 
     def _kill_overdue(self, now: Sequence[Holder]) -> None:
-        """Kill what runs on long after its time: most cells stop by themselves between two batches."""
+        """Kill cells that run long after their time limit; most stop by themselves between two batches."""
         import ray
 
         leased, timeout_s = {holder.cell_id for holder in self.execution.own(now)}, self.execution.timeout_s
@@ -199,7 +199,7 @@ class _Queue:
                 ray.cancel(reference, force=True)
 
     def _silent(self, now: Sequence[Holder]) -> list["Reference"]:
-        """Attempts that ran, have no lease any more, and of which Ray has said nothing for SILENT_S.
+        """Attempts that ran, have no lease any more, and about which Ray has said nothing for SILENT_S.
 
         Ray can wait for ever for a node that was cut off while it answered.
         """
@@ -227,12 +227,12 @@ class _Queue:
         from ray.exceptions import RayError
 
         for reference in self.running:
-            ray.cancel(reference, force=False)  # raises SIGINT in the worker; what waits is dropped
+            ray.cancel(reference, force=False)  # raises SIGINT in the worker; waiting tasks are dropped
         while self.running or self.execution.own(self.execution.look() or []):
             ready, _ = ray.wait([*self.running], timeout=STOP_TICK_S) if self.running else ([], [])
             for reference in ready:
                 del self.running[reference]
-                with suppress(RayError):  # of a cell that had not begun, or was lost now
+                with suppress(RayError):  # a cell that had not begun, or was lost now
                     yield ray.get(reference)
             if not ready:
                 time.sleep(STOP_TICK_S)
@@ -250,6 +250,6 @@ def _remote(execution: Execution) -> Any:
         with stop_on_signals((signal.SIGINT, signal.SIGTERM)) as stop, stop.patience():
             return work(job.cell, job.place, run_id, stop.obeyed(lambda progress: None), timeout_s)
 
-    # Retries are ours: Ray would also retry what ran out of memory.
+    # kdbench retries by itself: Ray would also retry a task that ran out of memory.
     calls = 1 if any(job.need.gpus for job in execution.jobs) else CALLS_ON_CPU
     return ray.remote(max_calls=calls, max_retries=0)(run_one)

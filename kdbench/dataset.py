@@ -133,7 +133,7 @@ class Dataset:
 
 
 def folded(name: str) -> str:
-    """The name without case and accents: equal for names that look equal to people or to some file systems."""
+    """The name without case and accents: equal for names that people or some file systems take for one."""
     visible = "".join(c for c in unicodedata.normalize("NFC", name) if unicodedata.category(c) != "Cf")
     return visible.strip().casefold()
 

@@ -46,7 +46,7 @@ def expanded(path: str) -> str:
 
 
 def provide_home() -> str | None:
-    """Give this process, and those it starts, a home folder if its user has none; returns a note for the user.
+    """Give this process, and those it starts, a home folder if the user has none; returns a note about it.
 
     A container may run as a user without a name and a home, and Ray does not start without a home. Raises
     RequestError if another user owns the folder in the temporary folder that would become the home.

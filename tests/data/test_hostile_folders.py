@@ -289,8 +289,8 @@ def test_one_training_image_is_refused_where_images_are_held_out_and_noted_by_a_
     with pytest.raises(RequestError) as raised:
         plan(Request(**names, set={"rd4ad.checkpoint": "last"}))
     assert raised.value.complaints == (
-        "folder part has 1 training image, and some are held out by stfpm: at least 2 are needed. Add images, "
-        "or hold out none: --set stfpm.checkpoint=last",
+        "folder part has 1 training image, and some are held out by stfpm: at least 2 are needed. Add "
+        "images, or hold out none: --set stfpm.checkpoint=last",
     )
     code, text = kdbench("datasets", "check", "folder", "--root", "parts")
     assert code == 0

@@ -9,7 +9,7 @@ from kdbench.cli.look import doctor, list_app, status, write_method
 from kdbench.cli.report import compare, probe, report
 from kdbench.cli.results import results_app
 from kdbench.cli.run import run
-from kdbench.cli.streams import failed, lossy_streams
+from kdbench.cli.streams import failed, lossy_streams, needed
 from kdbench.cli.sweep import sweep
 from kdbench.cli.terminal import OK, SOME_FAILED, WRONG_REQUEST, complain, warn
 from kdbench.errors import DataError, RequestError
@@ -24,13 +24,17 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run a command and leave with its exit code; 1, too, if what it printed was lost."""
+    """Run a command and leave with its exit code; 1, too, if all that it had to give was lost."""
     with lossy_streams():
         code = _carry_out()
         sys.stdout.flush()
         if lost := failed(sys.stdout):
-            complain(f"the output could not be written: {lost}")
-            code = code or SOME_FAILED
+            text = f"the output could not be written: {lost}"
+            if needed(sys.stdout):
+                complain(text)
+                code = code or SOME_FAILED
+            else:
+                warn(text)
     sys.exit(code)
 
 

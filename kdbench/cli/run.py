@@ -2,6 +2,7 @@
 
 import gc
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 
 from kdbench.cli.options import OldOut, Out, options_of, report_folder
 from kdbench.cli.report import write
+from kdbench.cli.streams import not_needed
 from kdbench.cli.terminal import OK, SOME_FAILED, complain, duration, err, new_table, out, say, show
 from kdbench.grid.request import Request
 from kdbench.grid.stopping import Stop, Stopped, stop_on_signals
@@ -38,6 +40,7 @@ def run(
         if dry_run:
             show_plan(grid, estimate(grid))
             return
+        not_needed(sys.stdout)
         code = _finish(grid, carry_out(grid, stop), folder)
     if code != OK:
         raise typer.Exit(code)
@@ -50,6 +53,7 @@ def leaving_on_signals() -> Iterator[Stop]:
         try:
             yield stop
         except KeyboardInterrupt as raised:
+            stop.leave()
             number = raised.number if isinstance(raised, Stopped) else signal.SIGINT
             raise typer.Exit(_say_stopped(number, "what finished is kept")) from None
 

@@ -17,6 +17,7 @@ class Lossy(io.RawIOBase):
     def __init__(self, file: io.FileIO) -> None:
         self.file = file
         self.error: OSError | None = None  # why something was dropped
+        self.needed = True  # whether nothing else has what is printed here
 
     def write(self, data: object) -> int | None:
         try:
@@ -65,9 +66,26 @@ def failed(stream: IO[str]) -> str:
     return "" if error is None or error.errno == errno.EPIPE else reason(error)
 
 
+def not_needed(stream: IO[str]) -> None:
+    """The files that the command writes have all that counts: lost output is no failure of the command."""
+    if lossy := _raw(stream):
+        lossy.needed = False
+
+
+def needed(stream: IO[str]) -> bool:
+    """Whether a command has failed if this stream could not be written."""
+    lossy = _raw(stream)
+    return lossy is None or lossy.needed
+
+
 def _error(stream: IO[str]) -> OSError | None:
+    lossy = _raw(stream)
+    return lossy.error if lossy else None
+
+
+def _raw(stream: IO[str]) -> Lossy | None:
     raw = getattr(getattr(stream, "buffer", None), "raw", None)
-    return raw.error if isinstance(raw, Lossy) else None
+    return raw if isinstance(raw, Lossy) else None
 
 
 def _lossy(stream: TextIO | None) -> TextIO:

@@ -1,5 +1,6 @@
 """`kdbench sweep`: a request becomes a plan, its trials are run, and the report is written."""
 
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -7,6 +8,7 @@ import typer
 from kdbench.cli.options import OldOut, Out, options_of, report_folder
 from kdbench.cli.report import write
 from kdbench.cli.run import announce_drawing, leaving_on_signals
+from kdbench.cli.streams import not_needed
 from kdbench.cli.terminal import SOME_FAILED, decoding_bar, say, show_values
 from kdbench.cli.trials import Lines, SweepResult, result_of, summary
 from kdbench.errors import RequestError, complained
@@ -26,15 +28,17 @@ def sweep(
     report: OldOut = None,
 ) -> None:
     """Search a method's configuration on normal images with synthetic defects; no test image is seen."""
-    folder, plan = report_folder(out, report), planned(request)
+    folder = report_folder(out, report)
+    not_needed(sys.stdout)
     with leaving_on_signals():
+        plan = planned(request)
         result = carry_out(plan, audit=audit)
-    for part in summary(plan, result):
-        if isinstance(part, str):
-            say(part)
-        else:
-            show_values(part)
-    write(plan.sweep.place.results, folder, page=True)
+        for part in summary(plan, result):
+            if isinstance(part, str):
+                say(part)
+            else:
+                show_values(part)
+        write(plan.sweep.place.results, folder, page=True)
     if not result.complete:
         raise typer.Exit(SOME_FAILED)
 

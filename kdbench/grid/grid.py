@@ -173,6 +173,7 @@ def _carry_out(run: "_Run") -> GridResult:
             if grid.request.latency:
                 untimed = run.time()
     except Stopped as raised:
+        run.stop.leave()
         stopped_by = raised.number
     except KeyboardInterrupt:
         stopped_by = signal.SIGINT

@@ -27,18 +27,20 @@ class Stop:
 
     def __init__(self) -> None:
         self.asked_by = 0  # the number of the signal; 0: nobody asked
-        self._patient, self._time_is_up = False, False
+        self._patient, self._time_is_up, self._leaving = False, False, False
         self._timer: threading.Timer | None = None
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Raise Stopped; inside `patience` only remember who asked, and raise after GRACE_S.
 
-        A scheduler may send several signals in a row: the first one counts.
+        A closed terminal and a scheduler may send several signals in a row: the first one counts.
         """
+        if self._leaving:
+            return
+        first, self.asked_by = not self.asked_by, self.asked_by or number
         if not self._patient or self._time_is_up:
-            raise Stopped(self.asked_by or number)
-        if not self.asked_by:
-            self.asked_by = number
+            raise Stopped(self.asked_by)
+        if first:
             self._timer = threading.Timer(GRACE_S, self._end, [number])
             self._timer.daemon = True
             self._timer.start()
@@ -59,6 +61,10 @@ class Stop:
             self._patient = False
             if self._timer is not None:
                 self._timer.cancel()
+
+    def leave(self) -> None:
+        """From here on signals change nothing: what is left to do is to say what is kept."""
+        self._leaving = True
 
     def check(self) -> None:
         """Raise Stopped if somebody asked."""

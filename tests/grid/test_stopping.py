@@ -1,24 +1,29 @@
 """Signals that ask a run to stop: what is kept, how it resumes, and which code it leaves with."""
 
+import io
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
-from conftest import SMALL, STFPM, tiny_request
+import typer
+from conftest import SMALL, STFPM, TINY, tiny_request
 
 from kdbench.cell import outcome_of
+from kdbench.cli.run import leaving_on_signals
 from kdbench.errors import CellStopped
 from kdbench.grid import stopping
 from kdbench.grid.grid import NOT_RUN, Silent, plan_grid, run_grid
 from kdbench.grid.stopping import Stopped, stop_on_signals
 from kdbench.results.storage import Storage
-from kdbench.results.store import CELLS, read
+from kdbench.results.store import CELLS, LOGS, read
 
 slow = pytest.mark.slow
 
@@ -100,14 +105,39 @@ def test_what_nohup_ignores_stays_ignored():
     try:
         with stop_on_signals() as stop:
             os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.asked_by == 0
             with pytest.raises(Stopped) as raised:
                 os.kill(os.getpid(), signal.SIGTERM)
         assert raised.value.number == signal.SIGTERM
-        assert stop.asked_by == 0
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_what_swallows_a_signal_delays_it_only():
+    """As an exception in a destructor does, which Python only prints."""
+    with stop_on_signals() as stop:
+        with suppress(Stopped):
+            os.kill(os.getpid(), signal.SIGHUP)
+        with pytest.raises(Stopped):
+            stop.check()
+
+
+def test_a_terminal_that_hangs_up_twice_is_one_signal(monkeypatch):
+    """The kernel sends one, and a shell another one, while the command says that it was stopped."""
+
+    class HangsUp(io.StringIO):
+        def write(self, text):
+            os.kill(os.getpid(), signal.SIGHUP)
+            return super().write(text)
+
+    terminal = HangsUp()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with pytest.raises(typer.Exit) as left, leaving_on_signals():
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert left.value.exit_code == 128 + signal.SIGHUP
+    assert terminal.getvalue() == "stopped by SIGHUP: what finished is kept; the same command resumes\n"
 
 
 def test_only_training_and_what_comes_before_it_stops(mvtec):
@@ -155,6 +185,52 @@ def test_a_command_that_is_asked_to_stop_leaves_with_its_code(mvtec, tmp_path, e
     assert storage.names("leases") == storage.names("cells") == []
     _, alive = psutil.wait_procs(family, timeout=10)
     assert alive == []
+
+
+def start_in_a_terminal(*words, ignore=False):
+    """A command as the leader of a terminal of its own: its number, and the file that reads the terminal."""
+    number, terminal = pty.fork()
+    if number == 0:
+        if ignore:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        os.chdir(Path(__file__).parents[2])
+        os.execv(sys.executable, [sys.executable, "-m", "kdbench", *map(str, words)])
+    return number, terminal
+
+
+def read_until(terminal, text):
+    """Read what a terminal shows until this is in it."""
+    shown = b""
+    while text not in shown:
+        shown += os.read(terminal, 4096)  # an OSError once the command has left
+
+
+@slow
+@pytest.mark.parametrize("moment", ["0 finished before", "epoch 3/1000000"])
+def test_a_run_whose_terminal_is_closed_leaves_with_its_code(tmp_path, moment):
+    words = ["--methods", "stfpm", "--dataset", "synthetic", "--categories", "wood", *SMALL]
+    words += ["--epochs", 10**6, "--executor", "local", "--no-latency", "--results", tmp_path / "r"]
+    number, terminal = start_in_a_terminal("run", *words, "--out", tmp_path / "o")
+    read_until(terminal, moment.encode())
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]) == 128 + signal.SIGHUP
+    storage = Storage(tmp_path / "r")
+    assert storage.names("leases") == storage.names("cells") == []
+    assert len(storage.names("checkpoints")) == moment.startswith("epoch")
+
+
+@slow
+def test_a_run_that_ignores_its_closed_terminal_has_the_exit_code_of_its_cells(mvtec, tmp_path):
+    words = [*STFPM, "--root", mvtec, *TINY, "--results", tmp_path / "r", "--out", tmp_path / "o"]
+    number, terminal = start_in_a_terminal("run", *words, ignore=True)
+    read_until(terminal, b"0 finished before")
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]) == 0
+    assert read(tmp_path / "r", CELLS)["status"].to_pylist() == ["ok", "ok"]
+    (name,) = LOGS.names(Storage(tmp_path / "r"))
+    assert "the output cannot be written: Input/output error. The run goes on" in (
+        tmp_path / "r" / name
+    ).read_text(encoding="utf-8")
 
 
 def trains(storage):

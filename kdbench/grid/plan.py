@@ -180,7 +180,7 @@ def _wrong_words(request: Request) -> Iterator[str]:
     if request.root is not None and len(request.dataset) > 1:
         yield "--root is the folder of one dataset; for several set KDBENCH_DATA to their parent"
     if request.redo == "all" and request.published is not None:
-        yield "--redo all runs every cell, and --published takes ended ones over: drop one of them"
+        yield "--redo all runs every cell, and --published takes finished ones over: drop one of them"
 
 
 def _wrong_set_names(request: Request) -> Iterator[str]:

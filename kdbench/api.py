@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from kdbench.cli.options import at_home
 from kdbench.cli.terminal import silenced
 from kdbench.cli.trials import SweepResult
+from kdbench.engine.recipe import Recipe
 from kdbench.errors import RequestError, ResultsError, unknown
 from kdbench.grid.request import Request, read_model
 from kdbench.reports.rows import load_rows
@@ -154,6 +155,34 @@ def compare(before: AnyPath, after: AnyPath, *, tolerance: float = 0.01) -> Comp
     a folder without rows, or nothing in common.
     """
     return compared(_place(before), _place(after), tolerance)
+
+
+def distil_teacher(
+    images: AnyPath,
+    out: AnyPath,
+    *,
+    teacher: str = Recipe.teacher,
+    weights: AnyPath | None = None,
+    size: str = "small",
+    steps: int = Recipe.steps,
+    batch_size: int = Recipe.batch_size,
+    seed: int = Recipe.seed,
+    device: str = "auto",
+    progress: bool = True,
+) -> Path:
+    """Make a teacher for EfficientAD from the photographs below a folder; returns its file.
+
+    The arguments are the options of `kdbench distil-teacher`, which says what they mean; the same call
+    resumes. Raises RequestError for a wrong request, DataError if there are no images or one cannot be read.
+    """
+    from kdbench.cli.distil import asked, carry_out
+
+    recipe = asked(teacher, size, steps=steps, batch_size=batch_size, seed=seed)
+    file = Path(_place(out))
+    with silenced(not progress):
+        given = None if weights is None else Path(_place(weights))
+        carry_out(recipe, Path(_place(images)), file, weights=given, device=device)
+    return file
 
 
 def open(where: AnyPath) -> "ResultsFolder":

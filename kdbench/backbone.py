@@ -140,17 +140,19 @@ def pdn_channels(backbone: str) -> int:
     return 16 if backbone == TINY_PDN else PDN_CHANNELS
 
 
-def build_pdn(backbone: str, outputs: int) -> nn.Sequential:
+def build_pdn(backbone: str, outputs: int, *, padded: bool = False) -> nn.Sequential:
     """A randomly started network of this size with `outputs` channels: [B,3,H,W] -> [B,outputs,h,w].
 
-    No convolution is padded: 256 pixels become 56 places.
+    No convolution is padded: 256 pixels become 56 places. A teacher learns `padded`, with the same tensors:
+    256 pixels become 64 places.
     """
     medium = backbone.startswith("pdn_medium")
     hidden = PDN_TINY if backbone == TINY_PDN else PDN_MEDIUM if medium else PDN_SMALL
     layers, inputs = list[nn.Module](), 3
     for number, (channels, kernel) in enumerate(hidden):
-        layers += [nn.Conv2d(inputs, channels, kernel), nn.ReLU()]
-        layers += [nn.AvgPool2d(2)] if number < 2 else []
+        padding = (0, 0, 0, 1, 3)[kernel] if padded else 0
+        layers += [nn.Conv2d(inputs, channels, kernel, padding=padding), nn.ReLU()]
+        layers += [nn.AvgPool2d(2, padding=int(padded))] if number < 2 else []
         inputs = channels
     layers.append(nn.Conv2d(inputs, outputs, 4))
     if medium:

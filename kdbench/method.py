@@ -203,6 +203,17 @@ def compilable(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
     return call
 
 
+def channel_statistics(levels: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation [C] of each channel over all images and places of levels [B,C,h,w]."""
+    count, sums, squares = 0, torch.zeros(()), torch.zeros(())
+    for level in levels:
+        values = level.double().cpu()
+        sums, squares = sums + values.sum((0, 2, 3)), squares + values.square().sum((0, 2, 3))
+        count += level.numel() // level.shape[1]
+    mean = sums / count
+    return mean.float(), (squares / count - mean**2).clamp(min=1e-12).sqrt().float()
+
+
 def full_precision(like: Tensor) -> torch.autocast:
     """A context without autocast on the device of `like`; autocast would round products of float32 maps."""
     return torch.autocast(like.device.type, enabled=False)

@@ -34,6 +34,9 @@ FULL_RANGE = 4096  # a 16-bit image without a higher value was made by a camera 
 # Tags of TIFF and their values.
 PHOTOMETRIC, MIN_IS_WHITE, EXTRA_SAMPLES, UNSPECIFIED, SAMPLE_FORMAT, SIGNED = 262, 0, 338, 0, 339, 2
 
+# Suffixes of the images of a folder that holds other files, too.
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
 # How files begin that are often named like an image.
 CONTENTS = {
     b"<": "it is a web page or XML",
@@ -101,6 +104,14 @@ def open_image(path: Path) -> Picture:
         if upper_half and np.asarray(image.convert("RGB")).max() < FULL_RANGE >> 8:
             raise ValueError(f"it has no value above {FULL_RANGE - 1} of 65535: scale it to all 16 bit")
         return replace(_over_black(image), profile=hashlib.sha256(profile).hexdigest() if profile else "")
+
+
+def images_below(folder: Path, what: str = "") -> list[Path]:
+    """All images below a folder, by their suffixes, sorted by path; a DataError begins with `what`."""
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not found:
+        raise DataError(f"{what}there is no image below {str(folder)!r}: {', '.join(SUFFIXES)}")
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

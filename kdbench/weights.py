@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import json
 import re
 from dataclasses import dataclass
 from itertools import pairwise
@@ -27,11 +28,12 @@ BACKBONES = {
     "resnet34.tv_in1k": "torchvision's first ImageNet weights",
     "resnet50.tv_in1k": "torchvision's first ImageNet weights",
     "wide_resnet50_2.tv_in1k": "torchvision's first ImageNet weights: RD4AD's teacher",
+    "wide_resnet101_2.tv_in1k": "torchvision's first ImageNet weights: the teacher of EfficientAD's teacher",
     "vit_small_patch14_reg4_dinov2.lvd142m": "DINOv2 with registers: Dinomaly's small teacher",
     "vit_base_patch14_reg4_dinov2.lvd142m": "DINOv2 with registers: Dinomaly's teacher",
     "vit_large_patch14_reg4_dinov2.lvd142m": "DINOv2 with registers: Dinomaly's large teacher",
-    "pdn_small.distilled": "EfficientAD's small teacher: a file of yours",
-    "pdn_medium.distilled": "EfficientAD's medium teacher: a file of yours",
+    "pdn_small.distilled": "EfficientAD's small teacher: a file of yours, or kdbench distil-teacher",
+    "pdn_medium.distilled": "EfficientAD's medium teacher: a file of yours, or kdbench distil-teacher",
     TINY: "random convolutions, for tests only",
     TINY_VIT: "a random transformer, for tests only",
     TINY_PDN: "a random patch description network, for tests only",
@@ -43,7 +45,10 @@ FILE_HASHES = {
     "resnet34.tv_in1k": ("b627a593", "333f7ec4"),
     "resnet50.tv_in1k": ("0676ba61", "19c8e357"),
     "wide_resnet50_2.tv_in1k": ("95faca4d",),
+    "wide_resnet101_2.tv_in1k": ("32ee1156",),
 }
+DISTILLED = "kdbench distil-teacher"  # the key under which its files say how they were made
+LONGEST_HEADER = 100_000_000  # bytes of a .safetensors file's header; its format allows no more
 WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors")
 
 
@@ -87,7 +92,10 @@ def find_weights(backbone: str, given: Path | None = None, *, download: bool = T
             return _weights(found, f"package {EMBEDDED_PACKAGE}")
         reason = f"the package {EMBEDDED_PACKAGE} is not installed"
     elif is_pdn(backbone):
-        reason = "no package and no hub has them; the public files of EfficientAD's teachers fit"
+        reason = (
+            "no package and no hub has them; the public files of EfficientAD's teachers fit, "
+            "and kdbench distil-teacher makes one"
+        )
     else:
         try:
             return _from_timm_hub(backbone, download)
@@ -171,9 +179,32 @@ def file_sha256(path: Path) -> str:
 
 def _weights(path: Path, source: str) -> Weights:
     try:
-        return Weights(path=str(path.resolve()), source=source, sha256=file_sha256(path))
+        made_how = distilled_how(path)
+        sha256 = file_sha256(path)
     except OSError as error:
         raise RequestError([f"{path}: {reason(error)}"]) from error
+    return Weights(path=str(path.resolve()), source=f"{source}{made_how}", sha256=sha256)
+
+
+def distilled_how(path: Path) -> str:
+    """What `kdbench distil-teacher` wrote into a file of how it made it, for rows; "" for any other file.
+
+    The header of a .safetensors file is its length in eight bytes, then JSON.
+    """
+    if path.suffix != ".safetensors":
+        return ""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(length) if length <= LONGEST_HEADER else b""
+    try:
+        how = json.loads(json.loads(header)["__metadata__"][DISTILLED])
+        return f", distilled from {how['teacher']} in {how['steps']} steps of {how['batch_size']} images"
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+    ):  # a file of somebody else, or none: who reads its tensors says so
+        return ""
 
 
 def architecture(backbone: str) -> str:

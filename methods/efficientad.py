@@ -15,7 +15,7 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from kdbench.backbone import FeaturePyramid, build_pdn, is_pdn, normalisation
-from kdbench.method import Family, Fidelity, Method, Pair, top_mean, upsample
+from kdbench.method import Family, Fidelity, Method, Pair, channel_statistics, top_mean, upsample
 from kdbench.methods._autoencoder import Autoencoder, jittered
 
 NORMAL, RARE = 0.9, 0.995  # quantiles of the held-out maps, which are brought to 0 and to 0.1
@@ -36,7 +36,7 @@ class EfficientAD(Method):
         "the paper counts 70,000 steps of one image: here epochs of about as many for a category of MVTec AD",
         "the code trains in fp32, `--precision auto` in bf16 where the hardware has it",
     )
-    needs = "the weights of a patch description network (--weights teacher_small.pth)"
+    needs = "the weights of a patch description network (a file, or kdbench distil-teacher)"
     multiclass: ClassVar = {"epochs": 20}
     demo: ClassVar = {"backbone": "pdn_small.distilled", "levels": (1,), "batch_size": 1}
     tiny: ClassVar = {"backbone": "tiny_pdn", "lr": 3e-3}
@@ -81,14 +81,9 @@ class EfficientAD(Method):
 
     def prepare(self, normals: Iterable[Pair]) -> None:
         """Mean and standard deviation of each of the teacher's channels over the training images."""
-        sums, squares, count = torch.zeros(self.channels).double(), torch.zeros(self.channels).double(), 0
-        for _, (level,) in normals:
-            sums += level.double().sum((0, 2, 3)).cpu()
-            squares += level.double().square().sum((0, 2, 3)).cpu()
-            count += level.numel() // self.channels
-        mean = sums / count
+        mean, std = channel_statistics(level for _, (level,) in normals)
         self.mean.copy_(mean)
-        self.std.copy_((squares / count - mean**2).clamp(min=1e-12).sqrt())
+        self.std.copy_(std)
 
     def normalised(self, level: Tensor) -> Tensor:
         """The teacher's level [B,C,h,w] with mean 0 and deviation 1 per channel, in float32."""

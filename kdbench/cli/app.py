@@ -5,6 +5,7 @@ import sys
 import typer
 
 from kdbench.cli.datasets import data_app
+from kdbench.cli.distil import distil_teacher
 from kdbench.cli.look import doctor, list_app, status, write_method
 from kdbench.cli.report import compare, probe, report
 from kdbench.cli.results import results_app
@@ -56,6 +57,7 @@ def _carry_out() -> int | str | None:
 for command in (run, status, sweep, report, compare, probe):
     app.command()(command)
 app.command("new-method")(write_method)
+app.command("distil-teacher")(distil_teacher)
 app.command()(doctor)
 app.add_typer(list_app, name="list")
 app.add_typer(data_app, name="datasets")

@@ -46,6 +46,12 @@ def machine_provenance(device: torch.device) -> dict[str, Any]:
     }
 
 
+def decides_digits(device: torch.device) -> dict[str, Any]:
+    """The code and hardware that must be the same for a training to go on from a checkpoint."""
+    machine = machine_provenance(device)
+    return {**code_provenance(), **{name: machine[name] for name in ("device_name", "num_threads")}}
+
+
 def device_name(device: torch.device) -> str:
     """The name of the GPU, or of the processor with its number of cores."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()

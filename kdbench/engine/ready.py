@@ -96,9 +96,7 @@ class Ready:
 
     def made_by(self) -> dict[str, Any]:
         """The code and hardware that must be the same for a training to resume from its checkpoint."""
-        machine = provenance.machine_provenance(self.device)
-        hardware = {name: machine[name] for name in ("device_name", "num_threads")}
-        return {**provenance.code_provenance(), **hardware, "precision": self.precision}
+        return {**provenance.decides_digits(self.device), "precision": self.precision}
 
 
 def ready_cell(cell: Cell, place: Place) -> Ready:

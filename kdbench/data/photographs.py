@@ -1,0 +1,42 @@
+"""The images below a folder of any photographs, of which a teacher is made: read when they are needed."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kdbench.cell import canonical_json
+from kdbench.data.store import resized
+from kdbench.picture import images_below, open_image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Photographs:
+    """Images in the order of their paths; `fingerprint` stands for their names and numbers of bytes.
+
+    Their content is not hashed: it may be a hundred gigabytes.
+    """
+
+    paths: Sequence[Path]
+    fingerprint: str
+
+    def read(self, index: int, sizes: Sequence[int], *, grey: bool) -> list[np.ndarray]:
+        """One image as uint8 [S,S,3] for every size, without its colours if it is to be grey.
+
+        Raises DataError if it cannot be read.
+        """
+        image = open_image(self.paths[index]).image
+        if grey:
+            image = image.convert("L").convert("RGB")
+        return [resized(image, size) for size in sizes]
+
+
+def find_photographs(folder: Path) -> Photographs:
+    """The photographs below a folder; DataError if there is none."""
+    paths = images_below(folder)
+    named = [[path.relative_to(folder).as_posix(), path.stat().st_size] for path in paths]
+    return Photographs(
+        paths=paths, fingerprint=hashlib.sha256(canonical_json(named).encode()).hexdigest()[:20]
+    )

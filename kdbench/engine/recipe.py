@@ -1,0 +1,22 @@
+"""How a teacher of EfficientAD is made: the numbers of `kdbench distil-teacher`; imports no torch."""
+
+from dataclasses import dataclass
+
+TEACHERS = {"wide_resnet101_2": "wide_resnet101_2.tv_in1k"}  # the recipe's: torchvision's first weights
+SIZES = {"small": "pdn_small.distilled", "medium": "pdn_medium.distilled"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The published recipe (arXiv:2303.14535, as github.com/nelson1425/EfficientAD has it)."""
+
+    teacher: str = "wide_resnet101_2.tv_in1k"
+    backbone: str = SIZES["small"]
+    steps: int = 60_000
+    batch_size: int = 16
+    seed: int = 0
+    image_size: int = 256  # of the new teacher in pixels; the large one sees twice as many a side
+    channel_images: int = 10_000  # of which the mean and deviation of each channel are taken, at the most
+    grey: float = 0.1  # share of the images that lose their colours
+    lr: float = 1e-4  # Adam
+    weight_decay: float = 1e-5

@@ -10,7 +10,7 @@ from scipy.ndimage import rotate
 from torch import Tensor
 
 from kdbench.defects import perlin
-from kdbench.errors import DataError
+from kdbench.picture import images_below, open_image
 
 LARGEST_OCTAVE = 5  # noise has 2^0 to 2^5 cells per axis, drawn for each
 THRESHOLD = 0.5 / math.sqrt(2)  # the code's 0.5 is for noise that is scaled by sqrt 2
@@ -22,9 +22,7 @@ class Textures:
     """What is pasted: images of a folder, or where there is none other images of the batch."""
 
     def __init__(self, folder: Path | None, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        self.paths = sorted(folder.rglob("*.jpg")) if folder else []
-        if folder and not self.paths:
-            raise DataError(f"textures=dtd: no .jpg below {str(folder)!r}; the folder is KDBENCH_DATA/dtd")
+        self.paths = images_below(folder, "textures=dtd, the folder KDBENCH_DATA/dtd: ") if folder else []
         self.mean, self.std = (torch.tensor(x)[:, None, None] for x in (mean, std))
 
     def draw(self, images: Tensor, draws: np.random.Generator) -> Tensor:
@@ -37,8 +35,8 @@ class Textures:
         return torch.stack([self._read(path, images.shape[-1]) for path in chosen]).to(images.device)
 
     def _read(self, path: Path, size: int) -> Tensor:
-        with Image.open(path) as opened:
-            pixels = np.array(opened.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
+        image = open_image(path).image.resize((size, size), Image.Resampling.BILINEAR)
+        pixels = np.array(image)
         return (torch.from_numpy(pixels).permute(2, 0, 1) / 255 - self.mean) / self.std
 
 

@@ -208,8 +208,7 @@ def test_a_corrupted_image_differs_inside_its_mask_only_and_is_drawn_by_torchs_s
 
 
 def test_textures_are_read_from_a_folder_or_it_is_an_error(images, tmp_path, monkeypatch):
-    Image.new("RGB", (9, 9), (255, 0, 0)).save(tmp_path / "red.png")
-    with pytest.raises(DataError, match="textures=dtd: no"):
+    with pytest.raises(DataError, match="textures=dtd, the folder KDBENCH_DATA/dtd: there is no image below"):
         Textures(tmp_path, (0.5,) * 3, (0.5,) * 3)
     (tmp_path / "dtd/images").mkdir(parents=True)
     Image.new("RGB", (9, 9), (254, 0, 0)).save(tmp_path / "dtd/images/red.jpg", quality=100)
@@ -217,6 +216,23 @@ def test_textures_are_read_from_a_folder_or_it_is_an_error(images, tmp_path, mon
     texture = build(DeSTSeg, textures="dtd").textures.draw(images, np.random.default_rng(0))
     assert texture.shape == images.shape
     torch.testing.assert_close(texture[1].mean((1, 2)), torch.tensor([1.0, -1.0, -1.0]), atol=0.02, rtol=0)
+
+
+def test_textures_are_read_as_all_images_are(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    halves = Image.new("RGB", (8, 8), "black")
+    halves.paste("white", (0, 0, 8, 4))
+    halves.save(tmp_path / "turned.png", exif=exif)
+    texture = Textures(tmp_path, (0.0,) * 3, (1.0,) * 3).draw(
+        torch.zeros(1, 3, 8, 8), np.random.default_rng(0)
+    )
+    assert texture[0, :, :3].max() == 0
+    assert texture[0, :, 5:].min() == 1
+    Image.new("F", (8, 8)).save(tmp_path / "turned.tif")
+    (tmp_path / "turned.png").unlink()
+    with pytest.raises(DataError, match="floating-point values, whose white nothing says"):
+        Textures(tmp_path, (0.0,) * 3, (1.0,) * 3).draw(torch.zeros(1, 3, 8, 8), np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(("step", "learns"), [(0, "student"), (199, "student"), (200, "segmentation")])

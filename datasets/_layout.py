@@ -3,12 +3,17 @@
 import hashlib
 import os
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from kdbench.dataset import IMAGE_SUFFIXES, Category, Dataset, Sample, entries, folded, image_files
 from kdbench.datasets._foreign import NORMAL, renamed_masks, renamed_normal
 from kdbench.errors import DataError
+from kdbench.picture import read_mask
+
+# An image of a defect -> its masks, at least one.
+MasksOf = Callable[[Path], Sequence[Path]]
 
 AGAIN = "The archive may be half unpacked; unpack it again"
 UNITE = "Unite them in one file, or move one away"
@@ -27,10 +32,14 @@ def scan_layout(
     suffixes: tuple[str, ...] = IMAGE_SUFFIXES,
     masks_required: bool = True,
     normal: str = "good",
+    tested: str = "test",
+    truth: str = "ground_truth",
+    masks_of: MasksOf | None = None,
 ) -> Category:
     """List ROOT/NAME (train/good, test/KIND, ground_truth/KIND); DataError for what is missing or too much.
 
-    `normal` is what the folders of normal images are called.
+    `normal` is what the folders of normal images are called, `tested` and `truth` are the folders of KIND.
+    `masks_of` lists the masks where they do not lie beside one another in ground_truth/KIND.
     """
     folder = root / name
     train = image_files(_normal_images(dataset, folder / "train" / normal), suffixes)
@@ -39,8 +48,8 @@ def scan_layout(
     for other in entries(folder / "train"):
         if other.name != normal:
             raise DataError(f"{other} lies beside the normal images for training. Move it away")
-    kinds = entries(existing(folder / "test", again(dataset)))
-    _refuse_masks_of_no_kind(folder, {kind.name for kind in kinds} | {normal})
+    kinds = [path for path in entries(existing(folder / tested, again(dataset))) if path != folder / truth]
+    _refuse_masks_of_no_kind(folder / truth, folder / tested, {kind.name for kind in kinds} | {normal})
     test: list[Sample] = []
     for kind in kinds:
         if not kind.is_dir():
@@ -51,19 +60,30 @@ def scan_layout(
         good = kind.name == normal
         if not good and folded(kind.name) in NORMAL:
             raise DataError(f"{kind} would count as defects: normal images lie in {kind.with_name(normal)}")
-        masks = {} if good else _masks(dataset, kind, images, suffixes, masks_required)
+        if masks_of and not good:
+            test += [_with_masks(path, kind.name, masks_of(path)) for path in images]
+            continue
+        masks = (
+            {}
+            if good
+            else _masks(dataset, kind, folder / truth / kind.name, images, suffixes, masks_required)
+        )
         test += [
             Sample(path=path, label=not good, defect="good" if good else kind.name, mask=masks.get(path))
             for path in images
         ]
     found = Category(name=name, root=root, train=tuple(train), test=tuple(test))
-    checked(found, folder, tested=folder / "test", normal=f"normal (test/{normal})")
+    checked(found, folder, tested=folder / tested, normal=f"normal ({tested}/{normal})")
     unmarked = [s.path for s in test if s.label and not s.mask]
     if unmarked and any(s.mask for s in test):
         raise DataError(
             f"{name}: {len(unmarked)} defective images have no mask, others do, first: {unmarked[0]}"
         )
     return found
+
+
+def _with_masks(path: Path, defect: str, masks: Sequence[Path]) -> Sample:
+    return Sample(path=path, label=True, defect=defect, mask=masks[0], more_masks=tuple(masks[1:]))
 
 
 def checked(
@@ -75,7 +95,7 @@ def checked(
     for label, what in ((False, normal), (True, "defective")):
         if not any(sample.label == label for sample in category.test):
             raise DataError(f"{tested or folder} has no {what} images: no metric can be computed")
-    masks = [sample.mask for sample in category.test if sample.mask]
+    masks = [mask for sample in category.test for mask in sample.masks]
     stay_inside(folder, [*category.train, *(sample.path for sample in category.test), *masks])
     return category
 
@@ -105,15 +125,24 @@ def _normal_images(dataset: Dataset, folder: Path) -> Path:
 
 
 def masks_beside(
-    folder: Path, image: str, mask: str, *, ending: str = "", advice: str = ""
+    folder: Path,
+    image: str,
+    mask: str,
+    *,
+    ending: str = "",
+    advice: str = "",
+    besides: Collection[str] = (),
 ) -> dict[Path, Path | None]:
     """Image -> its mask in the same folder, STEM + `ending` + suffix `mask`, or None; by name.
 
-    `advice` is what to do if there is no such folder.
+    `advice` is what to do if there is no such folder; files called as in `besides` are left out.
     """
-    files = image_files(existing(folder, advice), (image, mask))
-    masks = {path.stem.removesuffix(ending): path for path in files if path.suffix.lower() == mask}
-    images = [path for path in files if path.suffix.lower() == image]
+    files = image_files(existing(folder, advice), (image, mask), besides=besides)
+    found = [path for path in files if path.suffix.lower() == mask]
+    if image == mask:
+        found = [path for path in found if path.stem.endswith(ending)]
+    masks = {path.stem.removesuffix(ending): path for path in found}
+    images = [path for path in files if path not in masks.values()]
     if not images:
         raise DataError(f"{folder} has no images ({image})")
     for stem in sorted(set(masks) - {path.stem for path in images}):
@@ -121,23 +150,36 @@ def masks_beside(
     return {path: masks.get(path.stem) for path in images}
 
 
+def marked_images(masks: Mapping[Path, Path | None], advice: str) -> dict[Path, Path]:
+    """Image -> mask, where the mask marks anything; DataError with `advice` for an image without a mask."""
+    for path, mask in masks.items():
+        if mask is None:
+            raise DataError(f"{path} has no mask. {advice}")
+    with ThreadPoolExecutor(4) as pool:
+        marks = pool.map(lambda mask: bool(read_mask(mask).any()), filter(None, masks.values()))
+        return {path: mask for (path, mask), some in zip(masks.items(), marks, strict=True) if mask and some}
+
+
 def by_hash(paths: Iterable[Path]) -> list[Path]:
     """The paths in the order of the SHA-256 of their names: mixed, and the same everywhere."""
     return sorted(paths, key=lambda path: hashlib.sha256(os.fsencode(path.name)).hexdigest())
 
 
-def _refuse_masks_of_no_kind(folder: Path, kinds: set[str]) -> None:
-    marked = folder / "ground_truth"
-    for path in entries(marked) if marked.is_dir() else []:
+def _refuse_masks_of_no_kind(truth: Path, tested: Path, kinds: set[str]) -> None:
+    for path in entries(truth) if truth.is_dir() else []:
         if path.name not in kinds:
-            raise DataError(f"{path} has no folder of test images {folder / 'test' / path.name}")
+            raise DataError(f"{path} has no folder of test images {tested / path.name}")
 
 
 def _masks(
-    dataset: Dataset, kind: Path, images: list[Path], suffixes: tuple[str, ...], required: bool
+    dataset: Dataset,
+    kind: Path,
+    folder: Path,
+    images: list[Path],
+    suffixes: tuple[str, ...],
+    required: bool,
 ) -> dict[Path, Path]:
-    """Image -> mask, named 000_mask.png or 000.png; complete or (if not required) empty."""
-    folder = kind.parents[1] / "ground_truth" / kind.name
+    """Image -> mask in `folder`, named 000_mask.png or 000.png; complete or (if not required) empty."""
     if not folder.is_dir() and not required:
         return {}
     files = image_files(existing(folder, again(dataset)), suffixes)

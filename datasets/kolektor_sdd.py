@@ -1,13 +1,11 @@
 """KolektorSDD: 50 commutators in 399 images, 52 with a crack (Tabernik et al., JIM 2020)."""
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
 
 from kdbench.dataset import Archive, Category, Dataset, Sample
-from kdbench.datasets._layout import AGAIN, by_hash, checked, masks_beside
+from kdbench.datasets._layout import AGAIN, by_hash, checked, marked_images, masks_beside
 from kdbench.errors import DataError
-from kdbench.picture import read_mask
 
 ITEMS = tuple(f"kos{number:02}" for number in range(1, 51))
 TRAINED = 40  # items whose normal images are for training
@@ -41,30 +39,20 @@ class KolektorSDD(Dataset):
         missing = [root / item for item in ITEMS if not (root / item).is_dir()]
         if missing:
             raise DataError(f"{len(missing)} of {len(ITEMS)} items missing, first: {missing[0]}. {AGAIN}")
-        masks = {}
+        masks: dict[Path, Path | None] = {}
         for item in ITEMS:
-            for path, mask in masks_beside(
-                root / item, ".jpg", ".bmp", ending="_label", advice=AGAIN
-            ).items():
-                if mask is None:
-                    raise DataError(f"{path} has no mask {path.with_name(f'{path.stem}_label.bmp')}. {AGAIN}")
-                masks[path] = mask
-        with ThreadPoolExecutor(4) as pool:
-            marked = dict(zip(masks, pool.map(_marks_anything, masks.values()), strict=True))
+            masks |= masks_beside(root / item, ".jpg", ".bmp", ending="_label", advice=AGAIN)
+        marked = marked_images(masks, AGAIN)
         trained = set(by_hash(root / item for item in ITEMS)[:TRAINED])
-        train = tuple(path for path in masks if path.parent in trained and not marked[path])
+        train = tuple(path for path in masks if path.parent in trained and path not in marked)
         test = tuple(
-            Sample(path=path, label=True, defect="crack", mask=masks[path])
-            if marked[path]
+            Sample(path=path, label=True, defect="crack", mask=marked[path])
+            if path in marked
             else Sample(path=path, label=False, defect="good")
             for path in masks
-            if marked[path] or path.parent not in trained
+            if path in marked or path.parent not in trained
         )
         return checked(Category(name=category, root=root, train=train, test=test), root)
-
-
-def _marks_anything(mask: Path) -> bool:
-    return bool(read_mask(mask).any())
 
 
 DATASET = KolektorSDD

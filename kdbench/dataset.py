@@ -2,7 +2,7 @@
 
 import hashlib
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -27,6 +27,12 @@ class Sample:
     label: bool
     defect: str  # the name of its kind, "good" if normal
     mask: Path | None = None
+    more_masks: tuple[Path, ...] = ()  # of the same image, where each marks one defect; united with `mask`
+
+    @property
+    def masks(self) -> tuple[Path, ...]:
+        """All masks of the image, none of a normal one."""
+        return (self.mask, *self.more_masks) if self.mask else ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +44,7 @@ class Category:
     train: tuple[Path, ...]
     test: tuple[Sample, ...]
     blank: tuple[Path, ...] = ()  # masks of normal images, where there are any: they must mark nothing
+    settings: tuple[Path, ...] = ()  # files that change numbers and are neither image, mask nor list
 
     @property
     def has_masks(self) -> bool:
@@ -67,6 +74,7 @@ class Dataset:
     categories: ClassVar[tuple[str, ...]]  # all of the dataset, on disk or not
     textures: ClassVar[tuple[str, ...]] = ()  # the rest are objects
     counts: ClassVar[dict[str, tuple[int, int, int]]] = {}  # published: train, normal test, defective test
+    whole: ClassVar[tuple[int, int, int] | None] = None  # counts that are published for all together only
     totals: ClassVar[dict[str, tuple[int, int]]] = {}  # published without a split: normal, defective
     archives: ClassVar[tuple[Archive, ...]] = ()  # what `datasets download` fetches; none: by hand
     licence: ClassVar[str]
@@ -126,6 +134,18 @@ class Dataset:
         """List one category's images; raises DataError with the path of what is wrong."""
         raise TypeError(f"{type(self).__name__} has no scan")
 
+    def unlabelled(self, root: Path, category: str) -> dict[str, tuple[Path, ...]]:
+        """Published test images without labels, by split: a server of the publisher wants maps of them."""
+        return {}
+
+    def saturations(self, category: Category) -> dict[Path, float] | None:
+        """How many pixels of each mask have to be found, at its original size; None if nothing says it.
+
+        The areas at which saturating PRO counts a defect as found (MVTec LOCO AD). DataError for what is
+        wrong with the file that says it.
+        """
+        return None
+
     def digest(self, path: Path) -> str:
         """A digest of the content of one file."""
         with path.open("rb") as file:
@@ -164,10 +184,14 @@ def is_category(folder: Path) -> bool:
     return (folder / "train").is_dir() or (folder / "test").is_dir()
 
 
-def image_files(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
-    """The images of a folder, sorted by name; DataError if anything else lies there."""
+def image_files(
+    folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES, *, besides: Collection[str] = ()
+) -> list[Path]:
+    """The images of a folder, sorted by name; DataError if anything else lies there but `besides`."""
     files = []
     for path in entries(folder):
+        if path.name in besides:
+            continue
         if not path.is_file() or path.suffix.lower() not in suffixes:
             kinds = ", ".join(suffixes)
             raise DataError(

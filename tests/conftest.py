@@ -3,6 +3,7 @@
 import atexit
 import functools
 import gc
+import hashlib
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -83,6 +84,37 @@ def write_mask(path: Path, size: int = 40) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(mask).save(path)
     return path
+
+
+def picture(path: Path, value: int | None = None, size: tuple[int, int] = (10, 8), mode: str = "L") -> Path:
+    """A plain image, grey by its path if no value is given, so that no two have the same content."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if value is None:
+        pixels = np.frombuffer(hashlib.sha256(str(path).encode()).digest() * 10, np.uint8)[
+            : size[0] * size[1]
+        ]
+        image = Image.fromarray(pixels.reshape(size[1], size[0]))
+    else:
+        image = Image.new("L", size, value)
+    image.convert(mode).save(path, "JPEG" if path.suffix.lower() == ".jpg" else None)
+    return path
+
+
+def counts(category: Any) -> tuple[int, int, int]:
+    """Training images, normal and defective test images."""
+    labels = [sample.label for sample in category.test]
+    return len(category.train), labels.count(False), labels.count(True)
+
+
+def without(part: str) -> Callable[[Path], str]:
+    """Deletes a file or folder of a tree, and says which."""
+
+    def spoil(root: Path) -> str:
+        path = root / part
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return str(path)
+
+    return spoil
 
 
 def write_category(

@@ -72,7 +72,22 @@ def check(
         _check(dataset, root, category, category in present, deep, accept_large, tell)
         for category in categories
     ]
-    return _compared(found)
+    return _compared(_together(dataset, found))
+
+
+def _together(dataset: Dataset, found: list[CategoryCheck]) -> list[CategoryCheck]:
+    """The categories, the last one with what differs from counts that are published for all together."""
+    counted = [one.found for one in found if one.found]
+    if dataset.whole is None or len(counted) < len(found):
+        return found
+    sums = Counts(
+        train=sum(one.train for one in counted),
+        normal=sum(one.normal for one in counted),
+        defective=sum(one.defective for one in counted),
+        masks=sum(one.masks for one in counted),
+    )
+    problems = _different("all categories", sums, dataset.whole)
+    return [*found[:-1], replace(found[-1], problems=(*found[-1].problems, *problems))]
 
 
 def _check(
@@ -135,16 +150,18 @@ def _compared(found: Sequence[CategoryCheck]) -> list[CategoryCheck]:
 
 
 def _differences(dataset: Dataset, name: str, found: Counts) -> list[str]:
-    problems = []
     if name in dataset.counts:
-        there = (found.train, found.normal, found.defective)
-        pairs = list(zip(PARTS, there, dataset.counts[name], strict=True))
-    else:  # published without a split
-        totals = dataset.totals.get(name, ())
-        pairs = list(
-            zip(("normal", "defective"), (found.train + found.normal, found.defective), totals, strict=False)
-        )
-    for part, have, published in pairs:
+        return _different(name, found, dataset.counts[name])
+    return _different(name, found, dataset.totals.get(name, ()))
+
+
+def _different(name: str, found: Counts, published_counts: Sequence[int]) -> list[str]:
+    """What differs from three counts, from two of a set published without a split, or from none."""
+    there = dict(zip(PARTS, (found.train, found.normal, found.defective), strict=True))
+    if len(published_counts) < len(PARTS):
+        there = {"normal": found.train + found.normal, "defective": found.defective}
+    problems = []
+    for (part, have), published in zip(there.items(), published_counts, strict=False):
         if have != published:
             differ = f"{published - have} missing" if have < published else f"{have - published} too many"
             problems.append(f"{name}: {have} {part} images, published are {published}: {differ}")
@@ -178,6 +195,10 @@ def _decoded(
     remarks = sum((look.remarks for look in looks), NOTHING).texts(category.name, accept_large=accept_large)
     remarks += copies(category, {path: digest for look in looks for path, digest in look.mask.items()})
     content = None
+    try:
+        dataset.saturations(category)
+    except (DataError, OSError) as error:
+        problems.append(_text(error))
     try:
         content = contents(dataset, category)  # DataError for a test image that is also in train
         seen = [look.seen for look in looks if look.seen]

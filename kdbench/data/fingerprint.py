@@ -46,16 +46,24 @@ def contents(dataset: Dataset, category: Category) -> Contents:
     _check_name(category)
     files = [("train", "good", path) for path in category.train]
     files += [("test", s.defect, s.path) for s in category.test]
-    files += [("mask", s.defect, s.mask) for s in category.test if s.mask]
-    masks = {sample.mask for sample in category.test if sample.mask}
+    files += [("mask", s.defect, mask) for s in category.test for mask in s.masks]
+    masks = {mask for sample in category.test for mask in sample.masks}
     digests = _digests(dataset, category, {path for _, _, path in files}, masks)
     train = {digests[path]: path for path in category.train}
     test = {digests[s.path]: s.path for s in category.test}
     check_apart(train, test)
     check_labels((digests[sample.path], sample) for sample in category.test)
     listed = sorted([role, kind, category.relative(path), digests[path]] for role, kind, path in files)
+    listed += [["settings", "", category.relative(path), _content(path)] for path in category.settings]
     digest = hashlib.sha256(canonical_json([category.name, dataset.mask_above, listed]).encode()).hexdigest()
     return Contents(fingerprint=digest[:20], train=train, test=test)
+
+
+def _content(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: {reason(error)}") from error
 
 
 def _check_name(category: Category) -> None:

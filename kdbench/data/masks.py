@@ -79,23 +79,25 @@ class Mask:
 
 
 def read_mask(dataset: Dataset, sample: Sample) -> Mask:
-    """The mask of a defect.
+    """What the masks of a defective image mark together.
 
-    DataError if it cannot be read, does not fit its image, or marks nothing although the published data
+    DataError if one cannot be read, does not fit its image, or marks nothing although the published data
     has no such masks.
     """
-    assert sample.mask is not None
-    marked = picture.read_mask(sample.mask, dataset.mask_above, dataset.max_mask_values)
     image = read_header(sample.path)
-    turned = image.orientation != 1 and read_header(sample.mask, "a mask").orientation == 1
     width, height = image.size
-    if marked.shape != (height, width):
-        sizes = f"{marked.shape[1]}x{marked.shape[0]}, its image {width}x{height}"
-        hint = ". EXIF turns the image and not the mask: save both upright" if turned else ""
-        raise DataError(f"{sample.mask} is {sizes}: {sample.path}{hint}")
-    if not marked.any() and not dataset.empty_masks:
-        raise DataError(f"{sample.mask} marks no defect, but {sample.path} is in the folder of defects")
-    return Mask(marked=marked, turned=turned)
+    united, turned = np.zeros((height, width), bool), False
+    for path in sample.masks:
+        marked = picture.read_mask(path, dataset.mask_above, dataset.max_mask_values)
+        turned |= image.orientation != 1 and read_header(path, "a mask").orientation == 1
+        if marked.shape != (height, width):
+            sizes = f"{marked.shape[1]}x{marked.shape[0]}, its image {width}x{height}"
+            hint = ". EXIF turns the image and not the mask: save both upright" if turned else ""
+            raise DataError(f"{path} is {sizes}: {sample.path}{hint}")
+        if not marked.any() and not dataset.empty_masks:
+            raise DataError(f"{path} marks no defect, but {sample.path} is in the folder of defects")
+        united |= marked
+    return Mask(marked=united, turned=turned)
 
 
 def copies(category: Category, digests: Mapping[str, str]) -> list[str]:

@@ -7,9 +7,9 @@ a temporary folder and renamed, so it is whole or it is not there; afterwards it
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from kdbench.picture import open_image, read_header
 RULE = "rgb8-exif-pil_bilinear-square-v1"  # how a file becomes pixels; another rule is another name
 READER = 3  # which files are refused; a store of an older reader may hold what is refused now
 NAME_BYTES = 100  # of dataset and category in the name of a store; file systems take 255 in all
+SATURATING = "saturating.npz"
 AT_ONCE = 64  # images that are decoded before they are written
 
 Tick = Callable[[int], None]  # told how many more images are done
@@ -38,6 +39,19 @@ class Images:
 
     train: np.ndarray
     test: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saturating:
+    """The defects of a dataset that says how much of each has to be found; they may overlap.
+
+    Pixel `pixel[q]` of all pixels, as `Truth.regions` has them, belongs to region `region[q]`, from 1;
+    a region counts as found once `area[region - 1]` of its pixels are.
+    """
+
+    pixel: np.ndarray  # int64 [Q]
+    region: np.ndarray  # int32 [Q]
+    area: np.ndarray  # float64 [R]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +68,7 @@ class Truth:
     regions: np.ndarray | None
     shapes: np.ndarray  # [N,2]
     remarks: Remarks = NOTHING
+    saturating: Saturating | None = None  # of a dataset whose `saturations` says it
 
     @property
     def starts(self) -> np.ndarray:
@@ -102,7 +117,15 @@ def open_truth(dataset: Dataset, category: Category, fingerprint: str, preset: P
         regions=np.load(folder / "regions.npy", "r"),
         shapes=np.load(folder / "shapes.npy"),
         remarks=Remarks(**json.loads((folder / "remarks.json").read_bytes())),
+        saturating=_saturating(folder / SATURATING),
     )
+
+
+def _saturating(file: Path) -> Saturating | None:
+    if not file.is_file():
+        return None
+    with np.load(file) as arrays:
+        return Saturating(**{field.name: arrays[field.name] for field in fields(Saturating)})
 
 
 def _build_truth(dataset: Dataset, category: Category, preset: Preset, folder: Path) -> None:
@@ -130,6 +153,30 @@ def _build_truth(dataset: Dataset, category: Category, preset: Preset, folder: P
     np.save(folder / "shapes.npy", np.array([mask.shape for mask in masks]))
     np.save(folder / "marked.npy", np.array(filled) | np.array(normal))
     (folder / "remarks.json").write_text(json.dumps(asdict(sum(remarks, NOTHING))))
+    areas = dataset.saturations(category)
+    if areas is not None:
+        starts = np.concatenate([[0], np.cumsum([mask.size for mask in masks])])
+        found = _defects(dataset, category, areas, preset, starts)
+        np.savez(folder / SATURATING, pixel=found.pixel, region=found.region, area=found.area)
+
+
+def _defects(
+    dataset: Dataset, category: Category, areas: Mapping[Path, float], preset: Preset, starts: np.ndarray
+) -> Saturating:
+    """One region for each mask. Where masks are made smaller, so is the area that has to be found."""
+    pixels, regions, saturation = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)], []
+    for sample, start in zip(category.test, starts, strict=False):
+        for path in sample.masks:
+            marked = read_mask(dataset, replace(sample, mask=path, more_masks=())).marked
+            inside = np.flatnonzero(_at_size(marked, preset))
+            if not len(inside):
+                continue  # the remarks name it
+            saturation.append(max(1.0, areas[path] * len(inside) / marked.sum()))
+            pixels.append(start + inside)
+            regions.append(np.full(len(inside), len(saturation), np.int32))
+    return Saturating(
+        pixel=np.concatenate(pixels), region=np.concatenate(regions), area=np.array(saturation, np.float64)
+    )
 
 
 def decode(path: Path, size: int) -> np.ndarray:

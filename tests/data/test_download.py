@@ -211,7 +211,7 @@ def test_every_archive_is_complete_and_has_a_licence(name: str) -> None:
 
 def test_only_what_is_verified_can_be_downloaded() -> None:
     known = {name for name in dataset_names() if get_dataset(name).archives}
-    assert known == {"mvtec_ad", "visa", "btad", "kolektor_sdd"}
+    assert known == {"mvtec_ad", "mvtec_ad_2", "mvtec_loco", "visa", "btad", "kolektor_sdd"}
 
 
 def test_where_a_download_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

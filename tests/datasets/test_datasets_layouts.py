@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_category
+from conftest import counts, picture, without, write_category
 from PIL import Image
 
 from kdbench.data.check import CategoryCheck, Counts, check
 from kdbench.data.fingerprint import fingerprint
-from kdbench.dataset import Category, Dataset
+from kdbench.dataset import Dataset
 from kdbench.datasets._layout import by_hash
 from kdbench.datasets.btad import BTAD
 from kdbench.datasets.folder import Folder
@@ -26,25 +26,6 @@ from kdbench.metrics.presets import PRESETS
 from kdbench.registry import dataset_names, get_dataset
 
 MVTEC = MVTecAD()
-
-
-def picture(path: Path, value: int | None = None, size: tuple[int, int] = (10, 8), mode: str = "L") -> Path:
-    """A plain image, grey by its path if no value is given, so that no two have the same content."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if value is None:
-        pixels = np.frombuffer(hashlib.sha256(str(path).encode()).digest() * 10, np.uint8)[
-            : size[0] * size[1]
-        ]
-        image = Image.fromarray(pixels.reshape(size[1], size[0]))
-    else:
-        image = Image.new("L", size, value)
-    image.convert(mode).save(path, "JPEG" if path.suffix.lower() == ".jpg" else None)
-    return path
-
-
-def counts(category: Category) -> tuple[int, int, int]:
-    labels = [sample.label for sample in category.test]
-    return len(category.train), labels.count(False), labels.count(True)
 
 
 # VisA
@@ -108,15 +89,6 @@ def test_another_split_of_the_same_files_is_another_fingerprint(tmp_path: Path) 
     assert fingerprint(dataset, dataset.scan(root, "capsules")) != before
 
 
-def _without(part: str) -> Callable[[Path], str]:
-    def spoil(root: Path) -> str:
-        path = root / part
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-        return str(path)
-
-    return spoil
-
-
 def _listed(old: str, new: str, named: str) -> Callable[[Path], str]:
     def spoil(root: Path) -> str:
         file = root / "split_csv/1cls.csv"
@@ -156,12 +128,12 @@ NORMAL, ANOMALY = "capsules/Data/Images/Normal", "capsules/Data/Images/Anomaly"
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (_without("split_csv"), "1cls.csv: No such file"),
-        (_without("split_csv/1cls.csv"), "It says which images are for training"),
-        (_without(f"{NORMAL}/000.JPG"), "1 of 7 files"),
-        (_without("capsules/Data/Masks/Anomaly/0099.png"), "1 of 7 files"),
-        (_without("capsules/Data/Masks"), "no folder"),
-        (_without(ANOMALY), "no folder"),
+        (without("split_csv"), "1cls.csv: No such file"),
+        (without("split_csv/1cls.csv"), "It says which images are for training"),
+        (without(f"{NORMAL}/000.JPG"), "1 of 7 files"),
+        (without("capsules/Data/Masks/Anomaly/0099.png"), "1 of 7 files"),
+        (without("capsules/Data/Masks"), "no folder"),
+        (without(ANOMALY), "no folder"),
         (_lower_case, "1 of 7 files"),
         (_too_many(f"{NORMAL}/002.JPG"), "1 files are not in"),
         (_too_many("capsules/Data/Masks/Anomaly/002.png"), "1 files are not in"),
@@ -242,10 +214,10 @@ def test_normal_tiles_need_no_masks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (_without("MT_Free"), "no folder"),
-        (_without("MT_Crack/Imgs"), "no folder"),
-        (_without("MT_Crack/Imgs/exp2_num_7.png"), "has no mask"),
-        (_without("MT_Crack/Imgs/exp2_num_7.jpg"), "has no images"),
+        (without("MT_Free"), "no folder"),
+        (without("MT_Crack/Imgs"), "no folder"),
+        (without("MT_Crack/Imgs/exp2_num_7.png"), "has no mask"),
+        (without("MT_Crack/Imgs/exp2_num_7.jpg"), "has no images"),
         (_too_many("MT_Crack/Imgs/other.png"), "is a mask without an image"),
         (_too_many("MT_Free/Imgs/other.png"), "is a mask without an image"),
         (_too_many("MT_Free/Imgs/other.bmp"), "is not an image file"),
@@ -294,9 +266,9 @@ def test_kolektor_sdd_takes_labels_from_masks_and_splits_by_item(tmp_path: Path)
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (_without("kos07"), "1 of 50 items missing"),
-        (_without("kos07/Part1_label.bmp"), "has no mask"),
-        (_without("kos07/Part1.jpg"), "is a mask without an image"),
+        (without("kos07"), "1 of 50 items missing"),
+        (without("kos07/Part1_label.bmp"), "has no mask"),
+        (without("kos07/Part1.jpg"), "is a mask without an image"),
         (
             lambda root: str((root / "kos07/Part1_label.bmp").write_bytes(b"BM") and root / "kos07/Part1"),
             "cannot be read",

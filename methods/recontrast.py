@@ -87,7 +87,7 @@ class ReContrast(ReverseRecipe):
         """Six targets [B,C,h,w], three frozen and three adapting ones, and what the decoder makes of each."""
         adapting = self.encoder(images)
         both = [cat((a, t)) for a, t in zip(adapting, taught, strict=True)]
-        halves = zip(*(x.chunk(2) for x in self.decoder(self.bottleneck(both))), strict=True)
+        halves = zip(*(x.unflatten(0, (2, -1)) for x in self.decoder(self.bottleneck(both))), strict=True)
         frozen, adapted = (list(half) for half in halves)
         if self.to_frozen:
             frozen = [f(x) for f, x in zip(self.to_frozen, frozen, strict=True)]

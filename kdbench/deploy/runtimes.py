@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from kdbench.deploy.archive import load_program
 from kdbench.errors import RequestError, first_line, unknown
 
 TORCH = "torch"  # the default; the latency of all rows that name no runtime
@@ -135,7 +136,7 @@ class _Torch:
             torch.set_num_threads(num_threads)
         self.name, self.precision, self.version = runtime, precision, _version("torch")
         self._device = torch.device(device)
-        module = torch.export.load(path).module().to(self._device)
+        module = load_program(path).module().to(self._device)
         self._module: Callable[..., Any] = module
         if runtime == "torch-compile":
             self._module = torch.compile(module, dynamic=False)

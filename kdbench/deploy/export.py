@@ -1,0 +1,110 @@
+"""Files that leave kdbench: a detector as ONNX, OpenVINO IR or an archive of torch.export, in float32.
+
+The number of images of a batch is free in all of them. Nothing is pickled.
+"""
+
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdbench.deploy.archive import save_program
+from kdbench.deploy.metadata import NAME, PROPERTY
+from kdbench.errors import RequestError
+from kdbench.files import written_aside
+
+if TYPE_CHECKING:
+    from torch.onnx import ONNXProgram
+
+    from kdbench.deploy.module import Deployed
+
+OPSET = 20  # of ONNX
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
+OUTPUTS = ("anomaly_map", "image_score")
+NEEDS = {"onnx": ("onnx", "onnxscript"), "openvino": ("onnx", "onnxscript", "openvino"), "torch": ()}
+LARGEST_ONNX = 2**31 - 1  # bytes of a protobuf
+
+
+def check_packages(format: str) -> None:
+    """RequestError if a package that this format needs is not installed."""
+    missing = [name for name in NEEDS[format] if find_spec(name) is None]
+    if missing:
+        raise RequestError(
+            [f'the format {format} needs {" and ".join(missing)}: pip install "kdbench[deploy]"']
+        )
+
+
+class Traced:
+    """The graph of a detector, which the files of all formats are made from."""
+
+    def __init__(self, module: "Deployed") -> None:
+        import torch
+
+        size = module.image_size
+        example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+        batch = torch.export.Dim("batch", min=1)
+        with _quiet():
+            self.program = torch.export.export(module, (example,), dynamic_shapes={"images": {0: batch}})
+
+    @cached_property
+    def onnx(self) -> "ONNXProgram":
+        """As ONNX. RequestError if a package is missing, or the detector is too large for one file."""
+        import torch
+
+        check_packages("onnx")
+        if (size := sum(tensor.nbytes for tensor in self.program.state_dict.values())) > LARGEST_ONNX:
+            raise RequestError([f"its tensors take {size} bytes, a file of ONNX holds 2 GiB: take torch"])
+        with _quiet():
+            program = torch.onnx.export(
+                self.program, dynamo=True, opset_version=OPSET, verbose=False, output_names=OUTPUTS
+            )
+        assert program is not None
+        for value in (*program.model.graph.inputs, *program.model.graph.outputs):
+            assert value.shape is not None
+            value.shape[0] = "batch"
+        return program
+
+
+def export_torch(traced: Traced, path: Path, metadata: str = "") -> None:
+    """Write an archive of torch.export (.pt2)."""
+    with written_aside(path) as aside, _quiet():
+        save_program(traced.program, aside, {NAME: metadata})
+
+
+def export_onnx(traced: Traced, path: Path, metadata: str = "") -> None:
+    """Write ONNX; RequestError if it cannot be written."""
+    program = traced.onnx
+    program.model.metadata_props[PROPERTY] = metadata
+    with written_aside(path) as aside:
+        program.save(aside, external_data=False)
+
+
+def export_openvino(traced: Traced, path: Path, metadata: str = "") -> None:
+    """Write OpenVINO's IR: the graph at `path` (.xml) and the tensors beside it (.bin), by way of ONNX."""
+    check_packages("openvino")
+    import openvino
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
+        graph = Path(folder) / "detector.onnx"
+        traced.onnx.save(graph, external_data=False)
+        model = openvino.Core().read_model(graph)
+        model.set_rt_info(metadata, [PROPERTY])
+        openvino.save_model(model, graph.with_suffix(".xml"), compress_to_fp16=False)
+        for suffix in (".bin", ".xml"):
+            graph.with_suffix(suffix).replace(path.with_suffix(suffix))
+
+
+WRITERS = {"onnx": export_onnx, "openvino": export_openvino, "torch": export_torch}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch's exporters say of their own insides."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

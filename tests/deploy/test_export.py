@@ -1,0 +1,158 @@
+"""Exported detectors: every method in every format gives what torch gives, from one file without pickle."""
+
+import pickle
+import zipfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kdbench.backbone import teacher
+from kdbench.deploy.archive import check_archive, load_program
+from kdbench.deploy.export import OPSET, SUFFIXES, WRITERS, Traced
+from kdbench.deploy.metadata import metadata_text
+from kdbench.deploy.module import Deployed
+from kdbench.deploy.runtimes import open_runtime
+from kdbench.errors import RequestError
+from kdbench.registry import get_method, method_names
+from kdbench.weights import find_weights
+
+RUNTIMES = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino"}  # by format
+OF_A_TEST = '{"of": "a test"}'
+SIZE = 64
+
+
+LESS = {"dinomaly": {"levels": (3, 10)}}  # than the papers' depth, which only takes time
+
+
+def deployed(name: str, **changes: object) -> Deployed:
+    """A method with the smallest network and statistics of BatchNorm that are not those of its start."""
+    method = get_method(name)
+    config = method.Config(
+        **{"backbone": "tiny", "image_size": SIZE} | method.tiny | LESS.get(name, {}) | changes
+    )
+    torch.manual_seed(0)
+    built = method(config, teacher(config.backbone, config.levels, find_weights(config.backbone)))
+    built.train()
+    images = torch.randn(4, 3, SIZE, SIZE)
+    with torch.no_grad():
+        built.anomaly_map(images, built.teacher(images))
+    return Deployed(built)
+
+
+def pixels(count: int, size: int = SIZE) -> np.ndarray:
+    return np.random.default_rng(count).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Deployed, dict[str, Path]]]:
+    """A method's detector and its file of each format; each method is exported once."""
+
+    @cache
+    def of(name: str) -> tuple[Deployed, dict[str, Path]]:
+        folder, module = tmp_path_factory.mktemp(name), deployed(name)
+        traced, files = Traced(module), {}
+        for kind, write in WRITERS.items():
+            files[kind] = folder / f"{name}{SUFFIXES[kind]}"
+            write(traced, files[kind], OF_A_TEST)
+        return module, files
+
+    return of
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_every_format_gives_what_torch_gives(exported, name):
+    module, files = exported(name)
+    check_archive(files["torch"])
+    sessions = {kind: open_runtime(path, runtime=RUNTIMES[kind]) for kind, path in files.items()}
+    for count in (1, 3, 32):
+        images = pixels(count)
+        with torch.inference_mode():
+            maps, scores = (found.numpy() for found in module(torch.from_numpy(images)))
+        assert maps.shape == (count, SIZE, SIZE)
+        for kind, session in sessions.items():
+            found_maps, found_scores = session.run(images)
+            assert np.abs(found_maps - maps).max() <= 1e-3 * np.abs(maps).max(), kind
+            assert np.abs(found_scores - scores).max() <= 1e-3 * np.abs(scores).max(), kind
+            assert found_maps.dtype == found_scores.dtype == np.float32
+
+
+def test_the_metadata_are_inside_of_every_format(exported):
+    _, files = exported("stfpm")
+    assert {kind: metadata_text(path) for kind, path in files.items()} == dict.fromkeys(files, OF_A_TEST)
+
+
+def test_what_only_a_loss_uses_is_not_exported():
+    assert any(name.startswith("method.student") for name in deployed("dcam").state_dict())
+    assert not any("attention" in name for name in deployed("dcam").state_dict())
+
+
+def test_a_detector_gives_what_its_method_gives_and_leaves_it_as_it_was():
+    module = deployed("dcam")
+    images = torch.from_numpy(pixels(2))
+    normalised = (images.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
+    with torch.inference_mode():
+        expected = module.method.anomaly_map(normalised, module.method.teacher(normalised))
+        maps, scores = module(images)
+    torch.testing.assert_close(maps, expected)
+    torch.testing.assert_close(scores, expected.amax((1, 2)))
+    config = get_method("dcam").Config(backbone="tiny", image_size=SIZE)
+    built = get_method("dcam")(config, teacher("tiny", (1, 2, 3), find_weights("tiny")))
+    Deployed(built)
+    assert hasattr(built, "attention")
+    assert all(parameter.requires_grad for parameter in built.trained())
+
+
+class Harm:
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
+        return exec, ("raise SystemExit('the file ran code')",)
+
+
+@pytest.mark.parametrize(
+    "part", ["data/sample_inputs/model.pt", "data/weights/model.pt", "data/aotinductor/a.so"]
+)
+def test_an_archive_with_a_pickle_or_code_is_not_read(exported, tmp_path, part):
+    _, files = exported("stfpm")
+    path = tmp_path / "hostile.pt2"
+    with zipfile.ZipFile(files["torch"]) as good, zipfile.ZipFile(path, "w") as bad:
+        root = good.namelist()[0].partition("/")[0]
+        for name in good.namelist():
+            if name != f"{root}/{part}":
+                bad.writestr(name, good.read(name))
+        bad.writestr(f"{root}/{part}", pickle.dumps(Harm()))
+    with pytest.raises(RequestError, match="may hold a pickle or code"):
+        load_program(path)
+
+
+def test_an_archive_that_says_that_a_tensor_is_pickled_is_not_read(exported, tmp_path):
+    _, files = exported("stfpm")
+    path = tmp_path / "hostile.pt2"
+    with zipfile.ZipFile(files["torch"]) as good, zipfile.ZipFile(path, "w") as bad:
+        for name in good.namelist():
+            content = good.read(name)
+            bad.writestr(name, content.replace(b'"use_pickle": false', b'"use_pickle": true'))
+    with pytest.raises(RequestError, match=r"model_weights_config\.json may hold a pickle"):
+        load_program(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\3\4"])
+def test_a_file_that_is_no_archive_is_named(tmp_path, content):
+    path = tmp_path / "detector.pt2"
+    path.write_bytes(content)
+    with pytest.raises(RequestError, match=f"{path} is not an archive of torch.export"):
+        load_program(path)
+
+
+def test_onnx_states_its_opset_and_takes_any_number_of_images(exported):
+    import onnx
+
+    model = onnx.load(exported("stfpm")[1]["onnx"])
+    onnx.checker.check_model(model)
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", OPSET)]
+    (taken,) = model.graph.input
+    assert [d.dim_value or d.dim_param for d in taken.type.tensor_type.shape.dim] == ["batch", SIZE, SIZE, 3]
+    assert taken.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert [value.name for value in model.graph.output] == ["anomaly_map", "image_score"]

@@ -10,6 +10,7 @@ from kdbench.registry import method_facts, method_names
 from kdbench.reports.coverage import covered_differences
 from kdbench.reports.entries import (
     COLUMNS,
+    FURTHER,
     KNOWN,
     MAIN,
     TITLES,
@@ -49,10 +50,37 @@ def ranking(group: Group, found: Sequence[Entry], evidence: Evidence) -> Table:
     by = why_ranked_by(found)
     return Table(
         title=f"Ranking: {group.title}",
-        head=("rank", "method", *TITLES.values(), "fidelity of the method", "seeds", "holes"),
+        head=(
+            "rank",
+            "method",
+            *(TITLES[one] for one in COLUMNS),
+            "fidelity of the method",
+            "seeds",
+            "holes",
+        ),
         body=tuple(body),
         notes=(by,) if by else (),
     )
+
+
+def further(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
+    """The metrics that are no part of the ranking; only where rows have them."""
+    there = [metric for metric in FURTHER if any(entry.rows[metric].notna().any() for entry in found)]
+    if there:
+        body = [
+            (text(entry.name), *(shown(entry.means[metric], entry.cell_ids) for metric in there))
+            for entry in found
+        ]
+        yield Table(
+            title=f"Further metrics: {group.title}",
+            head=("method", *(TITLES[metric] for metric in there)),
+            body=tuple(body),
+            notes=(
+                "I-FPR 95: share of normal images above the score that finds 95 % of the defective ones; the "
+                "lower, the better. AUPIMO: mean recall of a defective image at false positive rates from "
+                "0.001 % to 0.01 % of the pixels of normal images, on a logarithmic axis.",
+            ),
+        )
 
 
 def conditions(group: Group, found: Sequence[Entry]) -> Table:
@@ -108,7 +136,9 @@ def partial(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
             cells = (shown(values[metric], ids) for metric in COLUMNS)
             body.append((text(entry.name), *cells, number(len(entry.seeds))))
         title = f"{partial_title(found, common)}: {group.title}"
-        yield Table(title=title, head=("method", *TITLES.values(), "seeds"), body=tuple(body))
+        yield Table(
+            title=title, head=("method", *(TITLES[one] for one in COLUMNS), "seeds"), body=tuple(body)
+        )
 
 
 def partial_title(found: Sequence[Entry], common: Sequence[str]) -> str:

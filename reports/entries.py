@@ -11,14 +11,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from kdbench.metrics.exact import DEFINITIONS, METRICS
+from kdbench.metrics.exact import DEFINITIONS, MAIN_METRICS, METRICS
 from kdbench.metrics.legacy import LEGACY_METRICS
 from kdbench.reports.rows import holes
 from kdbench.reports.tables import Value, hole, percent
 
-COLUMNS = (*METRICS, "mad")
+COLUMNS = (*MAIN_METRICS, "mad")
+FURTHER = tuple(name for name in METRICS if name not in MAIN_METRICS)  # in a table of their own
 # The legacy metrics stand beside published numbers only: each belongs to the preset of one code.
-KNOWN = (*COLUMNS, *LEGACY_METRICS)
+KNOWN = (*COLUMNS, *FURTHER, *LEGACY_METRICS)
 TITLES = {metric.name: metric.title for metric in DEFINITIONS} | {"mad": "mAD"}
 MAIN = ("image_auroc", "pixel_auroc", "aupro", "mad")  # what is shown where there is no room for all
 

@@ -121,6 +121,7 @@ def _section(group: Group, found: list[Entry], rows: Rows, evidence: Evidence) -
         accuracy.ranking(group, found, evidence),
         *accuracy.partial(group, found),
         accuracy.conditions(group, found),
+        *accuracy.further(group, found),
         *costs.sizes(group, found),
         *costs.latencies(group, found, rows.latencies),
         *costs.training(group, found),

@@ -14,14 +14,14 @@ from kdbench.engine.batches import split_heldout
 from kdbench.errors import RequestError, unknown
 from kdbench.grid.plan import Plan, plan
 from kdbench.grid.request import Request
-from kdbench.metrics.exact import METRICS, PIXEL_METRICS
+from kdbench.metrics.exact import MAIN_METRICS, PIXEL_METRICS
 from kdbench.registry import get_method, method_names
 from kdbench.results.storage import Storage
 from kdbench.sweeps._request import SweepRequest
 from kdbench.sweeps._space import Space, check_space, described, read_space, space_of
 from kdbench.sweeps._trial import Sweep
 
-OBJECTIVES = (*METRICS, "mad")
+OBJECTIVES = (*MAIN_METRICS, "mad")
 EXTRA = "pip install kdbench[sweep]"
 RUNGS = 9  # reports of a whole training; successive halving by 3 looks at a ninth and a third of it
 

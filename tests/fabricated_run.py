@@ -19,7 +19,7 @@ from scipy.ndimage import gaussian_filter
 from kdbench.cell import canonical_json
 from kdbench.data.pictures import grey
 from kdbench.metrics.curves import CURVE_COLUMNS, thinned
-from kdbench.metrics.exact import IMAGE_METRICS, image_curve, image_metrics_of
+from kdbench.metrics.exact import MAD_METRICS, image_curve, image_metrics_of
 from kdbench.results.store import CELLS, CURVES, INPUTS, LATENCY, PICTURES, PROBES, SCORES, Results
 
 METHODS = {"dcam": 2.6, "rd4ad": 2.3, "snl": 2.2, "dskd": 2.0, "stfpm": 1.7}  # how well each tells defects
@@ -126,7 +126,7 @@ def _write(results: Results, grid: Grid, cell: dict[str, Any], group: Sequence[s
             "pixel_f1_max": of_image["image_f1_max"] * 0.65,
             "aupro": 1 - (1 - of_image["image_auroc"]) * 0.8,
         }
-        seven = [*(of_image[m] for m in IMAGE_METRICS), *pixel.values()]
+        seven = [(of_image | pixel)[m] for m in MAD_METRICS]
         status = {"status": "failed", "error": "Traceback\nRuntimeError: <b>loss is NaN</b>"}
         if not failed:
             status = {

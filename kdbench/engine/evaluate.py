@@ -1,6 +1,6 @@
 """The numbers of a trained method: scores, exact metrics per category, size and cost of the detector."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +15,12 @@ from kdbench.metrics.exact import (
     image_curve,
     image_metrics_of,
     mad,
+    overlap_metrics_of,
     pixel_curve,
     pixel_metrics_of,
 )
 from kdbench.metrics.legacy import LEGACY_METRICS
+from kdbench.metrics.overlap import Overlap, overlap
 from kdbench.metrics.presets import Preset
 
 
@@ -68,20 +70,32 @@ def measure(scored: Scored, truth: Truth, preset: Preset) -> Measured:
     starts = truth.starts
     if truth.regions is None or not truth.regions.any():
         return Measured(metrics=nothing | image, curves=curves_of(by_image, None))
+    maps = [at_size(scored.maps[i], tuple(truth.shapes[i])).ravel() for i in counted]
+    marked = [truth.regions[starts[i] : starts[i + 1]] for i in counted]
     # One long row of pixels: images may differ in size, and regions are numbered over all images.
     if len(counted) == len(scored.maps) and (truth.shapes == scored.maps.shape[1:]).all():
-        pixels, regions = scored.maps.ravel(), truth.regions
+        pixels, regions = scored.maps.ravel(), truth.regions  # as they are, without a copy
     else:
-        pixels = np.concatenate([at_size(scored.maps[i], tuple(truth.shapes[i])).ravel() for i in counted])
-        regions = np.concatenate([truth.regions[starts[i] : starts[i + 1]] for i in counted])
+        pixels, regions = np.concatenate(maps), np.concatenate(marked)
     by_pixel = pixel_curve(pixels[None, None], regions[None, None], num_threads=torch.get_num_threads())
     values = {**image_metrics_of(by_image), **pixel_metrics_of(by_pixel)}
+    by_overlap = overlap_metrics_of(_overlap(maps, marked, truth.label[counted]))
+    others = {name: None if np.isnan(value) else value for name, value in by_overlap.items()}
     legacy = {}
     if preset.pro:
         shape = (len(counted), *truth.shapes[0])
         legacy[preset.pro] = LEGACY_METRICS[preset.pro](pixels.reshape(shape), regions.reshape(shape))
-    metrics = nothing | values | {"mad": mad(values)} | legacy
+    metrics = nothing | values | others | {"mad": mad(values)} | legacy
     return Measured(metrics=metrics, curves=curves_of(by_image, by_pixel))
+
+
+def _overlap(maps: Sequence[np.ndarray], regions: Sequence[np.ndarray], label: np.ndarray) -> Overlap:
+    """The overlap of flat maps; a defective image whose mask was lost at this size is of neither kind."""
+    found = [scores[marked > 0] for scores, marked in zip(maps, regions, strict=True)]
+    return overlap(
+        np.concatenate([scores for scores, defective in zip(maps, label, strict=True) if not defective]),
+        [scores for scores in found if scores.size],
+    )
 
 
 def at_size(anomaly_map: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

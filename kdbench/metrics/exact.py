@@ -18,6 +18,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from kdbench.metrics.overlap import Overlap
+
 # Part of every cell's id: a new version makes all cells run again, and a report shows old rows in a section
 # of their own. Raise it only when a number moves, so that old and new rows cannot be compared: another rule
 # for ties or masks, another limit, a metric that joins or leaves mAD. A new metric moves no number and leaves
@@ -56,6 +58,11 @@ class Curve:
         """Largest 2TP / (2TP + FP + FN) of all thresholds; it lies at the score of a defect."""
         return float(np.max(2 * self.hits / (self.hits + self.at_or_above + self.num_defective)))
 
+    def fpr_at_recall(self, recall: float) -> float:
+        """False positive rate at the highest score that finds at least this share of the defects."""
+        found = np.flatnonzero(self.hits / self.num_defective >= recall)
+        return float(self.at_or_above[found[0]] / self.num_normal)
+
     def area_under_pro(self, limit: float) -> float:
         """Area under PRO over the false positive rate from 0 to `limit`, as a share of `limit`."""
         if not 0 < limit <= 1:
@@ -75,17 +82,25 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One metric: a column of every row, a title in every table."""
+    """One metric: a column of every row, a title in every table.
+
+    `compute` takes what `of` names: an `image_curve`, a `pixel_curve` or an `Overlap`.
+    """
 
     name: str
     title: str
-    of: Literal["image", "pixel"]  # whether `compute` takes an `image_curve` or a `pixel_curve`
-    compute: Callable[[Curve], float]
+    of: Literal["image", "pixel", "overlap"]
+    compute: Callable[[Any], float]
     in_mad: bool  # whether it counts in mAD; which do: github.com/zhangzjn/ADer#49
+    main: bool = True  # a column of the ranking; the others have a table of their own, where rows have them
 
 
 def _aupro(limit: float) -> Callable[[Curve], float]:
     return lambda curve: curve.area_under_pro(limit)
+
+
+def _fpr_95(curve: Curve) -> float:
+    return curve.fpr_at_recall(0.95)
 
 
 DEFINITIONS = (
@@ -97,10 +112,14 @@ DEFINITIONS = (
     Metric(name="pixel_f1_max", title="P-F1", of="pixel", compute=Curve.f1_max, in_mad=True),
     Metric(name="aupro", title="AUPRO", of="pixel", compute=_aupro(PRO_LIMIT), in_mad=True),
     Metric(name="aupro_05", title="AUPRO 5 %", of="pixel", compute=_aupro(PRO_LIMIT_05), in_mad=False),
+    # The lower, the better.
+    Metric(name="image_fpr_95", title="I-FPR 95", of="image", compute=_fpr_95, in_mad=False, main=False),
+    Metric(name="aupimo", title="AUPIMO", of="overlap", compute=Overlap.aupimo, in_mad=False, main=False),
 )
 METRICS = tuple(metric.name for metric in DEFINITIONS)
+MAIN_METRICS = tuple(metric.name for metric in DEFINITIONS if metric.main)
 IMAGE_METRICS = tuple(metric.name for metric in DEFINITIONS if metric.of == "image")
-PIXEL_METRICS = tuple(metric.name for metric in DEFINITIONS if metric.of == "pixel")
+PIXEL_METRICS = tuple(metric.name for metric in DEFINITIONS if metric.of != "image")  # that need masks
 MAD_METRICS = tuple(metric.name for metric in DEFINITIONS if metric.in_mad)
 
 
@@ -126,17 +145,47 @@ def image_metrics(score: Floats, label: NDArray[np.bool_]) -> dict[str, float]:
 
 def image_metrics_of(curve: Curve) -> dict[str, float]:
     """The IMAGE_METRICS of an `image_curve`."""
-    return {metric.name: metric.compute(curve) for metric in DEFINITIONS if metric.of == "image"}
+    return _metrics_of(curve, "image")
 
 
 def pixel_metrics(maps: Floats, regions: NDArray[np.int32]) -> dict[str, float]:
-    """The PIXEL_METRICS of a category's anomaly maps [N,H,W], given `label_regions` of its masks."""
+    """The metrics of a `pixel_curve`: anomaly maps [N,H,W], given `label_regions` of their masks."""
     return pixel_metrics_of(pixel_curve(maps, regions))
 
 
 def pixel_metrics_of(curve: Curve) -> dict[str, float]:
-    """The PIXEL_METRICS of a `pixel_curve`."""
-    return {metric.name: metric.compute(curve) for metric in DEFINITIONS if metric.of == "pixel"}
+    """Those of the PIXEL_METRICS that a `pixel_curve` gives."""
+    return _metrics_of(curve, "pixel")
+
+
+def overlap_metrics_of(found: Overlap) -> dict[str, float]:
+    """Those of the PIXEL_METRICS that an `Overlap` gives; NaN where it has too few normal pixels."""
+    return _metrics_of(found, "overlap")
+
+
+def _metrics_of(found: Curve | Overlap, kind: str) -> dict[str, float]:
+    return {metric.name: metric.compute(found) for metric in DEFINITIONS if metric.of == kind}
+
+
+def spro(
+    maps: Floats, regions: NDArray[np.int32], saturation: Floats, *, limit: float = PRO_LIMIT_05
+) -> float:
+    """Area under the saturating PRO up to `limit`, as a share of `limit`; maps and regions [N,H,W].
+
+    Region r counts as found once `saturation[r - 1]` of its pixels are, and below that in proportion
+    (Bergmann et al., "Beyond Dents and Scratches", IJCV 2022, doi 10.1007/s11263-022-01578-9). Regions are
+    numbered from 1 over all images, and need not be connected: a logical defect is one region. ValueError
+    unless each has a saturation of at least one pixel and at most its area.
+    """
+    numbers = np.unique(regions[regions > 0])
+    if saturation.shape != (regions.max(),):
+        raise ValueError(f"{saturation.size} saturations for the regions 1 to {regions.max()}")
+    areas = np.bincount(regions.ravel(), minlength=saturation.size + 1)[1:]
+    wrong = [n for n in numbers if not 1 <= saturation[n - 1] <= areas[n - 1]]
+    if wrong:
+        n = wrong[0]
+        raise ValueError(f"region {n} has {areas[n - 1]} pixels and the saturation {saturation[n - 1]:g}")
+    return _pixel_curve(maps, regions, 1, saturation).area_under_pro(limit)
 
 
 def mad(values: Mapping[str, float]) -> float:
@@ -159,6 +208,13 @@ def image_curve(score: Floats, label: NDArray[np.bool_]) -> Curve:
 
 def pixel_curve(maps: Floats, regions: NDArray[np.int32], *, num_threads: int = 1) -> Curve:
     """Curve of a category's pixels: maps and regions [N,H,W]; every pixel outside the regions is normal."""
+    return _pixel_curve(maps, regions, num_threads, None)
+
+
+def _pixel_curve(
+    maps: Floats, regions: NDArray[np.int32], num_threads: int, saturation: Floats | None
+) -> Curve:
+    """The same; with `saturation` [R] only so many of the highest scores of each region count in PRO."""
     _check_scores(maps, name="maps", num_axes=3)
     _check_array(regions, name="regions", num_axes=3, dtypes=(np.int32,))
     _check_same_shape(maps=maps, regions=regions)
@@ -170,6 +226,8 @@ def pixel_curve(maps: Floats, regions: NDArray[np.int32], *, num_threads: int = 
     normal = maps.flatten()
     defective = normal[where]
     normal[where] = np.inf
+    if saturation is not None:
+        weights = _saturated(defective, regions.ravel()[where], saturation)
     return _curve(np.array_split(normal, min(num_threads, normal.size)), defective, weights=weights)
 
 
@@ -211,6 +269,20 @@ def _counted(normal: Floats, scores: Floats) -> tuple[int, NDArray[np.intp], NDA
         tied = tied[normal[np.minimum(up_to[tied], last)] == scores[tied]]
     up_to[tied] = np.searchsorted(normal, scores[tied], "right")
     return int(np.searchsorted(normal, np.inf)), below, up_to
+
+
+def _saturated(scores: Floats, numbers: NDArray[np.int32], saturation: Floats) -> NDArray[np.float64]:
+    """Weights [P] of defects in sPRO: 1 / saturation for the highest scores of a region, 0 for the rest.
+
+    Where the saturation is no whole number, the pixel that reaches it weighs what is left.
+    """
+    order = np.lexsort((-scores, numbers))  # by region, then falling
+    ordered = numbers[order]
+    rank = np.arange(order.size) - np.searchsorted(ordered, ordered)  # within the region, from 0
+    own = saturation[ordered - 1].astype(np.float64)
+    weights = np.empty(order.size)
+    weights[order] = (own - rank).clip(0, 1) / own
+    return weights
 
 
 def _region_weights(regions: NDArray[np.int32], where: NDArray[np.intp]) -> NDArray[np.float64]:

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata
-from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from kdbench.metrics.exact import (
     IMAGE_METRICS,
     MAD_METRICS,
+    MAIN_METRICS,
     METRICS,
     PIXEL_METRICS,
     image_curve,
@@ -104,27 +105,36 @@ def sklearn_three(scores: np.ndarray, positive: np.ndarray) -> tuple[float, floa
     return roc_auc_score(positive, scores), average_precision_score(positive, scores), f1.max()
 
 
+def sklearn_fpr_95(scores: np.ndarray, positive: np.ndarray) -> float:
+    """False positive rate at the first threshold that finds 95 %, by scikit-learn."""
+    rates, recall, _ = roc_curve(positive, scores, drop_intermediate=False)
+    return float(rates[np.argmax(recall >= 0.95)])
+
+
 def measure(maps: np.ndarray, masks: np.ndarray) -> dict[str, float]:
     """Pixel metrics of maps and masks [N,H,W]."""
     return pixel_metrics(maps, label_regions(masks))
 
 
 def test_names_and_their_order_are_frozen() -> None:
-    assert IMAGE_METRICS == ("image_auroc", "image_ap", "image_f1_max")
-    assert PIXEL_METRICS == ("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro", "aupro_05")
-    assert METRICS == IMAGE_METRICS + PIXEL_METRICS
-    assert set(METRICS) - set(MAD_METRICS) == {"aupro_05"}
+    assert IMAGE_METRICS == ("image_auroc", "image_ap", "image_f1_max", "image_fpr_95")
+    assert PIXEL_METRICS == ("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro", "aupro_05", "aupimo")
+    assert (*IMAGE_METRICS[:3], *PIXEL_METRICS[:5], "image_fpr_95", "aupimo") == METRICS
+    assert METRICS[:8] == MAIN_METRICS
+    assert set(METRICS) - set(MAD_METRICS) == {"aupro_05", "image_fpr_95", "aupimo"}
 
 
-def test_all_eight_by_hand() -> None:
+def test_all_nine_by_hand() -> None:
     # Images: defective 8 and 4, good 6, 5, 4 and 1.
     # AUROC: of 8 pairs, 8 wins 4, 4 wins 1 and ties 1: 5.5 / 8.
     # AP: at 8 a step of 1/2 with precision 1/1, at 4 a step of 1/2 with precision 2/5: 0.5 + 0.2.
     # F1: at 8 2*1 / (1 + 0 + 2) = 2/3; at 4 2*2 / (2 + 3 + 2) = 4/7.
+    # FPR at 95 % recall: both are found at 4, with 3 of the 4 good ones.
     of_images = image_metrics(
         np.array([6, 8, 4, 5, 4, 1], dtype=np.float32), np.array([0, 1, 1, 0, 0, 0], dtype=bool)
     )
-    assert of_images == close({"image_auroc": 5.5 / 8, "image_ap": 0.7, "image_f1_max": 2 / 3}, abs=1e-15)
+    expected = {"image_auroc": 5.5 / 8, "image_ap": 0.7, "image_f1_max": 2 / 3, "image_fpr_95": 3 / 4}
+    assert of_images == close(expected, abs=1e-15)
 
     # Pixels: regions with the scores {9, 5} and {5}; the nine normals 7 5 3 2 2 1 1 1 0, six of a good image.
     # AUROC: of 27 pairs, 9 wins 9, each 5 wins 7 and ties 1: 9 + 2 * 7.5 = 24.
@@ -139,7 +149,7 @@ def test_all_eight_by_hand() -> None:
     expected = {"pixel_auroc": 8 / 9, "pixel_ap": 11 / 15, "pixel_f1_max": 3 / 4, "aupro": 7 / 12}
     assert of_pixels == close({**expected, "aupro_05": 1 / 4}, abs=1e-15)
 
-    assert (*of_images, *of_pixels) == METRICS
+    assert {*of_images, *of_pixels, "aupimo"} == {*METRICS}
     assert all(type(value) is float for value in (*of_images.values(), *of_pixels.values()))
     mean = (5.5 / 8 + 0.7 + 2 / 3 + 8 / 9 + 11 / 15 + 3 / 4 + 7 / 12) / 7
     assert mad(of_images | of_pixels) == close(mean, abs=1e-15)
@@ -163,7 +173,7 @@ def test_constant_scores(score: float, num_defects: int) -> None:
     expected = {"pixel_auroc": 0.5, "pixel_ap": share, "pixel_f1_max": 2 * share / (1 + share)}
     assert values == close({**expected, "aupro": 0.15, "aupro_05": 0.025}, abs=1e-12)
     of_images = image_metrics(np.full(40, score), masks.ravel())
-    assert list(of_images.values()) == close(list(expected.values()), abs=1e-12)
+    assert list(of_images.values()) == close([*expected.values(), 1], abs=1e-12)
 
 
 def test_perfect_scores_give_one_and_inverted_ones_auroc_zero() -> None:
@@ -174,7 +184,7 @@ def test_perfect_scores_give_one_and_inverted_ones_auroc_zero() -> None:
     inverted = measure(-perfect, masks)
     assert inverted["pixel_auroc"] == inverted["aupro"] == inverted["aupro_05"] == 0
     score, label = perfect.max((1, 2)), masks.any((1, 2))
-    assert list(image_metrics(score, label).values()) == [1, 1, 1]
+    assert list(image_metrics(score, label).values()) == [1, 1, 1, 0]
     assert image_metrics(-score, label)["image_auroc"] == 0
 
 
@@ -187,7 +197,9 @@ def test_metrics_agree_with_scikit_learn_and_the_slow_aupro(
     values = tuple(measure(maps, masks).values())
     expected = close(sklearn_three(maps.ravel(), masks.ravel()), abs=TOLERANCE)
     assert values[:3] == expected
-    assert tuple(image_metrics(maps.ravel(), masks.ravel()).values()) == expected
+    of_images = image_metrics(maps.ravel(), masks.ravel())
+    assert tuple(of_images.values())[:3] == expected
+    assert of_images["image_fpr_95"] == close(sklearn_fpr_95(maps.ravel(), masks.ravel()), abs=TOLERANCE)
     assert values[3:] == close([slow_aupro(maps, masks, limit) for limit in (0.3, 0.05)], abs=TOLERANCE)
 
 
@@ -214,7 +226,8 @@ def test_references_agree_on_larger_maps(decimals: int) -> None:
 def test_one_defective_or_one_good_image(num_defective: int) -> None:
     score = np.random.default_rng(num_defective).integers(0, 20, 100).astype(np.float32)
     label = np.arange(100) < num_defective
-    assert tuple(image_metrics(score, label).values()) == close(sklearn_three(score, label), abs=TOLERANCE)
+    expected = (*sklearn_three(score, label), sklearn_fpr_95(score, label))
+    assert tuple(image_metrics(score, label).values()) == close(expected, abs=TOLERANCE)
 
 
 @pytest.mark.parametrize(

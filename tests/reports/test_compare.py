@@ -13,12 +13,12 @@ from fabricated import all_metrics, row, scores
 from kdbench.cell import canonical_json
 from kdbench.errors import RequestError
 from kdbench.reports.compare import HEAD, compare
-from kdbench.results.schema import MEASURED
+from kdbench.reports.entries import COLUMNS
 from kdbench.results.store import CELLS, SCORES, Results
 
 Call = Callable[..., tuple[int, str]]
 
-NUM = len(MEASURED)  # values of a category that can differ
+NUM = len(COLUMNS)  # values of a category that can differ
 
 
 def write(folder: Path, values: dict[str, float | None], **changes: Any) -> None:

@@ -7,10 +7,9 @@ import pytest
 
 from kdbench.cell import canonical_json
 from kdbench.metrics.exact import METRICS
-from kdbench.reports.entries import entries
+from kdbench.reports.entries import COLUMNS, entries
 from kdbench.reports.leaderboard import write_leaderboard
 from kdbench.reports.rows import load_rows
-from kdbench.results.schema import MEASURED
 from kdbench.results.store import CELLS, Results
 
 CATEGORIES = ["a", "b"]
@@ -71,13 +70,13 @@ def test_a_mean_over_fewer_categories_is_never_the_mean(tmp_path):
     assert table(text, "## toy, oneclass")[1] == [
         "-",
         "stfpm",
-        *["-"] * len(MEASURED),
+        *["-"] * len(COLUMNS),
         "official recipe",
         "1",
         "1 of 2 categories",
     ]
     assert "Not the dataset's mean: over 1 of 2 categories (a)" in text
-    assert table(text, "### Not the dataset's mean")[1] == ["stfpm", *["99.00"] * len(MEASURED), "1"]
+    assert table(text, "### Not the dataset's mean")[1] == ["stfpm", *["99.00"] * len(COLUMNS), "1"]
     assert table(text, "### I-AUROC per category")[1:] == [
         ["a", "99.00"],
         ["not run: b", "-"],

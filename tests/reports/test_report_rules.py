@@ -12,7 +12,7 @@ from kdbench.cell import canonical_json
 from kdbench.reports import estimates, statistics
 from kdbench.reports.accuracy import conditions, published, ranking
 from kdbench.reports.costs import latencies, sizes, training
-from kdbench.reports.entries import Entry, common_categories, entries, ranks
+from kdbench.reports.entries import COLUMNS, Entry, common_categories, entries, ranks
 from kdbench.reports.estimates import Sample
 from kdbench.reports.evidence import Evidence
 from kdbench.reports.leaderboard import assemble
@@ -26,7 +26,6 @@ from kdbench.reports.significance import (
     partial_intervals,
     rank_groups,
 )
-from kdbench.results.schema import MEASURED
 from kdbench.results.store import CELLS, LATENCY, SCORES, Results
 
 
@@ -558,7 +557,7 @@ def test_conditions_are_those_of_the_cells_and_stand_beside_published_numbers(tm
     (table,) = published(group, [entry])
     said = {line[table.head.index("conditions of ours")].text for line in table.body}
     assert said == {"resnet18.tv_in1k, 128 px, 4 epochs, 1 of 15 categories"}
-    assert ranking(group, [entry], evidence).head[2 + len(MEASURED)] == "fidelity of the method"
+    assert ranking(group, [entry], evidence).head[2 + len(COLUMNS)] == "fidelity of the method"
     titles = [table.title for table in assemble(load(tmp_path))[0].tables]
     assert titles.index(f"Conditions: {group.title}") == 2  # after the ranking and the means over a part
 

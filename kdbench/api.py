@@ -67,6 +67,7 @@ def run(
     gpus_per_cell: float | None = None,
     memory_per_cell: float | None = None,
     checkpoint_every: float | None = None,
+    compile: str | None = None,
     latency: bool | None = None,
     results: AnyPath | None = None,
     published: AnyPath | None = None,

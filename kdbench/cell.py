@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from kdbench.metrics.presets import metric_version
 from kdbench.weights import Weights
@@ -84,6 +84,7 @@ class Place:
     keep_detectors: bool = True
     keep_pictures: bool = True
     large_masks: bool = False  # the user accepted masks that mark more than half of their image
+    compile: Literal["auto", "on", "off"] = "auto"  # whether losses are compiled
     checkpoint_every_s: float = 600.0  # 0: never
     replaces: str | None = None  # the run whose result of this cell is to be replaced
 

@@ -14,6 +14,7 @@ from kdbench.data.store import Images, open_truth
 from kdbench.dataset import Category, Dataset
 from kdbench.engine import evaluate, provenance, train
 from kdbench.engine.checkpoint import Checkpoints
+from kdbench.engine.compiled import choose_compiler
 from kdbench.engine.device import peak_memory_bytes, threads
 from kdbench.engine.ready import Ready, TrainingBatches, ready_cell
 from kdbench.errors import CellTimeout
@@ -71,8 +72,13 @@ def _train(
     cell: Cell, place: Place, ready: Ready, images: TrainingBatches, tell: "_Teller"
 ) -> dict[str, Any]:
     """Train the cell's method, from its checkpoint if there is one; returns the columns of all its rows."""
+    pixels = ready.config.epochs * len(images.fitted) * ready.config.image_size**2
+    compiler = choose_compiler(place.compile, ready.device, pixels)
     checkpoints = Checkpoints(
-        Storage(place.results), cell.id, every_s=place.checkpoint_every_s, made_by=ready.made_by()
+        Storage(place.results),
+        cell.id,
+        every_s=place.checkpoint_every_s,
+        made_by=ready.made_by() | {"compiled": compiler is not None},
     )
     state = checkpoints.load()
     done = len(state["history"]["epochs"]) if state else 0
@@ -95,6 +101,7 @@ def _train(
         resume=state,
         checkpoint=checkpoint,
         on_stop=checkpoints.write,
+        compiler=compiler,
     )
     return {
         **identity(cell, place, ready.dataset),
@@ -102,6 +109,7 @@ def _train(
         **provenance.machine_provenance(ready.device),
         **_trained_how(ready, place, images, history),
         "status": "ok",
+        "compiled": compiler.outcome if compiler else "no",
         "train_s": checkpoints.train_s,
         "resumed_at_epoch": done + 1 if state else None,
     }

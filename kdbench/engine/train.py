@@ -1,6 +1,7 @@
 """The training loop that all methods share: cached teacher, held-out selection, no test images."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from time import perf_counter
 from typing import Any
@@ -11,9 +12,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from kdbench.engine.batches import Batches
+from kdbench.engine.compiled import Compiler
 from kdbench.engine.device import device_of
 from kdbench.errors import CellStopped
-from kdbench.method import Method
+from kdbench.method import Method, compiled_by
 
 EpochEnd = Callable[["Epoch"], None]
 StepEnd = Callable[[int], None]  # told how many images were just trained on
@@ -46,8 +48,10 @@ class History:
 class Training:
     """The mutable state of a training; it can be saved and resumed."""
 
-    def __init__(self, method: Method, precision: str, generator: torch.Generator) -> None:
-        self.method, self.generator = method, generator
+    def __init__(
+        self, method: Method, precision: str, generator: torch.Generator, compiler: Compiler | None = None
+    ) -> None:
+        self.method, self.generator, self.compiler = method, generator, compiler
         self.optimizer = fused(method.optimizer(), device_of(method))
         self.scheduler = method.scheduler(self.optimizer)
         # fp16 gradients underflow without scaling; for other precisions the scaler does nothing.
@@ -105,7 +109,7 @@ class Training:
         num_left = len(train) - sum(map(len, self.batches[: len(self.losses)]))
         loss = _finite(self._train(train, on_step), "loss", number)
         speed = num_left / (perf_counter() - started)
-        mean_map = _finite(heldout_mean(self.method, heldout), "held-out map", number) if heldout else None
+        mean_map = _finite(self._heldout_mean(heldout), "held-out map", number) if heldout else None
         chooses = self.method.config.checkpoint == "heldout"
         if chooses and mean_map is not None and mean_map < self.best:
             self.best, self.history.best_epoch = mean_map, number
@@ -134,7 +138,7 @@ class Training:
             self.method.step = self.history.num_steps
             images = train.images(index)
             taught = train.taught(index, images)
-            with train.autocast:
+            with train.autocast, self._compiled(train, index):
                 loss = self.method.loss(images, taught)
             self.optimizer.zero_grad(set_to_none=True)
             self.scaler.scale(loss).backward()
@@ -150,6 +154,23 @@ class Training:
         losses, self.batches, self.losses = self.losses, (), []
         return torch.stack(losses).sum().item() / len(train)
 
+    @torch.no_grad()
+    def _heldout_mean(self, batches: Batches) -> float:
+        """The mean anomaly map of held-out normal images."""
+        self.method.eval()
+        total = torch.zeros((), dtype=torch.float64, device=batches.pixels.device)  # read once: reading waits
+        for index in batches.in_order():
+            images = batches.images(index)
+            taught = batches.taught(index, images)
+            with batches.autocast, self._compiled(batches, index):
+                maps = self.method.anomaly_map(images, taught)
+            total += maps.double().mean((1, 2)).sum()
+        return total.item() / len(batches)
+
+    def _compiled(self, batches: Batches, index: Tensor) -> AbstractContextManager[None]:
+        """The context of a batch: its losses and maps are compiled if it is a full one."""
+        return compiled_by(self.compiler if len(index) == batches.batch_size else None)
+
 
 def fit(
     method: Method,
@@ -162,6 +183,7 @@ def fit(
     resume: dict[str, Any] | None = None,
     checkpoint: Checkpoint = lambda state: None,
     on_stop: Checkpoint = lambda state: None,
+    compiler: Compiler | None = None,
 ) -> History:
     """Train in place to the last epoch, from the first or from the state `resume`.
 
@@ -169,7 +191,7 @@ def fit(
     `on_step` or `on_epoch` raises CellStopped. Raises TrainingDiverged when a loss or a held-out value is not
     finite.
     """
-    training = Training(method, train.precision, generator)
+    training = Training(method, train.precision, generator, compiler)
     if resume is not None:
         training.resume(resume)
     try:
@@ -181,20 +203,6 @@ def fit(
         on_stop(training.state)
         raise
     return training.finish(heldout)
-
-
-@torch.no_grad()
-def heldout_mean(method: Method, batches: Batches) -> float:
-    """The mean anomaly map of held-out normal images."""
-    method.eval()
-    total = torch.zeros((), dtype=torch.float64, device=batches.pixels.device)  # read once: reading waits
-    for index in batches.in_order():
-        images = batches.images(index)
-        taught = batches.taught(index, images)
-        with batches.autocast:
-            maps = method.anomaly_map(images, taught)
-        total += maps.double().mean((1, 2)).sum()
-    return total.item() / len(batches)
 
 
 def fused(optimizer: Optimizer, device: torch.device) -> Optimizer:

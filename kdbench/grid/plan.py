@@ -338,6 +338,7 @@ def _jobs(
                     keep_pictures=request.keep_pictures,
                     large_masks=request.large_masks,
                     checkpoint_every_s=60 * request.checkpoint_every,
+                    compile=request.compile,
                 )
                 for category, categories in groups_of(setting, tuple(data.categories)):
                     cell = Cell(

@@ -144,6 +144,9 @@ class Request(BaseModel):
     checkpoint_every: Annotated[float, Shown(metavar="MINUTES")] = Field(
         10.0, ge=0, description="Minutes between checkpoints of a training; 0: none."
     )
+    compile: Annotated[Literal["auto", "on", "off"], Shown(metavar="auto|on|off")] = Field(
+        "auto", description="Compile losses: auto does where a long training saves time by it."
+    )
     latency: Annotated[bool, Shown(off="--no-latency")] = Field(
         True, description="Time one detector of each line of the report, when all cells have finished."
     )

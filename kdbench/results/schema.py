@@ -93,6 +93,7 @@ ROW_SCHEMA = pa.schema(
         ("teacher_sha256", _TEXT),
         ("teacher_cache", _TEXT),
         ("precision", _TEXT),
+        ("compiled", _TEXT),  # whether torch compiled the losses: yes, no, or no and why not
         ("device", _TEXT),
         ("device_name", _TEXT),
         ("driver", _TEXT),

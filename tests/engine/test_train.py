@@ -96,7 +96,7 @@ def test_whatever_looks_at_images_leaves_the_precision_as_it_was(precision):
     data = Batches(
         pixels(8), method.teacher, "tiny", device=CPU, precision=precision, batch_size=4, cached=False
     )
-    train.heldout_mean(method, data)
+    train.Training(method, "fp32", torch.Generator())._heldout_mean(data)
     score(method, data, lambda count: None)
     train.Training(method, precision, torch.Generator()).epoch(data, data, lambda count: None)
     assert not torch.is_autocast_enabled("cpu")

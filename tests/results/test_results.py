@@ -92,6 +92,7 @@ FROZEN_ROWS = [
     ("teacher_sha256", "string"),
     ("teacher_cache", "string"),
     ("precision", "string"),
+    ("compiled", "string"),
     ("device", "string"),
     ("device_name", "string"),
     ("driver", "string"),

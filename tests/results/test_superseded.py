@@ -156,7 +156,7 @@ def test_the_report_names_the_rows_that_do_not_count(corrected):
     assert [[value.text for value in line] for line in table.body] == [
         [name, title, "b", "0", f"{name}-b-b1", day(1), day(3)] for name in ("first", "second")
     ]
-    assert "A row counts if it has the images of the cell that started last, or that" in table.notes[0]
+    assert "A row counts if it has the images of the cell of its dataset" in table.notes[0]
     markdown = write_leaderboard(corrected, corrected / "report")[0].read_text()
     assert "first-b-b1" in markdown
     assert markdown.count("second-b-b1") == 1

@@ -5,9 +5,8 @@ import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from kdbench.dataset import entries, folded, is_category, listed
+from kdbench.dataset import NORMAL, entries, folded, is_category, listed
 
-NORMAL = ("good", "ok", "normal", "normals", "non_defective", "nondefective", "defect_free")
 DEFECTIVE = (
     *("abnormal", "anomaly", "anomalies", "anomalous", "bad", "defect", "defects", "defective"),
     *("ko", "ng", "nok", "not_ok", "broken"),

@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from kdbench.dataset import IMAGE_SUFFIXES, Category, Dataset, Sample, entries, folded, image_files
-from kdbench.datasets._foreign import NORMAL, renamed_masks, renamed_normal
+from kdbench.dataset import IMAGE_SUFFIXES, NORMAL, Category, Dataset, Sample, entries, folded, image_files
+from kdbench.datasets._foreign import renamed_masks, renamed_normal
 from kdbench.errors import DataError
 from kdbench.picture import read_mask
 

@@ -17,6 +17,8 @@ LITTER = (
     "desktop.ini",
     "__MACOSX",
 )  # file managers write it; they write names that begin with a dot, too
+# What people call the folder of normal images.
+NORMAL = ("good", "ok", "normal", "normals", "non_defective", "nondefective", "defect_free")
 
 
 @dataclass(frozen=True, kw_only=True)

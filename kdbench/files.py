@@ -111,7 +111,7 @@ def not_cached(error: OSError) -> str:
 def written_aside(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`; it is synced and renamed to `path` if the block raises no error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = _beside(path)
+    aside = beside(path)
     try:
         yield aside
         with aside.open("rb") as file:
@@ -132,7 +132,7 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
     with FileLock(f"{folder}.lock"):
         if folder.is_dir():  # another process built it while this one waited
             return folder
-        aside = _beside(folder)
+        aside = beside(folder)
         aside.mkdir()
         try:
             build(aside)
@@ -142,6 +142,6 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
     return folder
 
 
-def _beside(path: Path) -> Path:
+def beside(path: Path) -> Path:
     """A hidden name in the same folder that no other process uses."""
     return path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")

@@ -1,7 +1,8 @@
-"""`kdbench datasets`: look at, check, decode and download datasets."""
+"""`kdbench datasets`: look at, check, decode, download and convert datasets."""
 
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.markup import escape
@@ -11,7 +12,7 @@ from kdbench.cli.options import Root, at_home, comma_list
 from kdbench.cli.terminal import SOME_FAILED, decoding_bar, new_table, out, say, show, shows_bars
 from kdbench.errors import RequestError
 
-data_app = typer.Typer(help="Look at, check, decode and download datasets.", no_args_is_help=True)
+data_app = typer.Typer(help="Look at, check, decode, download and convert datasets.", no_args_is_help=True)
 data_app.command("list")(list_datasets)
 
 Name = Annotated[str, typer.Argument(help="The dataset's name.")]
@@ -175,3 +176,37 @@ def audit_dataset(
         except OSError as error:
             raise RequestError([f"cannot write {out_}: {reason(error)}"]) from error
         say(f"all numbers: {out_}")
+
+
+@data_app.command("convert")
+def convert_dataset(
+    source: Annotated[Path, typer.Argument(help="A COCO or CSV file, or a YOLO folder.", callback=at_home)],
+    format_: Annotated[Literal["coco", "yolo", "csv"], typer.Option("--format", help="Its format.")],
+    out_: Annotated[Path, typer.Option("--out", help="The new folder, one category.", callback=at_home)],
+    images: Annotated[
+        Path | None, typer.Option(help="Where the images are, if not beside SOURCE.", callback=at_home)
+    ] = None,
+    train_share: Annotated[
+        float, typer.Option(help="Share of the normal images for training, if SOURCE has no column split.")
+    ] = 0.8,
+    seed: Annotated[int, typer.Option(help="Which of the normal images these are.")] = 0,
+    masks: Annotated[
+        bool, typer.Option("--masks/--no-masks", help="Draw polygons as masks, or take labels only.")
+    ] = True,
+) -> None:
+    """Make a folder that `--dataset folder` reads of COCO, YOLO or CSV annotations."""
+    from kdbench.data.convert import convert
+
+    done = convert(source, format_, out_, images=images, train_share=train_share, seed=seed, use_masks=masks)
+    how = "by its column split" if done.split_given else f"{train_share:.0%} by seed {seed}, the others test"
+    kinds = ", ".join(f"{count} {kind}" for kind, count in done.kinds.items())
+    say(f"{done.num_train} normal images for training ({how})")
+    say(f"{done.num_good} normal and {sum(done.kinds.values())} defective test images: {kinds}")
+    say("images without an annotation count as normal", style="yellow")
+    if done.boxes and masks:
+        say(
+            f"note: {done.boxes} images have boxes. A box is a label of its image and no mask: no masks are "
+            f"written, and there will be no pixel metrics",
+            style="yellow",
+        )
+    say(f"{out_} is ready: kdbench datasets check folder --root {shlex.quote(str(out_))} --deep")

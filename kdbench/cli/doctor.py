@@ -59,7 +59,8 @@ def _devices() -> list[Finding]:
         Finding(
             what="cpu",
             found=f"{device_name(cpu)}, {torch.get_num_threads()} threads, "
-            f"{free_memory(cpu) >> 30} GiB free, precision auto = {choose_precision('auto', cpu)}",
+            f"{free_memory(cpu) >> 30} GiB free, precision auto = {choose_precision('auto', cpu)}"
+            + (", fp32 with depthwise convolutions" if choose_precision("auto", cpu) == "bf16" else ""),
         )
     ]
     for index in range(torch.cuda.device_count()):

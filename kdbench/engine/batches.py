@@ -143,7 +143,7 @@ def batches_of(
         method.teacher,
         method.config.backbone,
         device=device,
-        precision=choose_precision(method.config.precision, device),
+        precision=choose_precision(method.config.precision, device, method),
         batch_size=method.config.batch_size,
         cached=cached,
         shared=shared,

@@ -75,7 +75,7 @@ class Detector:
                     self._method.teacher,
                     config.backbone,
                     device=self._device,
-                    precision=choose_precision(config.precision, self._device),
+                    precision=choose_precision(config.precision, self._device, self._method),
                     batch_size=config.batch_size,
                     cached=False,
                 )

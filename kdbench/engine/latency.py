@@ -60,7 +60,7 @@ def time_detector(cell: Cell, place: Place, run_id: str) -> list[dict[str, Any]]
     method = load_detector(
         results, cell.id, method=cell.method, config=cell.config, weights=place.weights, device=device
     )
-    chosen = choose_precision(method.config.precision, device)
+    chosen = choose_precision(method.config.precision, device, method)
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     rows = []
     for precision in dict.fromkeys(("fp32", chosen)):

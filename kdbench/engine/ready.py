@@ -55,7 +55,7 @@ class Ready:
     @property
     def precision(self) -> str:
         """fp32, bf16 or fp16: what the config asks for, on this device."""
-        return choose_precision(self.config.precision, self.device)
+        return choose_precision(self.config.precision, self.device, self.method)
 
     def batches(self, pixels: np.ndarray, *, cached: bool = False) -> Batches:
         """Batches of uint8 images [N,S,S,3]; `cached`: the teacher's levels are kept, see Batches."""

@@ -256,7 +256,7 @@ def _measured(job: Job) -> float:
     size = method.config.image_size
     images = torch.randn(STEP_IMAGES, 3, size, size, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
-    precision = choose_precision(method.config.precision, device)
+    precision = choose_precision(method.config.precision, device, method)
     with threads(job.place.num_threads):
         with torch.no_grad(), autocast_for(precision, device):
             taught = method.teacher(images)

@@ -74,11 +74,19 @@ def plan(request: Request, cluster: Cluster | None = None) -> Plan:
             found[dataset.name] = find_data(dataset, request.root, request.categories)
     configs = _configs(request, datasets, complaints)
     complaints.add(*_too_few_to_hold_out(request, found, configs))
+    complaints.add(*_slow_precisions(configs, device))
     weights = _weights(request, configs, complaints)
     complaints.check()
     # Two values of a key that mean the same make one cell, not two.
     jobs = {job.cell.id: job for job in _jobs(request, found, configs, weights, device)}
     return Plan(jobs=[*jobs.values()], data=found, notices=[*left_out, *_notices(found)])
+
+
+def _slow_precisions(configs: Configs, device: str) -> Iterator[str]:
+    """Processors convert fp16 in every operation: it takes some twenty times as long as bf16."""
+    asked = {method for (method, _, _), every in configs.items() for c in every if c["precision"] == "fp16"}
+    if device == "cpu" and asked:
+        yield f"precision fp16 of {', '.join(sorted(asked))}: a CPU is slow in fp16. Choose auto, bf16, fp32"
 
 
 def find_data(dataset: Dataset, root: Path | None, wanted: tuple[str, ...]) -> Found:

@@ -59,6 +59,16 @@ def test_auto_precision_is_bf16_only_where_the_hardware_computes_it(monkeypatch,
     assert choose_precision("fp16", CPU) == "fp16"
 
 
+def test_auto_precision_is_fp32_for_depthwise_convolutions_on_a_cpu(monkeypatch):
+    monkeypatch.setattr(device, "computes_bf16", lambda device: True)
+    plain, depthwise = torch.nn.Conv2d(4, 4, 3), torch.nn.Conv2d(4, 4, 3, groups=4)
+    both = torch.nn.Sequential(plain, depthwise)
+    assert choose_precision("auto", CPU, plain) == "bf16"
+    assert choose_precision("auto", CPU, both) == "fp32"
+    assert choose_precision("bf16", CPU, both) == "bf16"
+    assert choose_precision("auto", torch.device("cuda"), both) == "bf16"
+
+
 @pytest.mark.parametrize("amx", [False, True])
 @pytest.mark.parametrize("avx512", [False, True])
 def test_a_processor_computes_bf16_with_amx_or_avx512(monkeypatch, amx, avx512):

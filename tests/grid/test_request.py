@@ -383,6 +383,10 @@ def test_all_complaints_come_together(planned: Callable[..., Plan], tmp_path: Pa
         ({"set": {"all.lrr": 1}}, "stfpm.lrr: no key 'lrr'"),
         ({"epochs": 0}, "stfpm.epochs=0: input should be greater than or equal to 1"),
         ({"epochs": -3}, "stfpm.epochs=-3: input should be greater than or equal to 1"),
+        (
+            {"precision": "fp16", "device": "cpu"},
+            "precision fp16 of stfpm: a CPU is slow in fp16. Choose auto, bf16, fp32",
+        ),
         ({"precision": "fp64"}, "stfpm.precision='fp64': input should be 'auto', 'fp32', 'bf16' or 'fp16'"),
         ({"device": "xpu"}, "device 'xpu' is not supported. Devices: auto, cpu, cuda, cuda:N"),
         ({"device": ""}, "no device ''"),

@@ -73,6 +73,17 @@ class {class_name}(Method):
     def optimizer(self) -> Optimizer:
         return torch.optim.AdamW(self.trained(), lr=self.config.lr)
 
+    # Other parts that the runner knows, to be added where the paper has them (kdbench/method.py has the types):
+    #   needs = "..."               what it needs beyond a usual teacher; it then runs only if --methods names it
+    #   multiclass, demo, tiny      changes of Config for the setting, the demo profile, tests of the small network
+    #   training_only = ("...",)    parts that only the loss uses: a detector is stored without them
+    #   prepare(normals)            once before training, with batches (images, taught) of the training images
+    #   calibrate(normals)          once after training, with held-out ones; calibrates = True holds some out
+    #   self.step, self.num_steps   how far the training is, in optimizer steps; self.progress from 0 to 1
+    #   self.teach(images)          the teacher's levels of images that the loss has changed
+    #   scheduler(optimizer)        of the learning rate; scheduler_every = "step" steps it after every step
+    #   image_score(anomaly_map)    [B]; the maximum of the map if it is not given
+
 
 METHOD = {class_name}
 '''

@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 from conftest import TINY
 
+from kdbench.method import Method
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -47,6 +49,22 @@ def test_a_new_method_runs_as_it_is_written(kdbench, mvtec, tmp_path):
     (row,) = pd.read_parquet(tmp_path / "r/cells").to_dict("records")
     assert (row["method"], row["status"]) == ("my_method", "ok")
     assert "my_method" in (tmp_path / "reports/out/leaderboard.md").read_text()
+
+
+def test_the_template_names_every_part_that_a_method_may_have(kdbench, tmp_path):
+    assert kdbench("new-method", "my_method", "--folder", tmp_path)[0] == 0
+    written = (tmp_path / "kdbench-my_method/kdbench_my_method.py").read_text()
+    given = {
+        "trained",
+        "train",
+        "detector_state",
+        "load_detector",
+        "changes",
+        "holds_out",
+    }  # nobody writes these
+    parts = {name for name in vars(Method) if name[0].islower()} - given
+    assert {"prepare", "calibrate", "teach", "scheduler_every", "needs"} <= parts
+    assert {name for name in parts if name not in written} == set()
 
 
 @pytest.mark.parametrize("name", ["Stfpm", "my-method", "class", "_x", "../evil", "stfpm", ""])

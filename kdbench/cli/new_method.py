@@ -73,9 +73,9 @@ class {class_name}(Method):
     def optimizer(self) -> Optimizer:
         return torch.optim.AdamW(self.trained(), lr=self.config.lr)
 
-    # Other parts that the runner knows, to be added where the paper has them (kdbench/method.py has the types):
-    #   needs = "..."               what it needs beyond a usual teacher; it then runs only if --methods names it
-    #   multiclass, demo, tiny      changes of Config for the setting, the demo profile, tests of the small network
+    # Other parts that the runner knows; add those that the paper has (kdbench/method.py has the types):
+    #   needs = "..."               what it needs beyond a usual teacher; then only --methods selects it
+    #   multiclass, demo, tiny      changes of Config: for the setting, the demo profile, small tests
     #   training_only = ("...",)    parts that only the loss uses: a detector is stored without them
     #   prepare(normals)            once before training, with batches (images, taught) of the training images
     #   calibrate(normals)          once after training, with held-out ones; calibrates = True holds some out

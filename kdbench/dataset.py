@@ -1,6 +1,5 @@
 """What a dataset is: its folders, its normal and defective images, and the published facts."""
 
-import hashlib
 import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from kdbench.errors import DataError
-from kdbench.files import folder_of
+from kdbench.files import file_sha256, folder_of
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 SHOWN = 5  # names in a message
@@ -150,8 +149,7 @@ class Dataset:
 
     def digest(self, path: Path) -> str:
         """A digest of the content of one file."""
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
 
 
 def folded(name: str) -> str:

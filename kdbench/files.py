@@ -1,5 +1,6 @@
 """Reads paths and texts of users, and writes files and folders so that nobody ever sees half of one."""
 
+import hashlib
 import os
 import pwd
 import shutil
@@ -32,6 +33,12 @@ def is_lfs_pointer(path: Path) -> bool:
             return file.read(64).startswith(b"version https://git-lfs.github.com/spec/")
     except OSError:
         return False
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def expanded(path: str) -> str:

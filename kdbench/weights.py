@@ -1,6 +1,5 @@
 """The known teachers, and where a teacher's weights come from; imports no torch."""
 
-import hashlib
 import importlib.metadata
 import json
 import re
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.errors import RequestError, first_line, reason
-from kdbench.files import LFS_POINTER, folder_of, is_lfs_pointer
+from kdbench.files import LFS_POINTER, file_sha256, folder_of, is_lfs_pointer
 
 TINY = "tiny"  # three convolutions for tests; needs neither timm nor weights
 TINY_VIT = "tiny_vit"  # the same of transformer blocks
@@ -169,12 +168,6 @@ def why_no_state(content: object) -> str:
         f"it holds no dictionary of tensors but one with {len(content)} other things: {names}. "
         "Save the tensors alone: torch.save(model.state_dict(), FILE)"
     )
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _weights(path: Path, source: str) -> Weights:

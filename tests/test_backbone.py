@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from kdbench.backbone import normalisation, pyramid, read_state, teacher
 from kdbench.errors import RequestError
-from kdbench.files import LFS_POINTER
+from kdbench.files import LFS_POINTER, file_sha256
 from kdbench.weights import (
     BACKBONES,
     EMBEDDED,
@@ -20,7 +20,6 @@ from kdbench.weights import (
     RANDOM,
     Weights,
     cached_weights,
-    file_sha256,
     find_weights,
 )
 

@@ -59,7 +59,7 @@ def test_the_template_names_every_part_that_a_method_may_have(kdbench, tmp_path)
         "train",
         "detector_state",
         "load_detector",
-        "changes",
+        "recipe",
         "holds_out",
     }  # nobody writes these
     parts = {name for name in vars(Method) if name[0].islower()} - given

@@ -16,7 +16,8 @@ from kdbench.engine import distil as engine
 from kdbench.engine.distil import Distillation, distil, joined
 from kdbench.engine.recipe import Recipe
 from kdbench.errors import CellStopped, DataError, RequestError
-from kdbench.weights import DISTILLED, file_sha256, find_weights
+from kdbench.files import file_sha256
+from kdbench.weights import DISTILLED, find_weights
 
 CPU = torch.device("cpu")
 SMALL = Recipe(teacher="tiny", backbone="tiny_pdn", steps=6, batch_size=3, image_size=32)

@@ -35,7 +35,7 @@ class MVTecLOCO(Dataset):
         "structural and logical anomalies are tested together, while the paper gives the mean of the two: "
         "the kind of each image is in its scores",
         "a logical anomaly is marked wherever it could be put right: PRO asks for all of that, and only "
-        f"saturating PRO is content with the area that {CONFIG} says",
+        f"saturating PRO is content with the area that {CONFIG} says; rows do not have it yet",
         "validation/good (305 images of all categories) is not read: kdbench holds out training images",
     )
     archives: ClassVar[tuple[Archive, ...]] = (

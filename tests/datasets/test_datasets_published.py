@@ -20,6 +20,7 @@ from kdbench.datasets.mvtec_ad_2 import MVTecAD2
 from kdbench.datasets.mvtec_loco import MVTecLOCO
 from kdbench.datasets.real_iad import RealIAD
 from kdbench.errors import DataError
+from kdbench.metrics.exact import spro
 from kdbench.metrics.presets import PRESETS
 
 SIZE = (12, 10)
@@ -105,6 +106,31 @@ def test_where_masks_are_made_larger_the_areas_are_made_larger_with_them(tmp_pat
     assert truth.saturating is not None
     sizes = np.bincount(truth.saturating.region)[1:]
     assert truth.saturating.area / sizes == pytest.approx([6 / 12, 3 / 12, 9 / 9, 1 / 1, 2 / 2])
+
+
+def test_the_truth_of_loco_is_what_saturating_pro_takes(tmp_path: Path) -> None:
+    dataset = MVTecLOCO()
+    found = dataset.scan(loco(tmp_path), "pushpins")
+    truth = open_truth(dataset, found, fingerprint(dataset, found), PRESETS["mvtec_original"])
+    assert truth.regions is not None
+    assert truth.saturating is not None
+    scores = np.random.default_rng(0).permutation(len(truth.regions)).astype(np.float64)
+    normal = np.flatnonzero(truth.regions == 0)
+    # A pixel of two defects stands there twice, once for each: no normal pixel is counted in another way.
+    order = np.concatenate([normal, truth.saturating.pixel])
+    region = np.concatenate([np.zeros(len(normal), np.int32), truth.saturating.region])
+    value = spro(scores[order][None, None], region[None, None], truth.saturating.area, limit=1.0)
+    # Slowly, for each mask by itself: the share found above each normal pixel, at most 1, over the rates.
+    shares = [
+        [
+            min(
+                1, (scores[truth.saturating.pixel[truth.saturating.region == 1 + i]] > scores[n]).sum() / area
+            )
+            for i, area in enumerate(truth.saturating.area)
+        ]
+        for n in normal
+    ]
+    assert value == pytest.approx(np.mean(shares), abs=1e-9)
 
 
 def test_another_threshold_is_another_fingerprint(tmp_path: Path) -> None:

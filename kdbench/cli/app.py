@@ -5,6 +5,7 @@ import sys
 import typer
 
 from kdbench.cli.datasets import data_app
+from kdbench.cli.deploy import export, predict
 from kdbench.cli.distil import distil_teacher
 from kdbench.cli.look import doctor, list_app, status, write_method
 from kdbench.cli.report import compare, probe, report
@@ -54,7 +55,7 @@ def _carry_out() -> int | str | None:
     return OK
 
 
-for command in (run, status, sweep, report, compare, probe):
+for command in (run, status, sweep, report, compare, probe, export, predict):
     app.command()(command)
 app.command("new-method")(write_method)
 app.command("distil-teacher")(distil_teacher)

@@ -31,7 +31,8 @@ def save_program(program: "ExportedProgram", path: Path, extra: dict[str, str]) 
 
     inputs, program.example_inputs = program.example_inputs, None
     try:
-        torch.export.save(program, path, extra_files=extra)
+        with path.open("wb") as file:  # of a path torch wants another suffix
+            torch.export.save(program, file, extra_files=extra)
     finally:
         program.example_inputs = inputs
 

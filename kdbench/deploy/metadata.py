@@ -12,6 +12,15 @@ NAME = "kdbench.json"  # of the metadata inside of an archive; ONNX and OpenVINO
 PROPERTY = "kdbench"
 
 
+class Scale(BaseModel):
+    """Values of the anomaly maps of normal images: their median, and the largest of all."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    low: float
+    high: float
+
+
 class Metadata(BaseModel):
     """Which cell an exported detector comes from, how images become pixels for it, and its threshold."""
 
@@ -35,9 +44,10 @@ class Metadata(BaseModel):
     resize_rule: str  # how a file becomes pixels
     precision: str = "fp32"
     licences: dict[str, str]  # of the training images, the authors' code, the teacher: what is known
-    versions: dict[str, str]
+    trained_with: dict[str, str]
+    versions: dict[str, str]  # of what exported it
     threshold: Threshold | None = None
-    compared: str = ""  # with what images the file was compared with torch, and the largest difference
+    scale: Scale | None = None
 
     def text(self) -> str:
         """As JSON, for people too."""
@@ -45,8 +55,8 @@ class Metadata(BaseModel):
 
 
 def beside(path: Path) -> Path:
-    """The JSON beside an exported detector."""
-    return path.with_suffix(".json")
+    """The JSON beside an exported detector: the metadata, and how it was compared with torch."""
+    return path.with_name(f"{path.name}.json")
 
 
 def read_metadata(path: Path) -> Metadata:

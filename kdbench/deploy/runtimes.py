@@ -54,6 +54,10 @@ RUNTIMES = MappingProxyType(
 )
 
 
+# What runs a file where nothing else is asked for.
+RUNTIME_OF = {".pt2": TORCH, ".onnx": "onnxruntime", ".xml": "openvino"}
+
+
 class Runtime(Protocol):
     """An exported detector that is ready to run."""
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from kdbench.errors import RequestError
 from kdbench.files import expanded
 from kdbench.results.store import Results
 from kdbench.weights import find_weights
+
+if TYPE_CHECKING:
+    from kdbench.engine.delivery import Delivered
 
 # One image or several: paths, arrays uint8 [H,W,3] or [N,H,W,3], tensors [3,H,W] or [N,3,H,W].
 Picture = str | Path | np.ndarray | torch.Tensor
@@ -52,6 +55,34 @@ class Detector:
     def image_size(self) -> int:
         """The side of the square that images are resized to, in pixels."""
         return int(self._method.config.image_size)
+
+    def export(
+        self,
+        format: str = "onnx",
+        out: str | Path = ".",
+        *,
+        false_alarms: float = 0.01,
+        root: str | Path | None = None,
+    ) -> Path:
+        """Write the detector as `onnx`, `openvino` or `torch`, with its threshold; returns the file.
+
+        The file is compared with torch after it is written. `root` is the folder of its dataset, where it is
+        not found in KDBENCH_DATA: without its images there is no threshold. Raises as `deliver`.
+        """
+        return self.delivered(format, Path(expanded(str(out))), false_alarms, root).path
+
+    def delivered(self, format: str, out: Path, false_alarms: float, root: str | Path | None) -> "Delivered":
+        """As `export`; returns what there is to say of the file, too."""
+        from kdbench.engine.delivery import deliver
+
+        folder = None if root is None else Path(expanded(str(root)))
+        return deliver(
+            self.row, self._method, format=format, folder=out, false_alarms=false_alarms, root=folder
+        )
+
+    def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As a runtime of an exported detector: maps and scores of RGB images uint8 [B,S,S,3]."""
+        return self.predict(images)
 
     def predict(self, images: Pictures) -> tuple[np.ndarray, np.ndarray]:
         """Anomaly maps float32 [N,S,S] and image scores float64 [N] of one image or several; larger is worse.

@@ -134,7 +134,7 @@ def probe_cell(
 
     Raises DataError if its images are missing or changed, RequestError for another teacher.
     """
-    device, categories = torch.device(device_name), _unchanged(row, root)
+    device, categories = torch.device(device_name), unchanged(row, root)
     config = config_of(row["method"], row["config"])
     teacher = find_weights(config.backbone, weights)
     if teacher.sha256 != row["teacher_sha256"]:
@@ -159,7 +159,7 @@ def probe_cell(
         }
 
 
-def _unchanged(row: dict[str, Any], root: Path | None) -> dict[str, tuple[Category, str]]:
+def unchanged(row: dict[str, Any], root: Path | None) -> dict[str, tuple[Category, str]]:
     """The categories of a row with their fingerprints, by name; DataError unless the images are the row's."""
     dataset = get_dataset(row["dataset"])
     folder = dataset.root(root)

@@ -55,6 +55,15 @@ class FeaturePyramid(nn.Module):
             images = images[..., top : top + self.crop, left : left + self.crop]
         return list(self.body(images))
 
+    def level_modules(self) -> list[nn.Module]:
+        """The part that ends with each level; ValueError for a network whose levels are no such parts."""
+        if isinstance(self.body, _Tiny):
+            return [self.body.stages[level - 1] for level in self.levels]
+        names = getattr(self.body, "return_layers", None)
+        if not names:
+            raise ValueError(f"{type(self.body).__name__} has no part per level that ends with it")
+        return [self.body.get_submodule(name) for name in names]
+
     @property
     def pretrained(self) -> nn.Module:
         """The part whose tensors a weights file names."""

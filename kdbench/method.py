@@ -1,11 +1,11 @@
 """What a method is: the contract between a paper's file in `methods/` and the runner."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache, wraps
 from itertools import pairwise
-from typing import Any, ClassVar, Literal, ParamSpec
+from typing import Any, ClassVar, Literal, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,24 @@ Fidelity = Literal["official recipe", "author's code, partly", "after the abstra
 
 P = ParamSpec("P")
 Pair = tuple[Tensor, list[Tensor]]  # normalised images [B,3,H,W] and the teacher's levels of them
+
+T = TypeVar("T")
+
+
+def added(
+    default: T,
+    *,
+    ge: float | None = None,
+    gt: float | None = None,
+    lt: float | None = None,
+) -> T:
+    """A key of a Config that is younger than results which people have: `default` is what they ran with.
+
+    While the key has its default, a written configuration lacks it, so that cells keep their ids and entries
+    of old and new rows are the same.
+    """
+    return Field(default, ge=ge, gt=gt, lt=lt, exclude_if=lambda value: value == default)
+
 
 # The demo profile runs anywhere in a minute: embedded teacher, small images, few epochs.
 DEMO: dict[str, Any] = {"backbone": EMBEDDED, "image_size": 128, "batch_size": 8, "epochs": 6}
@@ -50,9 +68,10 @@ class Method(nn.Module):
     multiclass: ClassVar[dict[str, Any]] = {}
     demo: ClassVar[dict[str, Any]] = {}
     tiny: ClassVar[dict[str, Any]] = {}
-    scheduler_every: ClassVar[Literal["epoch", "step"]] = "epoch"  # when the scheduler is stepped
-    training_only: ClassVar[tuple[str, ...]] = ()  # attributes that only the loss uses; not in a detector
-    calibrates: ClassVar[bool] = False  # whether `calibrate` needs images under every checkpoint rule
+    # A config may decide these three, in `__init__`.
+    scheduler_every: Literal["epoch", "step"] = "epoch"  # when the scheduler is stepped
+    training_only: tuple[str, ...] = ()  # attributes that only the loss uses; not in a detector
+    calibrates: bool = False  # whether `calibrate` needs images under every checkpoint rule
     # Optimizer steps until now and in the whole training; the runner sets both before every loss.
     step: int = 0
     num_steps: int = 1
@@ -97,9 +116,20 @@ class Method(nn.Module):
     def loss(self, images: Tensor, taught: list[Tensor]) -> Tensor:
         """Scalar training loss of normalised images [B,3,H,W].
 
-        A loss may run `self.teach` on a changed image, and may depend on `self.progress`.
+        A loss may run `self.teach` on a changed image, and may depend on `self.progress`. A method whose loss
+        has several terms says them in `terms` instead.
         """
-        raise TypeError(f"{type(self).__name__} has no loss")
+        if type(self).terms is Method.terms:
+            raise TypeError(f"{type(self).__name__} has no loss")
+        return total(self.terms(images, taught))
+
+    def terms(self, images: Tensor, taught: list[Tensor]) -> dict[str, Tensor]:
+        """Name -> what the loss is the sum of, weights included: scalars, or one value per level [L]."""
+        return {"loss": self.loss(images, taught)}
+
+    def observed(self) -> dict[str, Tensor]:
+        """Further scalars of the batch whose loss was computed last, which are kept beside its terms."""
+        return {}
 
     def anomaly_map(self, images: Tensor, taught: list[Tensor]) -> Tensor:
         """[B,H,W] at the size of the images, float32, larger is more anomalous."""
@@ -161,6 +191,24 @@ class Method(nn.Module):
         """The changes of a profile and a setting to the defaults of Config."""
         paper = cls.multiclass if setting == "multiclass" else {}
         return {**paper, **DEMO, **cls.demo} if profile == "demo" else dict(paper)
+
+
+def total(terms: Mapping[str, Tensor]) -> Tensor:
+    """The loss: the sum of scalars, or of terms [L], level by level."""
+    values = [*terms.values()]
+    if len({value.shape for value in values}) > 1:
+        values = [value.sum() for value in values]
+    return torch.stack(values, -1).sum()
+
+
+def named_terms(method: Method, images: Tensor, taught: list[Tensor]) -> dict[str, Tensor]:
+    """The terms of a loss; one term where a subclass has a `loss` of its own."""
+    for kind in type(method).__mro__:
+        if "loss" in vars(kind):
+            return {"loss": method.loss(images, taught)}
+        if "terms" in vars(kind):
+            break
+    return method.terms(images, taught)
 
 
 def top_mean(anomaly_map: Tensor, share: float) -> Tensor:

@@ -37,3 +37,16 @@ class ForwardStudent(Method):
     def optimizer(self) -> Optimizer:
         c = self.config
         return SGD(self.trained(), lr=c.lr, momentum=c.momentum, weight_decay=c.weight_decay)
+
+
+def start_student(student: FeaturePyramid, teacher: FeaturePyramid, how: str) -> None:
+    """Start a student, which is random until now; ValueError for zero_last without residual blocks."""
+    if how == "teacher":
+        student.load_state_dict(teacher.state_dict())
+    if how == "zero_last":
+        found = [getattr(module, "zero_init_last", None) for module in student.modules()]  # timm's blocks
+        starts = [start for start in found if callable(start)]
+        if not starts:
+            raise ValueError("zero_last starts residual blocks at their shortcut, and the backbone has none")
+        for start in starts:
+            start()

@@ -7,12 +7,12 @@ from itertools import pairwise
 from typing import ClassVar
 
 from pydantic import Field, model_validator
-from torch import Tensor, cat, nn, stack
+from torch import Tensor, cat, nn, no_grad, stack
 from torch.optim import Adam, Optimizer
-from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR
 
 from kdbench.backbone import FeaturePyramid
-from kdbench.method import Method, cosine_distance, upsample
+from kdbench.method import Method, added, cosine_distance, upsample
 
 DEEP = (
     "resnet50",
@@ -32,6 +32,9 @@ class ReverseRecipe(Method):
         batch_size: int = Field(16, ge=1)
         lr: float = Field(5e-3, gt=0)
         beta1: float = Field(0.5, ge=0, lt=1)
+        beta2: float = added(0.999, ge=0, lt=1)
+        warmup: int = added(0, ge=0)  # steps in which the rate rises from 0 in a line
+        clip: float = added(0.0, ge=0)  # of the gradient's norm; 0: never
         lr_drop: float = Field(1.0, gt=0, le=1)  # share of the epochs after which lr is a tenth; 1: never
         sigma: float = Field(4.0, ge=0)  # of the Gaussian over the map
 
@@ -44,11 +47,41 @@ class ReverseRecipe(Method):
                 check_decoder(self.levels, self.image_size)
             return self
 
+    drop_to: ClassVar[float] = 0.1  # what is left of the rate after `lr_drop`
+    config: Config
+
+    def __init__(self, config: Config, teacher: FeaturePyramid) -> None:
+        super().__init__(config, teacher)
+        if config.warmup:
+            self.scheduler_every = "step"
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        return self.config.beta1, self.config.beta2
+
     def optimizer(self) -> Optimizer:
-        return Adam(self.trained(), lr=self.config.lr, betas=(self.config.beta1, 0.999))
+        return self.clipped(Adam(self.trained(), lr=self.config.lr, betas=self.betas))
+
+    def clipped(self, optimizer: Optimizer) -> Optimizer:
+        """The optimizer, which clips the gradient before every step if the config says so."""
+
+        def clip(*_: object) -> None:
+            nn.utils.clip_grad_norm_(self.trained(), self.config.clip)
+
+        if self.config.clip:
+            optimizer.register_step_pre_hook(clip)
+        return optimizer
 
     def scheduler(self, optimizer: Optimizer) -> LRScheduler:
-        return MultiStepLR(optimizer, [round(self.config.lr_drop * self.config.epochs)], gamma=0.1)
+        c = self.config
+        if c.warmup:
+            return LambdaLR(optimizer, self.rate)
+        return MultiStepLR(optimizer, [round(c.lr_drop * c.epochs)], gamma=self.drop_to)
+
+    def rate(self, step: int) -> float:
+        """The factor of the rate at a step, with a warm-up."""
+        c = self.config
+        return min(1.0, (step + 1) / c.warmup) * (self.drop_to if step >= c.lr_drop * self.num_steps else 1.0)
 
 
 def level_maps(
@@ -88,6 +121,12 @@ class Block(nn.Module):
         shortcut = nn.Sequential(conv(inputs, outputs, 1, resize), nn.BatchNorm2d(outputs))
         self.shortcut = shortcut if resize else nn.Identity()
         self.relu = nn.ReLU(inplace=True)
+
+    @property
+    def last_norms(self) -> list[nn.BatchNorm2d]:
+        """The last normalisation of the path, and that of the shortcut if it has one."""
+        ends = (self.path[-1], *self.shortcut.children())
+        return [module for module in ends if isinstance(module, nn.BatchNorm2d)]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.relu(self.path(x) + self.shortcut(x))
@@ -132,6 +171,20 @@ class Decoder(nn.Module):
             self.stages.append(nn.Sequential(*blocks))
             inputs = outputs
         start(self)
+
+    @no_grad()
+    def match(self, embedding: Tensor, taught: list[Tensor]) -> None:
+        """At the start: scale each level so that its vectors have the mean length of those of `taught`.
+
+        A stage's last normalisations (their biases are 0 at the start) feed only its level and a normalised
+        convolution, so the other levels stay as they are.
+        """
+        rebuilt = self.forward(embedding)
+        for stage, t, s in zip(self.stages, reversed(taught), reversed(rebuilt), strict=True):
+            factor = t.float().norm(dim=1).mean() / s.float().norm(dim=1).mean()
+            for block in (module for module in stage.modules() if isinstance(module, Block)):
+                for norm in block.last_norms:
+                    norm.weight.mul_(factor)
 
     def forward(self, embedding: Tensor) -> list[Tensor]:
         maps = []

@@ -4,6 +4,7 @@ Attention-aware entropy distillation, ICPR 2024, arXiv:2405.06467. Blocks, losse
 of the first author's code, which does not ship the headline configuration: its combination is our reading.
 """
 
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -11,31 +12,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from kdbench.backbone import FeaturePyramid
-from kdbench.method import Family, Fidelity, cosine_distance, divergence
+from kdbench.method import Family, Fidelity, added, cosine_distance, divergence
+from kdbench.methods._attention import ChannelAttention, Hidden, MeanGate, SpatialAttention
 from kdbench.methods._forward import ForwardStudent
-
-
-class ChannelAttention(nn.Module):
-    """f * sigmoid(MLP(average of f) + MLP(maximum of f)), one gate per channel, 2C^2/r parameters."""
-
-    def __init__(self, channels: int, ratio: int) -> None:
-        super().__init__()
-        down, up = (channels, max(1, channels // ratio)), (max(1, channels // ratio), channels)
-        self.mlp = nn.Sequential(nn.Linear(*down, bias=False), nn.ReLU(), nn.Linear(*up, bias=False))
-
-    def forward(self, f: Tensor) -> Tensor:
-        return f * torch.sigmoid(self.mlp(f.mean((2, 3))) + self.mlp(f.amax((2, 3))))[:, :, None, None]
-
-
-class SpatialAttention(nn.Module):
-    """f * sigmoid(conv7x7(mean and maximum over the channels)), one gate per position, 98 parameters."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(2, 1, 7, padding=3, bias=False)
-
-    def forward(self, f: Tensor) -> Tensor:
-        return f * torch.sigmoid(self.conv(torch.stack((f.mean(1), f.amax(1)), 1)))
 
 
 class DCAM(ForwardStudent):
@@ -54,7 +33,6 @@ class DCAM(ForwardStudent):
         "the code trains in fp32, `--precision auto` in bf16 where the hardware has it",
     )
     multiclass: ClassVar[dict[str, Any]] = {"epochs": 400}
-    training_only = ("attention",)
 
     class Config(ForwardStudent.Config):  # batch 32, SGD momentum 0.9, weight decay 1e-4, map grid 64
         epochs: int = Field(100, ge=1)  # the code's default; its README trains 400 epochs on all categories
@@ -69,11 +47,20 @@ class DCAM(ForwardStudent):
         kd_reduction: Literal["mean", "sum"] = "mean"  # over channels (spatial KD) or positions (channel KD)
         kd_times_t2: bool = False
         ratio: int = Field(8, ge=1)  # of the channel attention; CBAM has 16
+        hidden: Hidden = added("relu")  # units of the channel attention; relu ones may die, see _attention.py
+        # What the loss and the map see; a gate that is folded is its running mean, a factor per channel.
+        # side: attended, bare. attended: attended, attended. folded: attended, with the folded gate.
+        # inline: the next block sees attended maps, too; folded in the map. both: attended and bare, bare.
+        reading: Literal["side", "attended", "folded", "inline", "both"] = added("side")
 
         @model_validator(mode="after")
         def _has_a_loss(self) -> "DCAM.Config":
             if self.distance == self.kd == "none":
                 raise ValueError("distance and kd are both 'none': no loss is left")
+            if self.reading in ("folded", "inline") and self.attention != "channel":
+                raise ValueError(f"reading {self.reading!r} folds a gate per channel: attention is 'channel'")
+            if self.reading != "side" and self.attention == "none":
+                raise ValueError(f"reading {self.reading!r} needs an attention, which is 'none'")
             return self
 
     config: Config
@@ -82,19 +69,54 @@ class DCAM(ForwardStudent):
         super().__init__(config, teacher)
         channel, spatial = (config.attention in (kind, "both") for kind in ("channel", "spatial"))
         self.attention = nn.ModuleList(
-            nn.Sequential(*[ChannelAttention(c, config.ratio)] * channel, *[SpatialAttention()] * spatial)
+            nn.Sequential(
+                *[ChannelAttention(c, config.ratio, config.hidden)] * channel, *[SpatialAttention()] * spatial
+            )
             for c in teacher.channels
         )
+        self.training_only = () if config.reading == "attended" else ("attention",)
+        self.folded = nn.ModuleList()
+        if config.reading in ("folded", "inline"):
+            self.folded.extend(MeanGate(c) for c in teacher.channels)
+        if config.reading == "inline":
+            for i, module in enumerate(self.student.level_modules()):
+                module.register_forward_hook(partial(self.inline, i))
 
-    def loss(self, images: Tensor, taught: list[Tensor]) -> Tensor:
-        c, total = self.config, []
-        for t, s, attend in zip(taught, self.student(images), self.attention, strict=True):
-            s = attend(s)
+    def inline(self, level: int, module: nn.Module, inputs: tuple[Tensor, ...], f: Tensor) -> Tensor:
+        """What takes the place of a level of the student: attended while training, else folded."""
+        return self.attended(level, f) if self.training else self.folded[level](f)
+
+    def attended(self, level: int, f: Tensor) -> Tensor:
+        """A level with its attention; the running mean of the gate follows."""
+        seen: Tensor = self.attention[level](f)
+        mean = self.folded[level] if self.folded else None
+        if isinstance(mean, MeanGate) and self.training:
+            mean.follow(self.gates()[level])
+        return seen
+
+    def gates(self) -> list[Tensor]:
+        """Each level's gates in the last batch, of the first kind of attention."""
+        first = [block for blocks in self.attention for block in [*blocks.children()][:1]]
+        return [block.gate for block in first if isinstance(block, ChannelAttention | SpatialAttention)]
+
+    def terms(self, images: Tensor, taught: list[Tensor]) -> dict[str, Tensor]:
+        c, student, named = self.config, self.student(images), dict[str, Tensor]()
+        attended = student if c.reading == "inline" else [self.attended(i, f) for i, f in enumerate(student)]
+        seen = {"": attended} | ({"bare ": student} if c.reading == "both" else {})
+        for prefix, learned in seen.items():
+            pairs = [*zip(taught, learned, strict=True)]
             if c.distance != "none":
-                total.append(c.distance_weight * self.cosine(t, s))
+                cosines = [c.distance_weight * self.cosine(t, s) for t, s in pairs]
+                named[f"{prefix}cosine"] = torch.stack(cosines)
             if c.kd != "none":
-                total.append(c.kd_weight * self.divergence(t, s))
-        return torch.stack(total).sum()
+                divergences = [c.kd_weight * self.divergence(t, s) for t, s in pairs]
+                named[f"{prefix}divergence"] = torch.stack(divergences)
+        return named
+
+    def observed(self) -> dict[str, Tensor]:
+        """The deviation of each level's gate over the images: 0 if the attention does not see them."""
+        spreads = [gate.std(0, correction=0).mean() for gate in self.gates()]
+        return {f"spread of gate {i}": spread for i, spread in enumerate(spreads, start=1)}
 
     def cosine(self, t: Tensor, s: Tensor) -> Tensor:
         """Channel: 1 - cos of each position's channel vector; spatial: of each channel's H*W values."""
@@ -110,7 +132,11 @@ class DCAM(ForwardStudent):
         return kl * c.temperature**2 if c.kd_times_t2 else kl
 
     def anomaly_map(self, images: Tensor, taught: list[Tensor]) -> Tensor:
-        maps = [cosine_distance(t, s) for t, s in zip(taught, self.student(images), strict=True)]
+        learned, reading = self.student(images), self.config.reading
+        if reading in ("attended", "folded"):
+            blocks = self.attention if reading == "attended" else self.folded
+            learned = [block(f) for block, f in zip(blocks, learned, strict=True)]
+        maps = [cosine_distance(t, s) for t, s in zip(taught, learned, strict=True)]
         return self.fused(maps, images.shape[-1])
 
 

@@ -53,7 +53,7 @@ class Dinomaly(Method):
     multiclass: ClassVar = {"epochs": 44}
     demo: ClassVar = {"backbone": "vit_small_patch14_reg4_dinov2.lvd142m", "crop": 112}
     tiny: ClassVar = {"backbone": "tiny_vit", "crop": 56}
-    scheduler_every: ClassVar = "step"
+    scheduler_every = "step"
 
     class Config(Method.Config):
         backbone: str = "vit_base_patch14_reg4_dinov2.lvd142m"

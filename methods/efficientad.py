@@ -41,7 +41,7 @@ class EfficientAD(Method):
     demo: ClassVar = {"backbone": "pdn_small.distilled", "levels": (1,), "batch_size": 1}
     tiny: ClassVar = {"backbone": "tiny_pdn", "lr": 3e-3}
     calibrates = True
-    scheduler_every: ClassVar = "step"
+    scheduler_every = "step"
 
     class Config(Method.Config):
         backbone: str = "pdn_small.distilled"  # or pdn_medium.distilled

@@ -60,17 +60,18 @@ class RDPP(ReverseRecipe):
         """The levels [B,C,h,w] without what the projections have learnt to take for noise."""
         return [f(t) for f, t in zip(self.projections, taught, strict=True)]
 
-    def loss(self, images: Tensor, taught: list[Tensor]) -> Tensor:
-        c, total = self.config, []
+    def terms(self, images: Tensor, taught: list[Tensor]) -> dict[str, Tensor]:
+        c, distances, recon, contrast = self.config, [], [], []
         noised = self.teach(images + rectangles_of_noise(images, self.std))
         projected, projected_noised = self.project(taught), self.project(noised)
         rebuilt = self.decoder(self.bottleneck(projected))
         for t, s, n, p, pn in zip(taught, rebuilt, noised, projected, projected_noised, strict=True):
-            total.append(flat_cosine_distance(t, s).mean())
-            total.append(AUXILIARY * c.recon * flat_cosine_distance(p, pn).mean())
+            distances.append(flat_cosine_distance(t, s).mean())
+            recon.append(AUXILIARY * c.recon * flat_cosine_distance(p, pn).mean())
             cosine = 1 - flat_cosine_distance(n, p)
-            total.append(AUXILIARY * c.contrast * (cosine - c.margin).relu().mean())
-        return torch.stack(total).sum()
+            contrast.append(AUXILIARY * c.contrast * (cosine - c.margin).relu().mean())
+        named = {"cosine": distances, "recon": recon, "contrast": contrast}
+        return {name: torch.stack(values) for name, values in named.items()}
 
     def anomaly_map(self, images: Tensor, taught: list[Tensor]) -> Tensor:
         rebuilt = self.decoder(self.bottleneck(self.project(taught)))
@@ -80,7 +81,7 @@ class RDPP(ReverseRecipe):
         c = self.config
         rest = [*self.bottleneck.parameters(), *self.decoder.parameters()]
         slow: dict[str, Any] = {"params": [*self.projections.parameters()], "lr": c.lr_projection}
-        return Adam([slow, {"params": rest}], lr=c.lr, betas=(c.beta1, 0.999))
+        return self.clipped(Adam([slow, {"params": rest}], lr=c.lr, betas=self.betas))
 
 
 def projection(channels: int) -> nn.Sequential:

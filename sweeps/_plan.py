@@ -18,7 +18,7 @@ from kdbench.metrics.exact import MAIN_METRICS, PIXEL_METRICS
 from kdbench.registry import get_method, method_names
 from kdbench.results.storage import Storage
 from kdbench.sweeps._request import SweepRequest
-from kdbench.sweeps._space import Space, check_space, described, read_space, space_of
+from kdbench.sweeps._space import Space, check_space, default_of, described, read_space, space_of
 from kdbench.sweeps._trial import Sweep
 
 OBJECTIVES = (*MAIN_METRICS, "mad")
@@ -83,7 +83,7 @@ def plan_sweep(request: SweepRequest) -> SweepPlan:
     gpus = (1.0 if device.startswith("cuda") else 0.0) if gpus is None else gpus
     sweep = _sweep(request, cells, space, gpus)
     notices = [*cells.notices, *_notices(request, sweep, space, base)]
-    first = {key: base[key] for key in space}
+    first = {key: default_of(get_method(request.method), base, key) for key in space}
     return SweepPlan(
         request=request,
         sweep=sweep,
@@ -233,7 +233,8 @@ def best_toml(planned: SweepPlan, trial: Mapping[str, Any]) -> str:
     lines += [f"{key} = {_toml(value)}" for key, value in head.items() if value is not None]
     lines += ["", f"[set.{request.method}]"]
     # `kdbench run` takes a list as values to try, so a value that is a list stands in another list.
-    values = {key: [config[key]] if isinstance(config[key], list) else config[key] for key in sorted(changed)}
+    found = {key: default_of(get_method(request.method), config, key) for key in sorted(changed)}
+    values = {key: [value] if isinstance(value, list) else value for key, value in found.items()}
     lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
     return "\n".join(lines) + "\n"
 

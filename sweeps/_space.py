@@ -158,10 +158,11 @@ def check_space(space: Space, method_class: "type[Method]", base: Mapping[str, A
         values = domain.values if isinstance(domain, OneOf) else (domain.low, domain.high)
         refused = [text for value in values for text in _refused(method_class, base, key, value)]
         complaints += refused
-        if not refused and not domain.has(base[key]):
+        default = default_of(method_class, base, key)
+        if not refused and not domain.has(default):
             complaints.append(
-                f"{method_class.name}.{key}: the sweep begins with the default {base[key]!r}, which is not "
-                "in the space. Widen the space"
+                f"{method_class.name}.{key}: the sweep begins with the default {default!r}, which is not in "
+                "the space. Widen the space"
             )
     return complaints
 
@@ -172,6 +173,11 @@ def _refused(method_class: "type[Method]", base: Mapping[str, Any], key: str, va
     except ValidationError as error:
         return complaints_of(f"{method_class.name}.", error, method_class.Config)
     return []
+
+
+def default_of(kind: "type[Method]", base: Mapping[str, Any], key: str) -> Any:
+    """The value that a sweep begins with; a written configuration lacks younger keys at their defaults."""
+    return base[key] if key in base else kind.Config.model_fields[key].default
 
 
 def described(space: Space) -> dict[str, Any]:

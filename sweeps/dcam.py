@@ -1,7 +1,7 @@
 """What a sweep of DCAM searches: what its paper leaves open, and a decade around the rate of its code.
 
-`attention`, `distance` and `kd` are the axes of the paper's ablation; some of their combinations are equal
-(spatial attention does nothing under a channel distance without a KL), which costs trials but does no harm.
+`distance` and `kd` are axes of the paper's ablation; `reading` is what its text leaves open. The third axis,
+`attention`, stays the channel one of its best result: readings that fold a gate need it.
 """
 
 from kdbench.sweeps._space import between, one_of
@@ -9,7 +9,8 @@ from kdbench.sweeps._space import between, one_of
 SPACE = {
     "lr": between(0.01, 1.0, log=True),  # 0.1
     "weight_decay": between(1e-5, 1e-3, log=True),  # 1e-4
-    "attention": one_of("channel", "spatial", "both", "none"),
+    "reading": one_of("side", "attended", "folded", "inline", "both"),  # side
+    "hidden": one_of("relu", "leaky", "bias"),  # relu, which may die
     "distance": one_of("channel", "spatial"),
     "kd": one_of("spatial", "channel", "none"),
     "kd_weight": between(0.1, 10.0, log=True),  # 1, not stated

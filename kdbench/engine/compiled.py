@@ -37,6 +37,9 @@ class Compiler:
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
         torch.compiler.reset()
         torch._dynamo.config.recompile_limit = MOST_VARIANTS
+        # Each term of a loss is differentiated by itself before all are together: no backward pass may
+        # write into what the next one reads.
+        torch._functorch.config.donated_buffer = False
 
     def __call__(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """The compiled function."""

@@ -17,6 +17,7 @@ from kdbench.engine.checkpoint import Checkpoints
 from kdbench.engine.compiled import choose_compiler
 from kdbench.engine.device import peak_memory_bytes, threads
 from kdbench.engine.ready import Ready, TrainingBatches, ready_cell
+from kdbench.engine.terms import columns_of
 from kdbench.errors import CellTimeout
 from kdbench.method import Method
 from kdbench.metrics.exact import PRO_LIMIT
@@ -154,6 +155,7 @@ def _trained_how(
         "best_epoch": history.best_epoch,
         "epoch_loss": [epoch.loss for epoch in history.epochs],
         "epoch_heldout": [epoch.heldout for epoch in history.epochs if epoch.heldout is not None],
+        **columns_of(history.terms),
         "backbone": ready.config.backbone,
         "teacher_source": place.weights.source,
         "teacher_cache": images.fitted.cache,

@@ -1,6 +1,6 @@
 """The training loop that all methods share: cached teacher, held-out selection, no test images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from time import perf_counter
@@ -14,8 +14,9 @@ from torch.optim import Optimizer
 from kdbench.engine.batches import Batches
 from kdbench.engine.compiled import Compiler
 from kdbench.engine.device import device_of
+from kdbench.engine.terms import TermAtStep, differentiated_steps, gradient_norms, watched_steps
 from kdbench.errors import CellStopped
-from kdbench.method import Method, compiled_by
+from kdbench.method import Method, compiled_by, named_terms, total
 
 EpochEnd = Callable[["Epoch"], None]
 StepEnd = Callable[[int], None]  # told how many images were just trained on
@@ -38,11 +39,12 @@ class Epoch:
 
 @dataclass(kw_only=True)
 class History:
-    """The course of a training: one entry per epoch, and which epoch was kept."""
+    """The course of a training: its epochs, which of them was kept, and what drove it."""
 
     epochs: list[Epoch] = field(default_factory=list)
     best_epoch: int = 0
     num_steps: int = 0
+    terms: list[TermAtStep] = field(default_factory=list)  # of the watched steps that are done
 
 
 class Training:
@@ -91,7 +93,8 @@ class Training:
         if state["random_cuda"] is not None:
             torch.cuda.set_rng_state(state["random_cuda"], device_of(self.method))
         epochs = [Epoch(**epoch) for epoch in state["history"].pop("epochs")]
-        self.history = History(epochs=epochs, **state["history"])
+        terms = [TermAtStep(**term) for term in state["history"].pop("terms")]
+        self.history = History(epochs=epochs, terms=terms, **state["history"])
         self.best, self.kept = state["best"], state["kept"]
         device = device_of(self.method)
         self.batches = tuple(index.to(device) for index in state["batches"])
@@ -139,8 +142,10 @@ class Training:
             images = train.images(index)
             taught = train.taught(index, images)
             with train.autocast, self._compiled(train, index):
-                loss = self.method.loss(images, taught)
+                terms = named_terms(self.method, images, taught)
+                loss = total(terms)
             self.optimizer.zero_grad(set_to_none=True)
+            self._watch(terms)
             self.scaler.scale(loss).backward()
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -170,6 +175,19 @@ class Training:
     def _compiled(self, batches: Batches, index: Tensor) -> AbstractContextManager[None]:
         """The context of a batch: its losses and maps are compiled if it is a full one."""
         return compiled_by(self.compiler if len(index) == batches.batch_size else None)
+
+    def _watch(self, terms: Mapping[str, Tensor]) -> None:
+        """Keep what drives the training, if this is one of the steps to look at; nothing else changes."""
+        method, norms = self.method, dict[str, float]()
+        if method.step not in watched_steps(method.num_steps):
+            return
+        if method.step in differentiated_steps(method.num_steps, len(terms)):
+            norms = gradient_norms(terms, method.trained(), self.scaler)
+        numbers = {**terms, **method.observed()}
+        self.history.terms += [
+            TermAtStep(step=method.step, name=name, value=number.sum().item(), gradient=norms.get(name))
+            for name, number in numbers.items()
+        ]
 
 
 def fit(

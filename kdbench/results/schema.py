@@ -77,6 +77,11 @@ ROW_SCHEMA = pa.schema(
         ("best_epoch", _WHOLE),
         ("epoch_loss", _REALS),
         ("epoch_heldout", _REALS),
+        # terms of the loss at a few steps: four lists of equal length
+        ("term_steps", _WHOLES),
+        ("term_names", _TEXTS),  # a term of the loss, or another number that the method observes
+        ("term_values", _REALS),
+        ("term_gradients", _REALS),  # norm over all trained parameters; null where not measured
         # what it cost
         ("prepare_s", _REAL),
         ("train_s", _REAL),

@@ -73,3 +73,18 @@ def test_a_compiled_training_gives_the_losses_of_a_plain_one_and_resumes_bit_equ
     assert compiled["epoch_loss"] == pytest.approx(plain["epoch_loss"], rel=1e-4)
     assert resumed["epoch_loss"] == compiled["epoch_loss"]
     assert resumed["resumed_at_epoch"] == 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_compile(CPU), reason="no C++ compiler")
+def test_terms_of_a_compiled_loss_are_differentiated_and_the_training_stays(monkeypatch):
+    weights = []
+    for steps in (lambda steps, terms: (0, 1), lambda steps, terms: ()):
+        monkeypatch.setattr("kdbench.engine.train.differentiated_steps", steps)
+        compiler, method = Compiler(), build(epochs=1)
+        history = fit(method, compiler=compiler)
+        assert compiler.outcome == "yes"
+        weights.append(method.state_dict())
+        assert [term.gradient is not None for term in history.terms[:1]] == [not weights[1:]]
+    for name, tensor in weights[0].items():
+        assert torch.equal(tensor, weights[1][name]), name

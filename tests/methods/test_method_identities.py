@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from kdbench.backbone import FeaturePyramid, pyramid, teacher
 from kdbench.method import cosine_distance, divergence, flat_cosine_distance, squared_distance
+from kdbench.methods._affinity import between, spatial_divergence, within
 from kdbench.methods._cram import CRAM
 from kdbench.methods._reverse import Bottleneck, Decoder
 from kdbench.methods.dcam import DCAM, ChannelAttention, SpatialAttention
 from kdbench.methods.dskd import DSKD
 from kdbench.methods.rd4ad import RD4AD
-from kdbench.methods.snl import SNL, between, spatial_divergence, within
+from kdbench.methods.snl import SNL
 from kdbench.methods.stfpm import STFPM
 from kdbench.weights import find_weights
 
@@ -257,8 +258,9 @@ def test_forward_snl_without_its_components_is_stfpm_with_a_sum(images):
 @pytest.mark.parametrize("base", ["reverse", "forward"])
 def test_a_student_equal_to_the_teacher_has_loss_zero(images, base):
     method = build(SNL, base=base, cram="none")
-    method.learned = lambda images, taught: taught
-    assert method.loss(images, [t + 1 for t in method.teacher(images)]).item() == pytest.approx(0, abs=1e-5)
+    taught = [t + 1 for t in method.teacher(images)]
+    method.learned = lambda images, embedding: taught
+    assert method.loss(images, taught).item() == pytest.approx(0, abs=1e-5)
 
 
 def test_affinities_keep_what_they_should():

@@ -1,0 +1,98 @@
+"""Structural distances between two maps, after SNL's abstract: a divergence and affinities of several kinds.
+
+Facts of two public readings of them are in their functions' arguments: the code of DCAM (arXiv:2405.06467),
+which has the divergence and an affinity, and that of VAND-GNL, which has the divergence.
+"""
+
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, mse_loss, normalize
+
+from kdbench.method import divergence, full_precision, unit_vectors
+
+Reduction = Literal["channel_mean", "sum", "mean_all"]
+Scaling = Literal["token", "channel"]
+Over = Literal["images", "tokens", "levels"]
+Power = Literal[1, 2]
+
+
+def spatial_divergence(
+    t: Tensor, s: Tensor, tau: float, reduction: Reduction = "channel_mean", *, times_tau2: bool = True
+) -> Tensor:
+    """tau^2 KL(teacher || student) of each channel's softmax over positions; mean over images.
+
+    Over channels: mean, or sum (DCAM's code); mean_all also divides by the positions (VAND-GNL's). Both codes
+    have no tau^2.
+    """
+    each = divergence(t, s, tau)  # [B,C], summed over positions
+    kl = each.sum(1).mean() if reduction == "sum" else each.mean()
+    kl = kl / t[0, 0].numel() if reduction == "mean_all" else kl
+    return tau**2 * kl if times_tau2 else kl
+
+
+def pooled(features: Tensor, size: int) -> Tensor:
+    """[B,C,h,w] -> [B,C,n,n] in float32, n at most `size`."""
+    return adaptive_avg_pool2d(features.float(), min(size, features.shape[-1]))
+
+
+def unit_channels(features: Tensor) -> Tensor:
+    """[B,C,h,w] -> [B,C,hw], every channel scaled to length 1 over its positions."""
+    return normalize(features.flatten(2), dim=2, eps=1e-6)
+
+
+def within(features: Tensor, size: int, scaling: Scaling = "token") -> Tensor:
+    """Products of all pairs of positions of an image: [B,N,N], N at most size^2.
+
+    Their vectors are scaled to length 1 (cosines), or the channels over positions, as DCAM's code has it.
+    """
+    small = pooled(features, size)
+    tokens = unit_vectors(small).flatten(2) if scaling == "token" else unit_channels(small)
+    with full_precision(tokens):
+        return tokens.transpose(1, 2) @ tokens
+
+
+def between(features: Tensor) -> Tensor:
+    """Cosines of all pairs of images of the batch, each as its mean over positions: [B,B]."""
+    vectors = unit_vectors(features.float().mean((2, 3), keepdim=True)).flatten(1)
+    with full_precision(vectors):
+        return vectors @ vectors.T
+
+
+def between_tokens(features: Tensor, size: int) -> Tensor:
+    """Cosines of all pairs of positions of all images of the batch: [BN,BN], N at most size^2."""
+    tokens = unit_vectors(pooled(features, size)).flatten(2).transpose(1, 2).flatten(0, 1)
+    with full_precision(tokens):
+        return tokens @ tokens.T
+
+
+def between_levels(fine: Tensor, coarse: Tensor, size: int) -> Tensor:
+    """Cosines over positions of every channel of one level with every one of another: [B,C,D]."""
+    size = min(size, coarse.shape[-1])
+    c, d = unit_channels(pooled(fine, size)), unit_channels(pooled(coarse, size))
+    with full_precision(c):
+        return c @ d.transpose(1, 2)
+
+
+def gap(s: Tensor, t: Tensor, power: Power) -> Tensor:
+    """Mean squared difference of affinities [...,N,M]; with power 1 its root per image (DCAM's code)."""
+    if power == 2:
+        return mse_loss(s, t)
+    # The root has no finite gradient where both are equal.
+    return (torch.square(s - t).mean((-2, -1)) + 1e-12).sqrt().mean()
+
+
+def gaps_between(
+    taught: list[Tensor], learned: list[Tensor], over: Over, size: int, power: Power
+) -> list[Tensor]:
+    """The gap of affinities between images or their positions, per level, or of neighbouring levels."""
+    if over == "images":
+        pairs = [[between(f) for f in both] for both in zip(learned, taught, strict=True)]
+    elif over == "tokens":  # (B N)^2 values: a quarter of the side is as many as within an image
+        pairs = [[between_tokens(f, size // 4) for f in both] for both in zip(learned, taught, strict=True)]
+    else:
+        sides = zip(pairwise(learned), pairwise(taught), strict=True)
+        pairs = [[between_levels(*side, size) for side in both] for both in sides]
+    return [gap(s, t, power) for s, t in pairs]

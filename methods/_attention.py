@@ -1,0 +1,61 @@
+"""Convolutional attention as DCAM's code has it: CBAM's blocks without biases and normalisation."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Hidden = Literal["relu", "leaky", "bias"]
+
+
+class ChannelAttention(nn.Module):
+    """f * sigmoid(MLP(average of f) + MLP(maximum of f)), one gate per channel, 2C^2/r parameters.
+
+    Hidden units whose input is negative for every image are 0 for good: then the gate is 0.5 everywhere.
+    "leaky" ones come back; "bias" gives both layers biases, as CBAM has.
+    """
+
+    def __init__(self, channels: int, ratio: int, hidden: Hidden = "relu") -> None:
+        super().__init__()
+        width, bias = max(1, channels // ratio), hidden == "bias"
+        activation = nn.LeakyReLU(0.1) if hidden == "leaky" else nn.ReLU()
+        self.mlp = nn.Sequential(
+            nn.Linear(channels, width, bias=bias), activation, nn.Linear(width, channels, bias=bias)
+        )
+        self.gate = torch.zeros(0)  # of the last batch: [B,C,1,1]
+
+    def forward(self, f: Tensor) -> Tensor:
+        gate = torch.sigmoid(self.mlp(f.mean((2, 3))) + self.mlp(f.amax((2, 3))))[:, :, None, None]
+        self.gate = gate.detach()
+        return f * gate
+
+
+class SpatialAttention(nn.Module):
+    """f * sigmoid(conv7x7(mean and maximum over the channels)), one gate per position, 98 parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 1, 7, padding=3, bias=False)
+        self.gate = torch.zeros(0)  # of the last batch: [B,1,H,W]
+
+    def forward(self, f: Tensor) -> Tensor:
+        gate = torch.sigmoid(self.conv(torch.stack((f.mean(1), f.amax(1)), 1)))
+        self.gate = gate.detach()
+        return f * gate
+
+
+class MeanGate(nn.Module):
+    """f * the running mean of a gate per channel: what is left of an attention that is folded."""
+
+    MOMENTUM = 0.1  # as in BatchNorm
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.full((channels, 1, 1), 0.5))  # what a gate is at its start
+
+    def follow(self, gate: Tensor) -> None:
+        """Move towards the gates [B,C,1,1] of a batch."""
+        self.mean: Tensor = self.mean.lerp(gate.float().mean(0), self.MOMENTUM)
+
+    def forward(self, f: Tensor) -> Tensor:
+        return f * self.mean

@@ -14,7 +14,7 @@ from kdbench.reports.entries import MAIN, TITLES
 ENVIRONMENT = (
     *("device", "device_name", "driver", "num_threads", "host", "precision", "teacher_cache"),
     *("git_commit", "git_dirty", "kdbench_version", "python_version", "torch_version"),
-    *("torchvision_version", "timm_version", "ray_version"),
+    *("torchvision_version", "timm_version", "pillow_version", "ray_version"),
 )
 RECIPE = (
     *("method", "backbone", "teacher_source", "teacher_sha256", "split_sha256", "fingerprint", "selection"),

@@ -11,6 +11,7 @@ import pandas as pd
 from kdbench.errors import RequestError
 from kdbench.files import written_aside
 from kdbench.reports import estimates, statistics
+from kdbench.reports.coverage import covered_changes
 from kdbench.reports.entries import COLUMNS, MAIN, TITLES
 from kdbench.reports.estimates import Estimate
 from kdbench.reports.evidence import Evidence, Judged
@@ -18,12 +19,10 @@ from kdbench.reports.leave_one_out import IMAGE_METRICS
 from kdbench.reports.rows import APART, Group, Rows, differing_keys, load, named
 from kdbench.reports.significance import OTHER_WAY, p_cells, paired_difference
 from kdbench.reports.tables import HOLE, Table, Value, markdown_line, percent, text, to_csv, to_markdown
+from kdbench.results.schema import VERSIONS
 
 # Versions and machines of the rows: what a difference may come from.
-CODE = (
-    "git_commit",
-    *(f"{name}_version" for name in ("kdbench", "python", "torch", "torchvision", "timm", "ray")),
-)
+CODE = ("git_commit", *VERSIONS, "ray_version")
 MACHINE = ("device_name", "driver", "num_threads", "precision", "host")
 LINE = [*APART, "entry", "category"]  # what names a line; a mean over the seeds that both folders have
 HEAD = ("method", "section", "category", "metric", "before", "after", "difference", "significant", "remark")
@@ -189,7 +188,7 @@ def _said(significant: bool, over: str) -> str:
 
 def _means(both: pd.DataFrame) -> Table:
     """Paired means over the categories that both folders have with the same images."""
-    body = []
+    body, tested = [], list[tuple[int, int]]()  # of each interval: seeds that detectors share, categories
     keys = [key for key in LINE if key != "category"]
     for key, own in both.groupby(keys, dropna=False):
         facts = dict(zip(keys, key, strict=True))
@@ -202,9 +201,10 @@ def _means(both: pd.DataFrame) -> Table:
             ids = [[*own[f"cell_id_{side}"]] for side in "ab"]
             values = [percent(one.mean(), cell_ids=i) for one, i in zip((old, new), ids, strict=True)]
             names = (text(facts["entry"]), text(_group(facts).title), text(TITLES[metric]))
-            change = paired_difference(
-                (new - old).to_numpy(), _change(own, metric, [*pair.index]), (*ids[0], *ids[1])
-            )
+            found = _change(own, metric, [*pair.index])
+            change = paired_difference((new - old).to_numpy(), found, (*ids[0], *ids[1]))
+            if found:
+                tested.append((own["seed"].nunique() if _shares(own) else 1, len(pair)))
             over = text(f"{len(pair)} of {len(own['dataset_categories_a'].iloc[0])}")
             body.append((*names, *values, change.value, change.within, p_cells([change])[0][0], over))
     return Table(
@@ -215,6 +215,7 @@ def _means(both: pd.DataFrame) -> Table:
         ),
         body=tuple(body),
         keys=("method", "section", "metric"),
+        notes=(covered_changes(*map(min, zip(*tested, strict=True))),) if tested else (),
     )
 
 
@@ -226,8 +227,12 @@ def _change(own: pd.DataFrame, metric: str, categories: list[str]) -> Estimate |
     by_seed = changes.unstack()[categories].to_numpy()
     if np.isnan(by_seed).any():  # a seed lacks a category: what its detector shares cannot be told
         by_seed = np.nanmean(by_seed, axis=0, keepdims=True)
-    shared = (own.groupby("cell_id_b")["category"].nunique() > 1).any()
-    return estimates.mean_over_categories(by_seed, shared=bool(shared))
+    return estimates.mean_over_categories(by_seed, shared=_shares(own))
+
+
+def _shares(own: pd.DataFrame) -> bool:
+    """Whether one detector has several of these categories."""
+    return bool((own.groupby("cell_id_b")["category"].nunique() > 1).any())
 
 
 def _ends(ended: pd.DataFrame) -> Table:

@@ -67,6 +67,12 @@ def covered_differences(found: Sequence[Entry], *, over_images: bool = False, nu
     return f"{SIMULATED}: {'; '.join(parts)}."
 
 
+def covered_changes(num_seeds: int, num_categories: int) -> str:
+    """What intervals of a change over so many categories cover, with so many seeds of shared detectors."""
+    own = covered("categories", "difference", num_seeds=num_seeds, num_categories=num_categories)
+    return f"{SIMULATED}: over categories {own}."
+
+
 def _shared_seeds(found: Sequence[Entry]) -> int:
     """The smallest number of seeds of an entry whose detectors serve several categories; 1 without such."""
     return min((len(entry.seeds) for entry in found if entry.shared), default=1)

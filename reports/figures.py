@@ -56,6 +56,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 1.5, 1.5, 1.5)), (0, (9, 3)), (0, (1, 1)))
 OUTLINE = (withStroke(linewidth=2.6, foreground="white"),)  # of thin dark lines on fills of any colour
 DPI = 110
+LEGEND_LINE = 0.2  # inches
 Draw = Callable[[], Figure]
 
 
@@ -140,7 +141,7 @@ def new_panels(
     columns = min(columns, number)
     rows, width, height, left, right, bottom = -(-number // columns), 1.7, 1.35, 0.65, 0.15, 0.5
     full_width = max(left + columns * (width + gap[0]) - gap[0] + right, 4.0)
-    top = 0.4 + 0.2 * -(-len(legend) // _legend_columns(full_width, legend))
+    top = 0.4 + LEGEND_LINE * -(-len(legend) // _legend_columns(full_width, legend))
     full_height = top + rows * (height + gap[1]) - gap[1] + bottom
     figure = Figure(figsize=(full_width, full_height))
     grid = figure.subplots(
@@ -179,6 +180,9 @@ def add_legend(figure: Figure) -> None:
         found = dict(zip(labels, handles, strict=True)) | found
     columns = _legend_columns(figure.get_figwidth(), list(found))
     outside = figure.get_layout_engine() is not None  # else the panels left room for it
+    if outside:  # a legend of many lines must not press the panels together
+        lines, height = -(-len(found) // columns), figure.get_figheight()
+        figure.set_figheight(height + max(0.0, LEGEND_LINE * lines - height / 3))
     where: Literal["outside upper center", "upper center"] = (
         "outside upper center" if outside else "upper center"
     )

@@ -15,7 +15,7 @@ from kdbench.cli.report import write
 from kdbench.cli.streams import not_needed
 from kdbench.cli.terminal import OK, SOME_FAILED, complain, duration, err, new_table, out, say, show
 from kdbench.grid.request import Request
-from kdbench.grid.stopping import Stop, Stopped, stop_on_signals
+from kdbench.grid.stopping import Stop, stop_on_signals
 
 if TYPE_CHECKING:
     from kdbench.grid.grid import Estimate, Grid, GridResult
@@ -52,9 +52,10 @@ def leaving_on_signals() -> Iterator[Stop]:
     with stop_on_signals() as stop:
         try:
             yield stop
-        except KeyboardInterrupt as raised:
+        except KeyboardInterrupt:
             stop.leave()
-            number = raised.number if isinstance(raised, Stopped) else signal.SIGINT
+            # Libraries raise a KeyboardInterrupt of their own in place of ours.
+            number = stop.asked_by or signal.SIGINT
             raise typer.Exit(_say_stopped(number, "what finished is kept")) from None
 
 

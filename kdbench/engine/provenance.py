@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import PIL
 import torch
 
 import kdbench
@@ -30,6 +31,7 @@ def code_provenance() -> dict[str, Any]:
         "git_dirty": dirty,
         "kdbench_version": kdbench.__version__,
         "python_version": platform.python_version(),
+        "pillow_version": PIL.__version__,  # what decodes images; its package may have another name
         **versions,
     }
 

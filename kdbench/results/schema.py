@@ -25,7 +25,9 @@ RECIPE = ("method", "config", "dataset", "setting")
 IDENTITY = (*RECIPE, "category", "categories", "dataset_categories", "fingerprint", "seed", "profile")
 MEASURED = (*METRICS, "mad")
 MACHINE = ("device", "device_name", "driver", "num_threads", "host")
-VERSIONS = tuple(f"{name}_version" for name in ("kdbench", "python", "torch", "torchvision", "timm"))
+VERSIONS = tuple(
+    f"{name}_version" for name in ("kdbench", "python", "torch", "torchvision", "timm", "pillow")
+)
 CODE = ("git_commit", "git_dirty", *VERSIONS)
 
 _TEXT, _WHOLE, _REAL = pa.string(), pa.int64(), pa.float64()

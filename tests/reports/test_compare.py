@@ -220,11 +220,20 @@ def test_means_are_paired_over_the_categories(folders: tuple[Path, Path]) -> Non
     names = "abcdef"
     write(folders[0], {name: 0.5 for name in names})
     write(folders[1], {name: 0.5 + 0.01 * (i + 1) for i, name in enumerate(names)})
-    line = compare(*folders, 0.1).means.body[0]
+    means = compare(*folders, 0.1).means
+    line = means.body[0]
     assert [value.text for value in line[2:6]] == ["I-AUROC", "50.00", "53.50", "+3.50"]
+    said = "95 % for normal values, 88 % for skewed ones"  # of a difference, six categories, one seed
+    assert means.notes == (f"Simulated coverage of these intervals: over categories {said}.",)
     expected = scipy.stats.ttest_1samp(0.01 * np.arange(1, 7), 0)
     assert line[7].mean == pytest.approx(expected.pvalue)
     assert (line[6].low, line[6].high) == pytest.approx(tuple(expected.confidence_interval()))
+
+
+def test_means_over_too_few_categories_have_no_interval_and_no_coverage(folders: tuple[Path, Path]) -> None:
+    for folder in folders:
+        write(folder, {"a": 0.5, "b": 0.6})
+    assert compare(*folders, 0.1).means.notes == ()
 
 
 def test_versions_and_machines_that_differ_are_marked(folders: tuple[Path, Path]) -> None:

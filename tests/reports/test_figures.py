@@ -17,7 +17,7 @@ from kdbench.reports import figures_accuracy as accuracy
 from kdbench.reports import figures_speed as speed
 from kdbench.reports.costs import latencies
 from kdbench.reports.entries import entries
-from kdbench.reports.figures import COLOURS, Sketch, log_axis, marks, new_figure, render
+from kdbench.reports.figures import COLOURS, Sketch, add_legend, log_axis, marks, new_figure, render
 from kdbench.reports.figures_speed import Point, Timing
 from kdbench.reports.rows import load, sections
 from kdbench.results.store import CURVES, read
@@ -328,6 +328,21 @@ def test_looks_differ_in_colour_and_shape_also_beyond_eight_entries():
 def test_a_sketch_that_cannot_be_drawn_is_a_bug_to_render():
     with pytest.raises(AssertionError):
         render(Sketch(name="n", title="t", says="", draw=None, why_not="no rows"))
+
+
+def test_a_legend_of_many_lines_leaves_the_panels_their_room():
+    """matplotlib warned that it gave up the layout, which is an error in tests."""
+
+    def draw(number: int):
+        figure, ((axes,),) = new_figure(6.4, 3.6)
+        for i in range(number):
+            axes.plot([0, 1], [0, i], label=f"a recipe with a name that fills the line of a legend {i:2}")
+        add_legend(figure)
+        return figure
+
+    assert draw(6).get_figheight() == pytest.approx(3.6)
+    assert draw(20).get_figheight() == pytest.approx(3.6 + 20 * 0.2 - 1.2)
+    assert render(Sketch(name="many", title="many", says="", draw=lambda: draw(20))).height == 614
 
 
 @pytest.mark.parametrize("times", [(2.35, 2.6), (1040.0, 1830.0), (5.8, 6.0), (30.0, 90.0), (1.0, 900.0)])

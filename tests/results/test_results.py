@@ -110,6 +110,7 @@ FROZEN_ROWS = [
     ("torch_version", "string"),
     ("torchvision_version", "string"),
     ("timm_version", "string"),
+    ("pillow_version", "string"),
     ("ray_version", "string"),
 ]
 FROZEN_SCORES = [
@@ -171,6 +172,7 @@ FROZEN_TRIALS = [
     ("torch_version", "string"),
     ("torchvision_version", "string"),
     ("timm_version", "string"),
+    ("pillow_version", "string"),
     ("ray_version", "string"),
 ]
 FROZEN_AUDITS = [
@@ -217,6 +219,7 @@ FROZEN_AUDITS = [
     ("torch_version", "string"),
     ("torchvision_version", "string"),
     ("timm_version", "string"),
+    ("pillow_version", "string"),
 ]
 
 

@@ -140,6 +140,18 @@ def test_a_terminal_that_hangs_up_twice_is_one_signal(monkeypatch):
     assert terminal.getvalue() == "stopped by SIGHUP: what finished is kept; the same command resumes\n"
 
 
+def test_a_signal_keeps_its_name_though_a_library_raises_an_interrupt_of_its_own():
+    def stopped_in_a_library():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt from None
+
+    with pytest.raises(typer.Exit) as left, leaving_on_signals():
+        stopped_in_a_library()
+    assert left.value.exit_code == 128 + signal.SIGTERM
+
+
 def test_only_training_and_what_comes_before_it_stops(mvtec):
     with stop_on_signals() as stop, stop.patience():
         told = []
@@ -203,6 +215,29 @@ def read_until(terminal, text):
     shown = b""
     while text not in shown:
         shown += os.read(terminal, 4096)  # an OSError once the command has left
+
+
+@slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_sweep_that_is_asked_to_stop_leaves_with_its_code_and_ends_its_trials(tmp_path, number):
+    words = ["stfpm", "--dataset", "synthetic", "--categories", "wood", *SMALL, "--epochs", 10**6]
+    words += ["--report-every", 5, "--trials", 2, "--max-concurrent", 1]
+    words += ["--results", tmp_path / "r", "--out", tmp_path / "o"]
+    command = [sys.executable, "-m", "kdbench", "sweep", *map(str, words)]
+    log, storage = tmp_path / "log", Storage(tmp_path / "r")
+    with log.open("w") as file:
+        root = Path(__file__).parents[2]
+        driver = subprocess.Popen(command, stdout=file, stderr=file, cwd=root, start_new_session=True)
+        wait_until(lambda: bool(storage.names("trials")), driver, log)
+        family = psutil.Process(driver.pid).children(recursive=True)
+        driver.send_signal(number)
+        assert driver.wait(60) == 128 + number
+    name = signal.Signals(number).name
+    last = log.read_text().splitlines()[-1]
+    assert last == f"stopped by {name}: what finished is kept; the same command resumes"
+    assert "Traceback" not in log.read_text()
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert alive == []
 
 
 @slow

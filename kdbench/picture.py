@@ -57,12 +57,14 @@ class Picture:
     """An upright image in RGB, and facts about it.
 
     `transparent`: parts of it were transparent, and are black now. `profile`: a hash of the colour profile,
-    which is not applied; "" without one.
+    which is not applied; "" without one. `highest`: the highest value of a file of 16 bit, of 65535; 0 for
+    one of 8 bit.
     """
 
     image: Image.Image
     transparent: bool
     profile: str = ""
+    highest: int = 0
 
     @property
     def flat(self) -> bool:
@@ -101,9 +103,11 @@ def open_image(path: Path) -> Picture:
         if file.mode.startswith("I"):
             return _from_16_bit(image)
         profile = file.info.get("icc_profile") or b""
-        if upper_half and np.asarray(image.convert("RGB")).max() < FULL_RANGE >> 8:
+        highest = 257 * int(np.asarray(image.convert("RGB")).max()) if upper_half else 0
+        if upper_half and highest < FULL_RANGE:
             raise ValueError(f"it has no value above {FULL_RANGE - 1} of 65535: scale it to all 16 bit")
-        return replace(_over_black(image), profile=hashlib.sha256(profile).hexdigest() if profile else "")
+        digest = hashlib.sha256(profile).hexdigest() if profile else ""
+        return replace(_over_black(image), profile=digest, highest=highest)
 
 
 def images_below(folder: Path, what: str = "") -> list[Path]:
@@ -284,7 +288,8 @@ def _from_16_bit(image: Image.Image) -> Picture:
         raise ValueError(f"it has no value above {values.max():.0f} of 65535: scale it to all 16 bit")
     hidden = values == image.info.get("transparency", -1)
     grey = np.where(hidden, 0, (values / 257).round()).astype(np.uint8)
-    return Picture(image=Image.fromarray(grey).convert("RGB"), transparent=bool(hidden.any()))
+    image = Image.fromarray(grey).convert("RGB")
+    return Picture(image=image, transparent=bool(hidden.any()), highest=int(values.max()))
 
 
 def _over_black(image: Image.Image) -> Picture:

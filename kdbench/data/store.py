@@ -25,9 +25,10 @@ from kdbench.metrics.presets import Preset
 from kdbench.picture import open_image, read_header
 
 RULE = "rgb8-exif-pil_bilinear-square-v1"  # how a file becomes pixels; another rule is another name
-READER = 3  # which files are refused; a store of an older reader may hold what is refused now
+READER = 4  # which files are refused; a store of an older reader may hold what is refused now
 NAME_BYTES = 100  # of dataset and category in the name of a store; file systems take 255 in all
 SATURATING = "saturating.npz"
+HIGHEST = "highest.txt"  # of 16-bit values
 AT_ONCE = 64  # images that are decoded before they are written
 
 Tick = Callable[[int], None]  # told how many more images are done
@@ -35,10 +36,14 @@ Tick = Callable[[int], None]  # told how many more images are done
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """Decoded images of one category, uint8 [N,S,S,3], memory-mapped."""
+    """Decoded images of one category, uint8 [N,S,S,3], memory-mapped.
+
+    `highest` is the highest value of its files of 16 bit, of 65535; 0 without any.
+    """
 
     train: np.ndarray
     test: np.ndarray
+    highest: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +90,14 @@ def open_images(
         train = _decode_all(category.train, size, folder / "train.npy", tick)
         test = _decode_all([s.path for s in category.test], size, folder / "test.npy", tick)
         check_together(category, train, test)
+        (folder / HIGHEST).write_text(str(max(seen.highest for seen in (*train, *test))))
 
     folder = build_once(_key(dataset, category, fingerprint, RULE, size), build)
-    return Images(train=np.load(folder / "train.npy", "r"), test=np.load(folder / "test.npy", "r"))
+    return Images(
+        train=np.load(folder / "train.npy", "r"),
+        test=np.load(folder / "test.npy", "r"),
+        highest=int((folder / HIGHEST).read_text()),
+    )
 
 
 def images_ready(dataset: Dataset, category: Category, fingerprint: str, size: int) -> bool:
@@ -193,6 +203,7 @@ def look(path: Path, size: int) -> tuple[np.ndarray, Seen]:
         transparent=picture.transparent,
         profile=picture.profile,
         flat=picture.flat,
+        highest=picture.highest,
     )
     return pixels, seen
 

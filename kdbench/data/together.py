@@ -8,6 +8,8 @@ from kdbench.data.fingerprint import check_apart, check_labels
 from kdbench.dataset import Category
 from kdbench.errors import DataError
 
+HALF = 32768  # of the range of 16 bit
+
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
@@ -17,6 +19,7 @@ class Seen:
     transparent: bool
     profile: str
     flat: bool
+    highest: int  # value of a file of 16 bit, of 65535; 0 for one of 8 bit
 
 
 def check_together(category: Category, train: Sequence[Seen], test: Sequence[Seen]) -> None:
@@ -43,7 +46,7 @@ def notes(category: Category, train: Sequence[Seen], test: Sequence[Seen]) -> li
     """What a person should know: images that are there twice, show nothing, or have other colours."""
     paths = [*category.train, *(sample.path for sample in category.test)]
     seen = list(zip(paths, [*train, *test], strict=True))
-    found = _twins(category, train, test)
+    found = _twins(category, train, test) + dark(category.name, max(one.highest for _, one in seen))
     flat = [category.relative(path) for path, one in seen if one.flat]
     if flat:
         found.append(f"{category.name}: {len(flat)} images show a single colour, first: {flat[0]}")
@@ -52,6 +55,19 @@ def notes(category: Category, train: Sequence[Seen], test: Sequence[Seen]) -> li
         some = ", ".join(profiles.values())
         found.append(f"{category.name}: colour profiles, which are not applied, differ between {some}")
     return found
+
+
+def dark(name: str, highest: int) -> list[str]:
+    """A note on 16-bit images of which none uses half of the range; `highest` is their highest value, or 0.
+
+    Cameras of 14 bit write such files. Nothing says that they are not as dark as that.
+    """
+    if not 0 < highest < HALF:
+        return []
+    return [
+        f"{name}: no value of its 16-bit images is above {highest} of 65535, {highest / 65535:.0%} of the "
+        f"range: they are read as dark as that. Scale them to all 16 bit if their camera has fewer"
+    ]
 
 
 def _twins(category: Category, train: Sequence[Seen], test: Sequence[Seen]) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from kdbench.data.store import images_ready, open_images, open_truth
+from kdbench.data.together import dark
 from kdbench.dataset import Dataset
 from kdbench.engine.build import build_teacher, config_of
 from kdbench.errors import DataError, RequestError, unknown
@@ -105,7 +106,8 @@ def decode(
         dataset, found = data[name].dataset, data[name].categories[category]
         fingerprint = data[name].fingerprints[category]
         try:
-            open_images(dataset, found, fingerprint, size, decoded)
+            images = open_images(dataset, found, fingerprint, size, decoded)
+            notes.update(dict.fromkeys(dark(f"{name} {category}", images.highest)))
             remarks = open_truth(dataset, found, fingerprint, PRESETS[preset]).remarks
             notes.update(dict.fromkeys(remarks.texts(f"{name} {category}", accept_large=accept_large)))
         except DataError as error:

@@ -282,6 +282,26 @@ def test_images_of_a_single_colour_and_of_other_colour_profiles_are_notes(part):
 # too few images
 
 
+@pytest.mark.parametrize("white", [16383, 32767, 32768])
+def test_images_of_16_bit_that_use_less_than_half_of_the_range_are_named_once(kdbench, part, white):
+    paths = [*part.glob("train/good/*.png"), *part.glob("test/*/*.png")]
+    for path in paths:
+        grey = np.asarray(Image.open(path).convert("L"), np.uint16)
+        Image.fromarray(grey * (white // 512)).save(path)
+    first = np.asarray(Image.open(paths[0])).copy()
+    first[0, 0] = white
+    Image.fromarray(first).save(paths[0])
+    said = (
+        f"part: no value of its 16-bit images is above {white} of 65535, {white / 65535:.0%} of the range: "
+        f"they are read as dark as that. Scale them to all 16 bit if their camera has fewer"
+    )
+    named = white < 32768
+    assert remarks(part) == ((said,) if named else ())
+    for seed in (0, 1):  # also where the images are decoded already
+        code, text = kdbench(*RUN, "--seeds", seed)
+        assert (code, text.count(f"note: folder {said}")) == (0, named)
+
+
 def test_one_training_image_is_refused_where_images_are_held_out_and_noted_by_a_check(kdbench, part):
     for number in ("001", "002"):
         (part / f"train/good/{number}.png").unlink()

@@ -12,7 +12,7 @@ import pandas as pd
 from pydantic import BaseModel
 
 from kdbench.cli.options import at_home
-from kdbench.cli.terminal import silenced
+from kdbench.cli.terminal import give_home, silenced
 from kdbench.cli.trials import SweepResult
 from kdbench.engine.recipe import Recipe
 from kdbench.errors import RequestError, ResultsError, unknown
@@ -87,11 +87,15 @@ def run(
     Returns the results folder, with the rows of earlier runs too. A cell that fails is a row whose `status`
     is not `ok`. Raises RequestError for a wrong request, ResultsError if rows cannot be written, and
     KeyboardInterrupt if the run was interrupted; what has finished is kept, and the same call resumes.
+
+    A user without a home folder gets one, since Ray needs it. The handlers of signals and the streams of this
+    process stay as they are: SIGTERM ends it at once, where `kdbench run` first writes checkpoints.
     """
     request = _asked(Request, locals())
     from kdbench.cli.run import carry_out, planned
 
     with silenced(not progress):
+        give_home()
         result = carry_out(planned(request))
     if result.stopped_by:
         raise KeyboardInterrupt
@@ -144,8 +148,10 @@ def sweep(
     from kdbench.cli.sweep import carry_out, planned
     from kdbench.sweeps._request import SweepRequest
 
+    request = _asked(SweepRequest, locals())
     with silenced(not progress):
-        return carry_out(planned(_asked(SweepRequest, locals())), audit=audit)
+        give_home()
+        return carry_out(planned(request), audit=audit)
 
 
 def compare(before: AnyPath, after: AnyPath, *, tolerance: float = 0.01) -> Compared:

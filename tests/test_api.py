@@ -1,8 +1,11 @@
 """The Python interface: what `import kdbench` offers, and what comes of it."""
 
 import inspect
+import os
+import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -389,3 +392,24 @@ def test_curves_and_scores_say_what_their_cell_was(trained):
         assert set(frame["method"]) == {"stfpm"}
         assert set(frame["category"]) == {"bottle", "screw"}
     assert isinstance(results.latencies(), pd.DataFrame)
+
+
+def test_a_run_from_python_leaves_handlers_and_streams_and_gives_a_home_to_who_has_none(
+    mvtec, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HOME", "")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+    before = [*map(signal.getsignal, numbers)], sys.stdout, sys.stderr
+    same = {"backbone": "tiny", "epochs": 1, "set": {"all.image_size": 32}, "latency": False}
+    kdbench.run(
+        methods="stfpm",
+        dataset="mvtec_ad",
+        root=mvtec,
+        categories="bottle",
+        executor="local",
+        results=tmp_path / "r",
+        **same,
+    )
+    assert ([*map(signal.getsignal, numbers)], sys.stdout, sys.stderr) == before
+    assert os.environ["HOME"] == str(tmp_path / f"kdbench-{os.getuid()}")

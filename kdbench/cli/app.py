@@ -13,9 +13,8 @@ from kdbench.cli.results import results_app
 from kdbench.cli.run import run
 from kdbench.cli.streams import failed, lossy_streams, needed
 from kdbench.cli.sweep import sweep
-from kdbench.cli.terminal import OK, SOME_FAILED, WRONG_REQUEST, complain, warn
+from kdbench.cli.terminal import OK, SOME_FAILED, WRONG_REQUEST, complain, give_home, warn
 from kdbench.errors import DataError, RequestError
-from kdbench.files import provide_home
 
 app = typer.Typer(
     help="Compare knowledge-distillation anomaly detectors: one command, exact metrics, traceable numbers.",
@@ -43,8 +42,7 @@ def main() -> None:
 def _carry_out() -> int | str | None:
     """Run the command of the command line, say what is wrong with it, and return its exit code."""
     try:
-        if note := provide_home():
-            warn(note)
+        give_home()
         app()
     except (RequestError, DataError) as error:
         for complaint in getattr(error, "complaints", (error,)):

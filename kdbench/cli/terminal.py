@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from kdbench.errors import complained
+from kdbench.files import provide_home
 
 if TYPE_CHECKING:
     from kdbench.reports.tables import Table as Values
@@ -51,6 +52,12 @@ def complain(text: str) -> None:
 def warn(text: str) -> None:
     """Print on standard error what the user should know, whatever the command."""
     err.print(f"note: {text}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
+def give_home() -> None:
+    """Give this process a home folder if its user has none, and say so."""
+    if note := provide_home():
+        warn(note)
 
 
 def new_table(*columns: str, title: str | None = None) -> Table:

@@ -5,7 +5,7 @@ BIN := .venv/bin
 METHODS := dskd,stfpm,dcam,snl
 PUBLISHED := reports/published
 
-.PHONY: run test test-all bench bench-profile bench-peers results tables format clean
+.PHONY: run test test-all bench bench-profile bench-peers equal-weights results tables format clean
 
 run: .venv/.installed
 	$(BIN)/kdbench run --methods $(METHODS) --setting multiclass
@@ -34,6 +34,10 @@ bench-profile: .venv/.installed
 # IMAGES is a category in MVTec layout, WEIGHTS those of torchvision's ResNet-18.
 bench-peers: .venv-peers/.installed
 	.venv-peers/bin/python tests/benchmarks/peers.py --images "$(IMAGES)" --weights "$(WEIGHTS)" --out docs/performance.md
+
+# The same weights in kdbench and in anomalib; writes docs/equal-weights.md.
+equal-weights: .venv-peers/.installed
+	.venv-peers/bin/python tests/benchmarks/equal_weights.py --out docs/equal-weights.md
 
 # The first comparison, which docs/results.md reads: runs what results/first-* lack, then renders.
 # DATA has the folders mvtec_ad, visa and magnetic_tile; WEIGHTS are those of torchvision's ResNet-18.

@@ -1,6 +1,7 @@
 """Images with synthetic defects for a loss: textures where Perlin noise is high (DRAEM, arXiv:2108.07610)."""
 
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,11 @@ TRANSPARENCY = (0.0, 0.8)  # how much of the image shows through
 
 
 class Textures:
-    """What is pasted: images of a folder, or where there is none other images of the batch."""
+    """What is pasted: images below the folder `folder` of KDBENCH_DATA; "": other images of the batch."""
 
-    def __init__(self, folder: Path | None, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        self.paths = images_below(folder, "textures=dtd, the folder KDBENCH_DATA/dtd: ") if folder else []
+    def __init__(self, folder: str, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        data = Path(os.environ.get("KDBENCH_DATA", ""))
+        self.paths = images_below(data / folder, f"the folder {folder} of KDBENCH_DATA: ") if folder else []
         self.mean, self.std = (torch.tensor(x)[:, None, None] for x in (mean, std))
 
     def draw(self, images: Tensor, draws: np.random.Generator) -> Tensor:

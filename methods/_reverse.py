@@ -92,6 +92,11 @@ def level_maps(
     return stack([upsample(cosine_distance(t, s), size, align_corners=align_corners) for t, s in pairs])
 
 
+def hard_places(distance: Tensor, deviations: float) -> Tensor:
+    """1 where a distance [B,h,w] is at least its mean plus so many standard deviations, else 0."""
+    return (distance >= distance.mean() + deviations * distance.std()).to(distance.dtype)
+
+
 def check_decoder(levels: tuple[int, ...], image_size: int) -> None:
     """Raise ValueError unless a decoder can rebuild these levels: neighbours, of sizes that halve evenly."""
     if any(coarse != fine + 1 for fine, coarse in pairwise(levels)):

@@ -4,12 +4,21 @@ Wortsman et al.: Stable and low-precision training for large-scale vision-langua
 arXiv:2304.13013, algorithm 2: the rate of a tensor is divided by max(1, RMS(g / sqrt(v))).
 """
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+
+def warm_cosine(progress: float, warmup: float, end: float) -> float:
+    """The factor of the rate: from 0 to 1 in a line, then to `end` along a cosine; `progress` is 0 to 1."""
+    if progress < warmup:
+        return progress / warmup
+    along = min(1.0, (progress - warmup) / (1 - warmup))
+    return end + (1 - end) * (1 + math.cos(math.pi * along)) / 2
 
 
 class StableAdamW(Optimizer):

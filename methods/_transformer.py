@@ -1,7 +1,7 @@
 """Dinomaly's networks: a bottleneck with dropout, and transformer blocks with linear attention."""
 
 from torch import Tensor, nn
-from torch.nn.functional import elu
+from torch.nn.functional import elu, scaled_dot_product_attention
 
 from kdbench.method import full_precision
 
@@ -15,10 +15,11 @@ class Bottleneck(nn.Sequential):
 
 
 class Block(nn.Module):
-    """A transformer block with linear attention: [B,N,C] -> [B,N,C]."""
+    """A transformer block with linear attention, or with the usual one: [B,N,C] -> [B,N,C]."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, attention: str = "linear") -> None:
         super().__init__()
+        self.attend = linear_attention if attention == "linear" else scaled_dot_product_attention
         self.heads = max(1, width // 64)
         self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-8), nn.LayerNorm(width, eps=1e-8)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
@@ -26,7 +27,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(self.norm1(x)).unflatten(2, (3, self.heads, -1)).transpose(1, 3).unbind(2)
-        attended = linear_attention(q.float(), k.float(), v.float())  # [B,heads,N,C/heads]
+        attended = self.attend(q.float(), k.float(), v.float())  # [B,heads,N,C/heads]
         x = x + self.out(attended.transpose(1, 2).flatten(2).to(x.dtype))
         return x + self.mlp(self.norm2(x))
 

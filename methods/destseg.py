@@ -4,9 +4,7 @@ Zhang et al.: DeSTSeg: Segmentation Guided Denoising Student-Teacher for Anomaly
 arXiv:2211.11317. Numbers are those of the official code (github.com/apple/ml-destseg), this file is not.
 """
 
-import os
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -16,7 +14,7 @@ from torch.nn.functional import interpolate
 from torch.optim import SGD, Optimizer
 
 from kdbench.backbone import FeaturePyramid, normalisation, pyramid
-from kdbench.method import Family, Fidelity, Method, cosine_distance, top_mean, unit_vectors, upsample
+from kdbench.method import Family, Fidelity, Method, cosine_distance, fuse, top_mean, unit_vectors, upsample
 from kdbench.methods._corrupt import Textures, corrupt
 from kdbench.methods._segment import DenoisingDecoder, SegmentationNet
 
@@ -47,6 +45,8 @@ class DeSTSeg(Method):
         lr: float = Field(0.1, gt=0)  # of the segmentation net
         lr_head: float = Field(0.01, gt=0)  # of its last part
         student_share: float = Field(0.2, gt=0, lt=1)  # of the training, before the segmentation net's part
+        denoise: bool = True  # False: the student sees the clean image while it learns
+        segment: bool = True  # False: no segmentation net; the map is the sum of the levels' distances
         gamma: float = Field(4.0, ge=0)  # of the focal loss
         l1_weight: float = Field(1.0, ge=0)
         textures: Literal["train", "dtd"] = "train"  # dtd: the images below the folder KDBENCH_DATA/dtd
@@ -65,10 +65,10 @@ class DeSTSeg(Method):
         super().__init__(config, teacher)
         self.encoder = pyramid(config.backbone, (config.levels[-1] + 1,))
         self.decoder = DenoisingDecoder(self.encoder.channels[0], teacher.channels)
-        self.segmentation = SegmentationNet(sum(teacher.channels))
+        net = SegmentationNet(sum(teacher.channels)) if config.segment else nn.Identity()
+        self.segmentation: Any = net
         mean, std = normalisation(config.backbone)
-        folder = Path(os.environ.get("KDBENCH_DATA", "")) / "dtd" if config.textures == "dtd" else None
-        self.textures = Textures(folder, mean, std)
+        self.textures = Textures("dtd" if config.textures == "dtd" else "", mean, std)
 
     def denoised(self, images: Tensor) -> list[Tensor]:
         """The student's levels [B,C,h,w] of images that may be corrupted."""
@@ -82,13 +82,14 @@ class DeSTSeg(Method):
         return self.segmentation(torch.cat(joined, 1))[:, 0].float()
 
     def loss(self, images: Tensor, taught: list[Tensor]) -> Tensor:
-        c, first = self.config, self.progress < self.config.student_share
+        c = self.config
+        first = not c.segment or self.progress < c.student_share
         for part in (self.encoder, self.decoder):
             part.train(first)  # BatchNorm counts only where a part learns
         self.segmentation.train(not first)
         corrupted, mask = corrupt(images, self.textures)  # [B,3,S,S], [B,S,S]
         if first:
-            pairs = zip(taught, self.denoised(corrupted), strict=True)
+            pairs = zip(taught, self.denoised(corrupted if c.denoise else images), strict=True)
             return torch.stack([cosine_distance(t, s).mean((1, 2)).sum() for t, s in pairs]).sum()
         with torch.no_grad():
             levels, denoised = self.teach(corrupted), self.denoised(corrupted)
@@ -97,6 +98,9 @@ class DeSTSeg(Method):
         return focal_loss(logits, target, c.gamma) + c.l1_weight * (logits.sigmoid() - target).abs().mean()
 
     def anomaly_map(self, images: Tensor, taught: list[Tensor]) -> Tensor:
+        if not self.config.segment:
+            pairs = zip(taught, self.denoised(images), strict=True)
+            return fuse([cosine_distance(t, s) for t, s in pairs], images.shape[-1])
         return upsample(self.segmented(taught, self.denoised(images)).sigmoid(), images.shape[-1])
 
     def image_score(self, anomaly_map: Tensor) -> Tensor:
@@ -106,9 +110,10 @@ class DeSTSeg(Method):
         c, net = self.config, self.segmentation
         groups: list[dict[str, Any]] = [
             {"params": [*self.encoder.parameters(), *self.decoder.parameters()], "lr": c.lr_student},
-            {"params": [*net.body.parameters()], "lr": c.lr},
-            {"params": [*net.head.parameters()], "lr": c.lr_head},
         ]
+        if c.segment:
+            groups += [{"params": [*net.body.parameters()], "lr": c.lr}]
+            groups += [{"params": [*net.head.parameters()], "lr": c.lr_head}]
         return SGD(groups, lr=c.lr, momentum=0.9, weight_decay=1e-4)
 
 

@@ -4,8 +4,7 @@ Guo et al.: Dinomaly: The Less Is More Philosophy in Multi-Class Unsupervised An
 arXiv:2405.14325. Numbers are those of the official code (github.com/guojiajeremy/Dinomaly, Apache-2.0).
 """
 
-import math
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -26,7 +25,7 @@ from kdbench.method import (
     top_mean,
     upsample,
 )
-from kdbench.methods._stable_adamw import StableAdamW
+from kdbench.methods._stable_adamw import StableAdamW, warm_cosine
 from kdbench.methods._transformer import Block, Bottleneck
 
 MAP_SIZE, RADIUS, SIGMA = 256, 2, 4.0  # maps are smoothed at this size by a kernel of 5x5
@@ -66,15 +65,17 @@ class Dinomaly(Method):
         lr_end: float = Field(2e-4, gt=0)  # of the cosine
         warmup: float = Field(0.01, ge=0, lt=1)  # share of the training
         clip: float = Field(0.1, gt=0)  # of the gradient's norm
+        attention: Literal["linear", "softmax"] = "linear"  # of the decoder
+        num_groups: int = Field(2, ge=1)  # of levels, each rebuilt as one: as many as levels is the usual way
         dropout: float = Field(0.2, ge=0, lt=1)  # three times in the bottleneck
         easy: float = Field(0.9, ge=0, lt=1)  # share of the places with EASY_GRADIENT, after the ramp
         ramp: float = Field(0.1, ge=0, le=1)  # share of the training in which it rises from 0
         score_share: float = Field(0.01, gt=0, le=1)  # of the crop's largest values, whose mean is the score
 
         @model_validator(mode="after")
-        def _two_halves(self) -> "Dinomaly.Config":
-            if len(self.levels) % 2:
-                raise ValueError(f"levels {self.levels}: two groups need an even number")
+        def _groups_are_equal(self) -> "Dinomaly.Config":
+            if len(self.levels) % self.num_groups:
+                raise ValueError(f"levels {self.levels}: {self.num_groups} groups of equal size need others")
             if self.crop > self.image_size:
                 raise ValueError(f"crop {self.crop} is larger than image_size {self.image_size}")
             return self
@@ -86,19 +87,19 @@ class Dinomaly(Method):
         teacher.crop = config.crop
         width = teacher.channels[0]
         self.bottleneck = Bottleneck(width, config.dropout)
-        self.decoder = nn.ModuleList(Block(width) for _ in config.levels)
+        self.decoder = nn.ModuleList(Block(width, config.attention) for _ in config.levels)
 
     def groups(self, taught: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """Two pairs [B,C,h,w]: the mean of half of the teacher's levels, and the decoder's mean for it."""
-        half, (height, width) = len(taught) // 2, taught[0].shape[2:]
+        """Pairs [B,C,h,w]: the mean of a group of the teacher's levels, and the decoder's mean for it."""
+        size, (height, width) = len(taught) // self.config.num_groups, taught[0].shape[2:]
         x = torch.stack(taught).mean(0).flatten(2).transpose(1, 2)  # [B,N,C]
         x, rebuilt = self.bottleneck(x), []
         for block in self.decoder:
             x = block(x)
             rebuilt.append(x.transpose(1, 2).unflatten(2, (height, width)))
         rebuilt = rebuilt[::-1]  # the last block answers to the first level
-        halves = (slice(0, half), slice(half, None))
-        return [(torch.stack(taught[h]).mean(0), torch.stack(rebuilt[h]).mean(0)) for h in halves]
+        groups = [slice(first, first + size) for first in range(0, len(taught), size)]
+        return [(torch.stack(taught[g]).mean(0), torch.stack(rebuilt[g]).mean(0)) for g in groups]
 
     def loss(self, images: Tensor, taught: list[Tensor]) -> Tensor:
         easy = self.config.easy * min(1.0, self.progress / self.config.ramp if self.config.ramp else 1.0)
@@ -109,13 +110,19 @@ class Dinomaly(Method):
             distances.append(flat_cosine_distance(t, scale_gradient(s.float(), weight[:, None])).mean())
         return torch.stack(distances).mean()
 
+    def raw_map(self, taught: list[Tensor]) -> Tensor:
+        """The mean of both groups' distances at the size of the crop: [B,crop,crop]."""
+        distances = torch.stack([cosine_distance(t, s) for t, s in self.groups(taught)]).mean(0)
+        return upsample(distances, self.config.crop, align_corners=True)
+
+    def smooth_map(self, taught: list[Tensor]) -> Tensor:
+        """The same at MAP_SIZE, smoothed."""
+        return gaussian_blur(upsample(self.raw_map(taught), MAP_SIZE), SIGMA, radius=RADIUS)
+
     def anomaly_map(self, images: Tensor, taught: list[Tensor]) -> Tensor:
         crop, size = self.config.crop, images.shape[-1]
-        small = min(MAP_SIZE, crop)
-        maps = [upsample(cosine_distance(t, s), small, align_corners=True) for t, s in self.groups(taught)]
-        cropped = upsample(gaussian_blur(torch.stack(maps).mean(0), SIGMA, radius=RADIUS), crop)
         before = (size - crop) // 2
-        return pad(cropped, (before, size - crop - before) * 2)
+        return pad(upsample(self.smooth_map(taught), crop), (before, size - crop - before) * 2)
 
     def image_score(self, anomaly_map: Tensor) -> Tensor:
         c = self.config
@@ -126,15 +133,8 @@ class Dinomaly(Method):
         return StableAdamW(self.trained(), lr=c.lr, eps=1e-10, weight_decay=1e-4, clip=c.clip)
 
     def scheduler(self, optimizer: Optimizer) -> LRScheduler:
-        return LambdaLR(optimizer, lambda step: self.rate(step / self.num_steps))
-
-    def rate(self, progress: float) -> float:
-        """The factor of the rate: up in a line, then down along a cosine."""
         c = self.config
-        if progress < c.warmup:
-            return progress / c.warmup
-        along = (progress - c.warmup) / (1 - c.warmup)
-        return (c.lr_end + (c.lr - c.lr_end) * (1 + math.cos(math.pi * min(1.0, along))) / 2) / c.lr
+        return LambdaLR(optimizer, lambda step: warm_cosine(step / self.num_steps, c.warmup, c.lr_end / c.lr))
 
 
 METHOD = Dinomaly

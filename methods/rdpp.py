@@ -42,6 +42,7 @@ class RDPP(ReverseRecipe):
 
     class Config(ReverseRecipe.Config):  # batch 16, Adam 5e-3 (0.5, 0.999), sigma 4
         backbone: str = "wide_resnet50_2.tv_in1k"
+        projections: bool = True  # False: RD4AD, with which the paper compares
         lr_projection: float = Field(1e-3, gt=0)
         recon: float = Field(RECON, ge=0)  # weight: projections of noised and clean images are alike
         contrast: float = Field(CONTRAST, ge=0)  # weight: projections differ from the noised bare levels
@@ -51,7 +52,9 @@ class RDPP(ReverseRecipe):
 
     def __init__(self, config: Config, teacher: FeaturePyramid) -> None:
         super().__init__(config, teacher)
-        self.projections = nn.ModuleList(projection(channels) for channels in teacher.channels)
+        self.projections = nn.ModuleList(
+            projection(channels) if config.projections else nn.Identity() for channels in teacher.channels
+        )
         self.bottleneck = Bottleneck(teacher, config.backbone)
         self.decoder = Decoder(self.bottleneck.out_channels, teacher, config.backbone)
         self.std = normalisation(config.backbone)[1]
@@ -61,17 +64,17 @@ class RDPP(ReverseRecipe):
         return [f(t) for f, t in zip(self.projections, taught, strict=True)]
 
     def terms(self, images: Tensor, taught: list[Tensor]) -> dict[str, Tensor]:
-        c, distances, recon, contrast = self.config, [], [], []
+        c, projected, recon, contrast = self.config, self.project(taught), [], []
+        pairs = zip(taught, self.decoder(self.bottleneck(projected)), strict=True)
+        distances = torch.stack([flat_cosine_distance(t, s).mean() for t, s in pairs])
+        if not c.projections:
+            return {"cosine": distances}
         noised = self.teach(images + rectangles_of_noise(images, self.std))
-        projected, projected_noised = self.project(taught), self.project(noised)
-        rebuilt = self.decoder(self.bottleneck(projected))
-        for t, s, n, p, pn in zip(taught, rebuilt, noised, projected, projected_noised, strict=True):
-            distances.append(flat_cosine_distance(t, s).mean())
+        for n, p, pn in zip(noised, projected, self.project(noised), strict=True):
             recon.append(AUXILIARY * c.recon * flat_cosine_distance(p, pn).mean())
             cosine = 1 - flat_cosine_distance(n, p)
             contrast.append(AUXILIARY * c.contrast * (cosine - c.margin).relu().mean())
-        named = {"cosine": distances, "recon": recon, "contrast": contrast}
-        return {name: torch.stack(values) for name, values in named.items()}
+        return {"cosine": distances, "recon": torch.stack(recon), "contrast": torch.stack(contrast)}
 
     def anomaly_map(self, images: Tensor, taught: list[Tensor]) -> Tensor:
         rebuilt = self.decoder(self.bottleneck(self.project(taught)))

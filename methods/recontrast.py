@@ -22,7 +22,7 @@ from kdbench.method import (
     scale_gradient,
     top_mean,
 )
-from kdbench.methods._reverse import Bottleneck, Decoder, ReverseRecipe, level_maps, replace_relu
+from kdbench.methods._reverse import Bottleneck, Decoder, ReverseRecipe, hard_places, level_maps, replace_relu
 
 RADIUS = 2  # of the Gaussian: the code's kernel has 5x5 values, whatever sigma is
 
@@ -55,10 +55,14 @@ class ReContrast(ReverseRecipe):
         weight_decay: float = Field(1e-5, ge=0)
         activation: Literal["relu", "gelu"] = "relu"  # of bottleneck and decoder
         outputs: Literal["shared", "per_encoder"] = (
-            "shared"  # a 1x1 convolution per encoder behind each stage
+            "shared"  # per_encoder: a 1x1 convolution behind each stage
         )
+        distance: Literal["flat", "position"] = "flat"  # the cosine of whole maps, or of each place
+        adapt: bool = True  # False: the second encoder stays as the teacher
+        cross: bool = True  # False: each encoder is rebuilt from itself
+        stop_gradient: bool = True  # of the adapting encoder where it is the target
         hardest: float = (
-            1.0  # standard deviations above the mean distance below which a place teaches nothing
+            1.0  # a place nearer than mean + hardest * deviation of the distances teaches nothing
         )
         ramp: float = Field(0.1, ge=0, le=1)  # share of the training in which it rises from -3 to `hardest`
         score_share: float = Field(0.01, gt=0, le=1)  # of the map's largest values, whose mean is the score
@@ -67,7 +71,7 @@ class ReContrast(ReverseRecipe):
 
     def __init__(self, config: Config, teacher: FeaturePyramid) -> None:
         super().__init__(config, teacher)
-        self.encoder = copy.deepcopy(teacher).requires_grad_(True)  # starts as the teacher, then adapts
+        self.encoder = copy.deepcopy(teacher).requires_grad_(config.adapt)  # starts as the teacher
         self.bottleneck = Bottleneck(teacher, config.backbone)
         self.decoder = Decoder(self.bottleneck.out_channels, teacher, config.backbone)
         if config.activation == "gelu":
@@ -86,19 +90,22 @@ class ReContrast(ReverseRecipe):
     def pairs(self, images: Tensor, taught: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Six targets [B,C,h,w], three frozen and three adapting ones, and what the decoder makes of each."""
         adapting = self.encoder(images)
-        both = [cat((a, t)) for a, t in zip(adapting, taught, strict=True)]
+        first, second = (adapting, taught) if self.config.cross else (taught, adapting)
+        both = [cat(pair) for pair in zip(first, second, strict=True)]
         halves = zip(*(x.unflatten(0, (2, -1)) for x in self.decoder(self.bottleneck(both))), strict=True)
         frozen, adapted = (list(half) for half in halves)
         if self.to_frozen:
             frozen = [f(x) for f, x in zip(self.to_frozen, frozen, strict=True)]
             adapted = [f(x) for f, x in zip(self.to_adapting, adapted, strict=True)]
-        return [*taught, *(a.detach() for a in adapting)], [*frozen, *adapted]
+        targets = [a.detach() for a in adapting] if self.config.stop_gradient else adapting
+        return [*taught, *targets], [*frozen, *adapted]
 
     def loss(self, images: Tensor, taught: list[Tensor]) -> Tensor:
+        measure = flat_cosine_distance if self.config.distance == "flat" else cosine_distance
         distances = []
         for target, rebuilt in zip(*self.pairs(images, taught), strict=True):
             hard = hard_places(cosine_distance(target, rebuilt).detach(), self.deviations())
-            distances.append(flat_cosine_distance(target, scale_gradient(rebuilt, hard[:, None])).mean())
+            distances.append(measure(target, scale_gradient(rebuilt, hard[:, None])).mean())
         return torch.stack(distances).sum() / 2
 
     def deviations(self) -> float:
@@ -119,11 +126,6 @@ class ReContrast(ReverseRecipe):
         slow: dict[str, Any] = {"params": [*self.encoder.parameters()], "lr": c.lr_encoder}
         options: dict[str, Any] = {"weight_decay": c.weight_decay, "eps": 1e-10, "amsgrad": True}
         return self.clipped(AdamW([{"params": rest}, slow], lr=c.lr, betas=self.betas, **options))
-
-
-def hard_places(distance: Tensor, deviations: float) -> Tensor:
-    """1 where a distance [B,h,w] is at least its mean plus so many standard deviations, else 0."""
-    return (distance >= distance.mean() + deviations * distance.std()).to(distance.dtype)
 
 
 METHOD = ReContrast

@@ -14,7 +14,17 @@ from torch.nn.functional import interpolate
 from torch.optim import SGD, Optimizer
 
 from kdbench.backbone import FeaturePyramid, normalisation, pyramid
-from kdbench.method import Family, Fidelity, Method, cosine_distance, fuse, top_mean, unit_vectors, upsample
+from kdbench.method import (
+    Family,
+    Fidelity,
+    Method,
+    added,
+    cosine_distance,
+    fuse,
+    top_mean,
+    unit_vectors,
+    upsample,
+)
 from kdbench.methods._corrupt import Textures, corrupt
 from kdbench.methods._segment import DenoisingDecoder, SegmentationNet
 
@@ -45,8 +55,8 @@ class DeSTSeg(Method):
         lr: float = Field(0.1, gt=0)  # of the segmentation net
         lr_head: float = Field(0.01, gt=0)  # of its last part
         student_share: float = Field(0.2, gt=0, lt=1)  # of the training, before the segmentation net's part
-        denoise: bool = True  # False: the student sees the clean image while it learns
-        segment: bool = True  # False: no segmentation net; the map is the sum of the levels' distances
+        denoise: bool = added(True)  # False: the student sees the clean image while it learns
+        segment: bool = added(True)  # False: no segmentation net; the map is the sum of the levels' distances
         gamma: float = Field(4.0, ge=0)  # of the focal loss
         l1_weight: float = Field(1.0, ge=0)
         textures: Literal["train", "dtd"] = "train"  # dtd: the images below the folder KDBENCH_DATA/dtd

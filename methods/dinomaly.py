@@ -18,6 +18,7 @@ from kdbench.method import (
     Family,
     Fidelity,
     Method,
+    added,
     cosine_distance,
     flat_cosine_distance,
     gaussian_blur,
@@ -65,8 +66,8 @@ class Dinomaly(Method):
         lr_end: float = Field(2e-4, gt=0)  # of the cosine
         warmup: float = Field(0.01, ge=0, lt=1)  # share of the training
         clip: float = Field(0.1, gt=0)  # of the gradient's norm
-        attention: Literal["linear", "softmax"] = "linear"  # of the decoder
-        num_groups: int = Field(2, ge=1)  # of levels, each rebuilt as one: as many as levels is the usual way
+        attention: Literal["linear", "softmax"] = added("linear")  # of the decoder
+        num_groups: int = added(2, ge=1)  # of levels, each rebuilt as one: as many as levels is the usual way
         dropout: float = Field(0.2, ge=0, lt=1)  # three times in the bottleneck
         easy: float = Field(0.9, ge=0, lt=1)  # share of the places with EASY_GRADIENT, after the ramp
         ramp: float = Field(0.1, ge=0, le=1)  # share of the training in which it rises from 0

@@ -16,7 +16,7 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from kdbench.backbone import FeaturePyramid, build_pdn, is_pdn, normalisation
-from kdbench.method import Family, Fidelity, Method, Pair, channel_statistics, top_mean, upsample
+from kdbench.method import Family, Fidelity, Method, Pair, added, channel_statistics, top_mean, upsample
 from kdbench.methods._autoencoder import Autoencoder, jittered
 from kdbench.methods._corrupt import Textures
 
@@ -55,8 +55,8 @@ class EfficientAD(Method):
         lr_drop: float = Field(0.95, gt=0, le=1)
         hardest: float = Field(1e-3, gt=0, le=1)  # share of the differences that are learnt from
         autoencoder: bool = True
-        normalise: bool = True  # False: both differences are averaged as they are
-        penalty: Literal["none", "images"] = "none"  # the student answers 0 to other images
+        normalise: bool = added(True)  # False: both differences are averaged as they are
+        penalty: Literal["none", "images"] = added("none")  # the student answers 0 to other images
 
         @field_validator("backbone")
         @classmethod

@@ -15,7 +15,7 @@ from torch.optim import Adam, Optimizer
 
 from kdbench.backbone import FeaturePyramid, normalisation
 from kdbench.defects import perlin
-from kdbench.method import Family, Fidelity, flat_cosine_distance, gaussian_blur
+from kdbench.method import Family, Fidelity, added, flat_cosine_distance, gaussian_blur
 from kdbench.methods._reverse import Bottleneck, Decoder, ReverseRecipe, level_maps
 
 AUXILIARY, RECON, CONTRAST = 0.2 / 1.11, 0.01, 0.1  # the code's weights; 1.11 is the sum of its three
@@ -42,7 +42,7 @@ class RDPP(ReverseRecipe):
 
     class Config(ReverseRecipe.Config):  # batch 16, Adam 5e-3 (0.5, 0.999), sigma 4
         backbone: str = "wide_resnet50_2.tv_in1k"
-        projections: bool = True  # False: RD4AD, with which the paper compares
+        projections: bool = added(True)  # False: RD4AD, with which the paper compares
         lr_projection: float = Field(1e-3, gt=0)
         recon: float = Field(RECON, ge=0)  # weight: projections of noised and clean images are alike
         contrast: float = Field(CONTRAST, ge=0)  # weight: projections differ from the noised bare levels

@@ -16,6 +16,7 @@ from kdbench.backbone import FeaturePyramid
 from kdbench.method import (
     Family,
     Fidelity,
+    added,
     cosine_distance,
     flat_cosine_distance,
     gaussian_blur,
@@ -57,10 +58,10 @@ class ReContrast(ReverseRecipe):
         outputs: Literal["shared", "per_encoder"] = (
             "shared"  # per_encoder: a 1x1 convolution behind each stage
         )
-        distance: Literal["flat", "position"] = "flat"  # the cosine of whole maps, or of each place
-        adapt: bool = True  # False: the second encoder stays as the teacher
-        cross: bool = True  # False: each encoder is rebuilt from itself
-        stop_gradient: bool = True  # of the adapting encoder where it is the target
+        distance: Literal["flat", "position"] = added("flat")  # the cosine of whole maps, or of each place
+        adapt: bool = added(True)  # False: the second encoder stays as the teacher
+        cross: bool = added(True)  # False: each encoder is rebuilt from itself
+        stop_gradient: bool = added(True)  # of the adapting encoder where it is the target
         hardest: float = (
             1.0  # a place nearer than mean + hardest * deviation of the distances teaches nothing
         )

@@ -86,7 +86,7 @@ def predict(
     found, others = find_images(images or [])
     predictor = _predictor(detector, threshold, results, weights, device)
     if others:
-        say(f"note: {others} files of other kinds in the folders are left out", style="yellow")
+        say(f"note: left out what is no image by its name in the folders: {others}", style="yellow")
     if predictor.threshold is None:
         say(
             "note: the detector has no threshold, so nothing is decided: --threshold gives one",
@@ -154,7 +154,8 @@ def _predictor(
     if threshold is None and chosen is not None:
         say(chosen.words)
         threshold = chosen.value
-    session = open_runtime(path, runtime=RUNTIME_OF[path.suffix])
+    place = "cpu" if device == "auto" else device  # what a runtime can do everywhere
+    session = open_runtime(path, runtime=RUNTIME_OF[path.suffix], device=place)
     return Predictor(
         scorer=session, image_size=metadata.image_size, threshold=threshold, scale=metadata.scale
     )

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from kdbench.backbone import normalisation
+from kdbench.backbone import Blocks, FeaturePyramid, normalisation
 from kdbench.method import Method
 
 
@@ -20,6 +20,11 @@ class Deployed(nn.Module):
         alone = copy.deepcopy(method).float().eval().requires_grad_(False)
         for name in alone.training_only:
             delattr(alone, name)
+        for pyramid in alone.modules():
+            if isinstance(pyramid, FeaturePyramid) and isinstance(pyramid.body, Blocks):
+                # Positions are interpolated for this size once: ONNX has another bicubic kernel than torch.
+                side = pyramid.crop or alone.config.image_size
+                pyramid.body.network.set_input_size(img_size=(side, side))
         self.method = alone
         mean, std = normalisation(alone.config.backbone)
         self.register_buffer("mean", torch.tensor(mean)[:, None, None] * 255)

@@ -175,7 +175,7 @@ def test_a_folder_of_83_images_with_two_damaged_ones(kdbench, exported, tmp_path
     (folder / "notes.txt").write_text("left out")
     code, printed = kdbench("predict", exported, folder, "--out", tmp_path / "p")
     assert code == 1, printed
-    assert "1 files of other kinds" in printed
+    assert "left out what is no image by its name in the folders: 1" in printed
     assert "81 images scored" in printed
     table = pd.read_parquet(tmp_path / "p/predictions.parquet")
     assert list(table) == ["path", "score", "decision", "milliseconds", "map", "heat_map", "error"]
@@ -222,6 +222,7 @@ def test_a_cell_and_its_file_give_the_same_scores(kdbench, exported, cells, trai
         (("{file}", "nowhere.png", "*.bmp"), "there is no file nowhere.png"),
         (("{file}", "nowhere.png", "*.bmp"), "*.bmp fits no file"),
         (("nowhere.onnx", "{image}"), "there is no file nowhere.onnx"),
+        (("{file}", "{image}", "--device", "tpu"), "does not run on tpu"),
         (("{file}", "--watch", "nowhere"), "--watch nowhere: there is no such folder"),
     ],
 )

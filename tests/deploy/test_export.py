@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdbench.backbone import teacher
+from kdbench.backbone import pyramid, teacher
 from kdbench.deploy.archive import check_archive, load_program
 from kdbench.deploy.export import OPSET, SUFFIXES, WRITERS, Traced
 from kdbench.deploy.metadata import metadata_text
@@ -63,6 +63,29 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[
     return of
 
 
+REAL = {"efficientad": "pdn_small.distilled", "dinomaly": "vit_small_patch14_reg4_dinov2.lvd142m"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", method_names())
+def test_networks_of_real_sizes_give_in_onnx_what_torch_gives(name, tmp_path):
+    method, backbone = get_method(name), REAL.get(name, "resnet18.tv_in1k")
+    config = method.Config(backbone=backbone)
+    torch.manual_seed(0)
+    network = (
+        pyramid(backbone, config.levels).requires_grad_(False).eval()
+    )  # no weights are needed to compare
+    module = Deployed(method(config, network))
+    size, path = config.image_size, tmp_path / "detector.onnx"
+    WRITERS["onnx"](Traced(module), path)
+    images = pixels(3, size)
+    with torch.inference_mode():
+        expected = [found.numpy() for found in module(torch.from_numpy(images))]
+    for runtime in ("onnxruntime", "openvino"):
+        for ours, theirs in zip(expected, open_runtime(path, runtime=runtime).run(images), strict=True):
+            assert np.abs(ours - theirs).max() <= 1e-3 * np.abs(ours).max(), runtime
+
+
 @pytest.mark.parametrize("name", method_names())
 def test_every_format_gives_what_torch_gives(exported, name):
     module, files = exported(name)
@@ -104,6 +127,22 @@ def test_a_detector_gives_what_its_method_gives_and_leaves_it_as_it_was():
     Deployed(built)
     assert hasattr(built, "attention")
     assert all(parameter.requires_grad for parameter in built.trained())
+
+
+@pytest.mark.parametrize("crop", [28, 56])
+def test_positions_of_a_transformer_are_interpolated_as_in_training(tmp_path, crop):
+    config = get_method("dinomaly").Config(backbone="tiny_vit", image_size=SIZE, crop=crop, levels=(3, 10))
+    torch.manual_seed(0)
+    network = teacher("tiny_vit", config.levels, find_weights("tiny_vit"))
+    torch.nn.init.normal_(network.body.network.pos_embed)  # of 4x4 places, for a crop of 2x2 or 4x4
+    method = get_method("dinomaly")(config, network).eval()
+    module, images = Deployed(method), pixels(2)
+    normalised = (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
+    with torch.inference_mode():
+        expected = method.anomaly_map(normalised, method.teacher(normalised)).numpy()
+    WRITERS["onnx"](Traced(module), tmp_path / "detector.onnx")
+    maps, _ = open_runtime(tmp_path / "detector.onnx", runtime="onnxruntime").run(images)
+    assert np.abs(maps - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 class Harm:

@@ -87,6 +87,8 @@ class Place:
     compile: Literal["auto", "on", "off"] = "auto"  # whether losses are compiled
     checkpoint_every_s: float = 600.0  # 0: never
     replaces: str | None = None  # the run whose result of this cell is to be replaced
+    runtimes: tuple[str, ...] = ("torch",)  # that its detector is measured in, when it is trained
+    runtime_precisions: tuple[str, ...] = ()  # empty: fp32, and the one that it was trained in
 
 
 @dataclass(frozen=True, kw_only=True)

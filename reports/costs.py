@@ -2,16 +2,20 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pandas as pd
 
 from kdbench.reports.entries import Entry
-from kdbench.reports.rows import Group, is_busy
+from kdbench.reports.rows import TORCH, Group, is_busy
 from kdbench.reports.tables import HOLE, Table, Value, hole, number, text
 
 MIB = 2**20
 P99_BATCHES = 100  # with fewer timed batches the 99th percentile is little more than the slowest one
 FEW = f"fewer than {P99_BATCHES} batches"
+SPAN = "from images on the device to maps and scores on it"
+SPAN_OF_EXPORTED = "of the exported detector, from pixels in main memory to maps and scores there"
+WAY = ["entry", "place", "precision", "batch_size"]
 RANKED_BY_ONE = "A rank from one detector says nothing about how much the detectors of a method differ."
 
 
@@ -32,13 +36,21 @@ def sizes(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
         )
 
 
-def latencies(group: Group, found: Sequence[Entry], rows: pd.DataFrame) -> Iterator[Table]:
-    """Timings, a table per device; ranked by the median within one precision and batch size."""
-    own = rows[rows["cell_id"].isin([cell_id for entry in found for cell_id in entry.cell_ids])]
-    for place, timed in own.groupby("place"):
-        body = []
+def latencies(
+    group: Group, found: Sequence[Entry], rows: pd.DataFrame, untimed: pd.DataFrame
+) -> Iterator[Table]:
+    """Timings, a table per device and runtime; ranked by the median within one precision and batch size.
+
+    `untimed` has the rows of runtimes that have no times; their remark says why.
+    """
+    cell_ids = [cell_id for entry in found for cell_id in entry.cell_ids]
+    own, without = (part[part["cell_id"].isin(cell_ids)] for part in (rows, untimed))
+    for place in sorted({*own["place"], *without["place"]}):
+        body, timed, holes = [], own[own["place"] == place], without[without["place"] == place]
         for (precision, batch), block in timed.groupby(["precision", "batch_size"]):
             body += _timed(block, str(precision), int(batch))
+        measured, whole = [line[-2] for line in body], set(timed["runtime"]) <= {TORCH}
+        body += [_untimed(row) for row in holes.drop_duplicates(WAY).to_dict("records")]
         ranked_by_one = any(line[0].mean is not None and line[-2].mean == 1 for line in body)
         yield Table(
             title=f"Latency on {place}: {group.title}",
@@ -49,8 +61,8 @@ def latencies(group: Group, found: Sequence[Entry], rows: pd.DataFrame) -> Itera
             body=tuple(body),
             keys=("method", "precision", "batch"),
             notes=(
-                f"{_over([line[-2] for line in body], 'timed')}; for a batch, from images on the device "
-                "to maps and scores on it. A timing has a rank only if nothing else used the device.",
+                f"{_over(measured, 'timed')}; for a batch, {SPAN if whole else SPAN_OF_EXPORTED}. "
+                "A timing has a rank only if nothing else used the device.",
                 *([RANKED_BY_ONE] if ranked_by_one else []),
             ),
         )
@@ -64,7 +76,10 @@ def training(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
         for entry, cells in ended:
             here = cells[cells["place"] == place]
             if len(here):
-                values = (_mean(here["train_s"], here), _mean(here["peak_memory_bytes"] / MIB, here))
+                values = (
+                    shown_mean(here["train_s"], here),
+                    shown_mean(here["peak_memory_bytes"] / MIB, here),
+                )
                 body.append((text(entry.name), *values, number(len(here))))
         yield Table(
             title=f"Training on {place}: {group.title}",
@@ -72,6 +87,11 @@ def training(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
             body=tuple(body),
             notes=(f"{_over([line[-1] for line in body], 'trained, one per cell')}.",),
         )
+
+
+def _untimed(row: dict[str, Any]) -> tuple[Value, ...]:
+    names = (text(HOLE), text(row["entry"]), text(row["precision"]), text(int(row["batch_size"])))
+    return (*names, *[hole(cell_ids=[row["cell_id"]])] * 5, text(row["why_not"]))
 
 
 def _timed(rows: pd.DataFrame, precision: str, batch: int) -> list[tuple[Value, ...]]:
@@ -84,10 +104,10 @@ def _timed(rows: pd.DataFrame, precision: str, batch: int) -> list[tuple[Value, 
         busy = str(name) not in alone
         faster = sum(other < medians[str(name)] for other in medians.values()) if not busy else 0
         values = [
-            _mean(used["p50_ms"], used),
-            hole(FEW, [*used["cell_id"]]) if few_batches(used) else _mean(used["p99_ms"], used),
-            _mean(used["images_per_s"], used),
-            _mean(used["peak_memory_bytes"] / MIB, used),
+            shown_mean(used["p50_ms"], used),
+            hole(FEW, [*used["cell_id"]]) if few_batches(used) else shown_mean(used["p99_ms"], used),
+            shown_mean(used["images_per_s"], used),
+            shown_mean(used["peak_memory_bytes"] / MIB, used),
         ]
         names = (text(name), text(precision), text(batch))
         rank = text(HOLE) if busy else number(1 + faster)
@@ -135,7 +155,8 @@ def _count(value: float) -> str:
     return f"{value:.0f}"
 
 
-def _mean(values: pd.Series, rows: pd.DataFrame) -> Value:
+def shown_mean(values: pd.Series, rows: pd.DataFrame) -> Value:
+    """The mean of a column with its deviation, in three significant digits; a hole if no value is known."""
     known, ids = values.dropna(), tuple(dict.fromkeys(rows["cell_id"]))
     if known.empty:
         return hole(cell_ids=ids)

@@ -6,7 +6,7 @@ from itertools import groupby
 from pathlib import Path
 
 from kdbench.files import written_aside
-from kdbench.reports import accuracy, costs, gaps, significance, sweep
+from kdbench.reports import accuracy, costs, deployment, gaps, significance, sweep
 from kdbench.reports.entries import (
     MAIN,
     TITLES,
@@ -123,7 +123,9 @@ def _section(group: Group, found: list[Entry], rows: Rows, evidence: Evidence) -
         accuracy.conditions(group, found),
         *accuracy.further(group, found),
         *costs.sizes(group, found),
-        *costs.latencies(group, found, rows.latencies),
+        *costs.latencies(group, found, rows.latencies, rows.untimed),
+        *deployment.runtimes(group, found, rows.latencies, rows.untimed),
+        *deployment.exported(group, found, rows),
         *costs.training(group, found),
         *significance.intervals(evidence, found, group.title),
         *significance.partial_intervals(evidence, found, some, group.title),

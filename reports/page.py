@@ -19,7 +19,15 @@ import pandas as pd
 
 import kdbench
 from kdbench.files import written_aside
-from kdbench.reports import figures, figures_accuracy, figures_speed, figures_sweep, gallery, sweep
+from kdbench.reports import (
+    figures,
+    figures_accuracy,
+    figures_deployment,
+    figures_speed,
+    figures_sweep,
+    gallery,
+    sweep,
+)
 from kdbench.reports.cell_list import Links, list_cells
 from kdbench.reports.costs import FEW
 from kdbench.reports.entries import COLUMNS, TITLES, Entry, Mean, entries
@@ -163,6 +171,7 @@ def _sketches(
     return [
         *figures_speed.accuracy_latency(group, found, timed, look),
         *figures_speed.latency_distributions(group, found, rows.latencies, look),
+        *figures_deployment.runtimes(group, found, rows.latencies),
         figures_accuracy.heat_map(group, found),
         *figures_accuracy.curves(group, found, curves, look),
         figures_accuracy.critical_differences(group, found, look),

@@ -15,9 +15,21 @@ import pandas as pd
 from kdbench.cell import Section, recipe_key
 from kdbench.results.schema import ROW_SCHEMA
 from kdbench.results.storage import Storage
-from kdbench.results.store import AUDITS, CELLS, LATENCY, PROBES, SCORES, TRIALS, Kind, read, read_and_copies
+from kdbench.results.store import (
+    AUDITS,
+    CELLS,
+    DEPLOYED,
+    LATENCY,
+    PROBES,
+    SCORES,
+    TRIALS,
+    Kind,
+    read,
+    read_and_copies,
+)
 from kdbench.results.superseded import COLUMNS, last_asked, superseded
 
+TORCH = "torch"
 APART = [*Section._fields, "oracle"]
 
 
@@ -27,7 +39,11 @@ class Rows:
 
     cells: pd.DataFrame  # a row per category of a cell, with `entry`, `oracle` and `place`
     scores: pd.DataFrame  # a row per test image, of cells that have rows
-    latencies: pd.DataFrame  # with `entry` and `place`, of cells that have rows
+    # With `entry`, `machine` and `place` (the machine, and the runtime unless it is torch), of cells that
+    # have rows. A row of `untimed` says why a runtime has no times.
+    latencies: pd.DataFrame
+    untimed: pd.DataFrame
+    deployed: pd.DataFrame  # of exported detectors, a row per category, with the same columns
     probes: pd.DataFrame  # with `entry`, of cells that have rows
     earlier: pd.DataFrame  # as `cells`, but of images that changed since; they have a table of their own
     copies: tuple[str, ...]  # files whose rows are in another file, too
@@ -78,12 +94,19 @@ def load(results: str | Path) -> Rows:
         frame = table.to_pandas()
         return frame[frame["cell_id"].isin(entry.index)].reset_index(drop=True)
 
-    latencies, probes = with_place(known(LATENCY)), known(PROBES)
+    def measured(kind: Kind) -> pd.DataFrame:
+        rows = with_runtime(known(kind))
+        return rows.assign(entry=rows["cell_id"].map(entry))
+
+    latencies, probes = measured(LATENCY), known(PROBES)
     latencies["precision"] = latencies["precision"].astype(object).fillna("unknown precision")
+    timed = latencies["why_not"].isna()
     return Rows(
         cells=cells,
         scores=known(SCORES),
-        latencies=latencies.assign(entry=latencies["cell_id"].map(entry)),
+        latencies=latencies[timed].reset_index(drop=True),
+        untimed=latencies[~timed].reset_index(drop=True),
+        deployed=measured(DEPLOYED),
         probes=probes.assign(entry=probes["cell_id"].map(entry)),
         earlier=earlier,
         copies=tuple(copies),
@@ -132,6 +155,22 @@ def with_place(rows: pd.DataFrame) -> pd.DataFrame:
     columns = (rows["device"], rows["device_name"], rows["num_threads"])
     places = [place(*values) for values in zip(*columns, strict=True)]
     return rows.assign(place=pd.Series(places, rows.index, dtype=object))
+
+
+def with_runtime(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with `machine`, where they were measured, and `place`: the machine and what it ran.
+
+    torch is not named: it is what ran where a row names no runtime.
+    """
+    rows = with_place(rows)
+    runtimes = rows["runtime"].astype(object).fillna(TORCH)
+    named = [
+        place if runtime == TORCH else f"{place}, {runtime}"
+        for place, runtime in zip(rows["place"], runtimes, strict=True)
+    ]
+    return rows.assign(
+        machine=rows["place"], runtime=runtimes, place=pd.Series(named, rows.index, dtype=object)
+    )
 
 
 def is_busy(timings: pd.DataFrame) -> pd.Series:

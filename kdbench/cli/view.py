@@ -39,7 +39,7 @@ class View:
         self.expected: dict[str, float] = {}
         self.finished_ids: set[str] = set()
         self.num_failed, self.num_waiting = 0, 0
-        self.num_timed, self.num_to_time = 0, 0
+        self.num_measured, self.num_to_measure = 0, 0
         self.started, self.logged = time.monotonic(), 0.0
         self.paces: dict[str, _Pace] = {}
         self.parts: dict[str, float] = {}  # running cell -> how much of it is done
@@ -121,17 +121,30 @@ class View:
 
     def timing(self, count: int) -> None:
         """Say how many detectors will be timed."""
-        self.num_to_time = count
+        self.num_measured, self.num_to_measure = 0, count
         self._say(f"timing {count} detectors, each alone on the device (--no-latency: not)")
 
     def timed(self, job: Job, error: str) -> None:
         """One line for every detector that was timed or could not be."""
-        self.num_timed += 1
+        self._measured(job, error, "could not be timed", f"{job.cell.method} is timed")
+
+    def evaluating(self, count: int) -> None:
+        """Say how many exported detectors will be evaluated."""
+        self.num_measured, self.num_to_measure = 0, count
+        self._say(f"evaluating {count} exported detectors")
+
+    def evaluated(self, job: Job, error: str) -> None:
+        """One line for every exported detector that was evaluated or could not be."""
+        wrong, right = "could not be evaluated as exported", f"{job.cell.label} is evaluated as exported"
+        self._measured(job, error, wrong, right)
+
+    def _measured(self, job: Job, error: str, wrong: str, right: str) -> None:
+        self.num_measured += 1
         if error:
-            text = escape(f"error: {job.cell.label} could not be timed: {error}")
+            text = escape(f"error: {job.cell.label} {wrong}: {error}")
             self.errors.print(text, style="red", highlight=False, soft_wrap=True)
         else:
-            self._say(f"[{self.num_timed}/{self.num_to_time}] {job.cell.method} is timed")
+            self._say(f"[{self.num_measured}/{self.num_to_measure}] {right}")
 
     def problem(self) -> str:
         """Why lines were lost, if some were."""

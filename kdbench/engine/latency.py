@@ -1,16 +1,20 @@
 """The speed of a trained detector, measured in a process of its own that has the whole device.
 
-A timed call starts with normalised images on the device and finishes, synchronised, with anomaly maps and
-image scores on it. The copy of the images to a GPU is timed separately.
+With torch a timed call starts with normalised images on the device and finishes, synchronised, with anomaly
+maps and image scores on it; the copy of the images to a GPU is timed separately. In every other runtime it is
+one call of the exported detector: from the pixels of images in main memory to maps and scores there.
 """
 
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -19,8 +23,10 @@ import psutil
 import torch
 
 from kdbench.cell import Cell, Place
+from kdbench.deploy.runtimes import TORCH
 from kdbench.engine import provenance
 from kdbench.engine.build import load_detector
+from kdbench.engine.deployed import Exported, Way, each_way, normal_images, write_beside
 from kdbench.engine.device import (
     autocast_for,
     choose_precision,
@@ -28,6 +34,7 @@ from kdbench.engine.device import (
     start_peak_memory,
     synchronise,
 )
+from kdbench.engine.ready import ready_cell
 from kdbench.method import Method
 from kdbench.results.schema import CODE, MACHINE, RECIPE, SCHEMA_VERSION, picked
 from kdbench.results.store import CELLS, LATENCY, Results, read
@@ -51,8 +58,11 @@ class Timing:
     neighbours: list[str]
 
 
-def time_detector(cell: Cell, place: Place, run_id: str) -> list[dict[str, Any]]:
-    """Time the detector of a cell at every batch size, in fp32 and in its own precision; write the rows."""
+def time_detector(cell: Cell, place: Place, run_id: str) -> list[str]:
+    """Time the detector of a cell at every batch size, in each runtime and precision; write the rows.
+
+    Returns what went wrong; each of it is a row without times, too.
+    """
     device, results = torch.device(place.device), Results(place.results)
     if place.num_threads is not None:
         torch.set_num_threads(place.num_threads)
@@ -60,30 +70,49 @@ def time_detector(cell: Cell, place: Place, run_id: str) -> list[dict[str, Any]]
     method = load_detector(
         results, cell.id, method=cell.method, config=cell.config, weights=place.weights, device=device
     )
-    chosen = choose_precision(method.config.precision, device, method)
-    started_at = datetime.now(UTC).isoformat(timespec="seconds")
-    rows = []
-    for precision in dict.fromkeys(("fp32", chosen)):
-        for batch_size in BATCH_SIZES:
-            start_peak_memory(device)
-            timing = time_calls(method, batch_size, precision, device)
-            rows.append(
-                {
-                    **picked(finished, *FROM_CELL),
-                    **picked(provenance.code_provenance(), *CODE),
-                    **picked(provenance.machine_provenance(device), *MACHINE),
-                    **summary(timing, batch_size),
-                    "schema_version": SCHEMA_VERSION,
-                    "run_id": run_id,
-                    "batch_size": batch_size,
-                    "precision": precision,
-                    "num_warmup": NUM_WARMUP[device.type],
-                    "peak_memory_bytes": peak_memory_bytes(device),
-                    "started_at": started_at,
-                }
-            )
-    results.write(LATENCY, rows)
-    return rows
+    common = {
+        **picked(finished, *FROM_CELL),
+        **picked(provenance.code_provenance(), *CODE),
+        **picked(provenance.machine_provenance(device), *MACHINE),
+        "schema_version": SCHEMA_VERSION,
+        "run_id": run_id,
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+    def work(files: Exported, way: Way) -> list[dict[str, Any]]:
+        found = _in_torch(method, way, device) if way.runtime == TORCH else _in_runtime(files, way, device)
+        measured = {**way._asdict(), "num_warmup": NUM_WARMUP[device.type]}
+        return [common | measured | row for row in found]
+
+    def hole(way: Way, why: str) -> list[dict[str, Any]]:
+        return [common | way._asdict() | {"batch_size": size, "why_not": why} for size in BATCH_SIZES]
+
+    with tempfile.TemporaryDirectory(prefix="kdbench-") as folder:
+        files = Exported(method, Path(folder), lambda: normal_images(ready_cell(cell, place)))
+        own_precision = choose_precision(method.config.precision, device, method)
+        found = each_way(files, place, own_precision, work, hole)
+    write_beside(results, LATENCY, found.rows)
+    return found.complaints
+
+
+def _in_torch(method: Method, way: Way, device: torch.device) -> Iterator[dict[str, Any]]:
+    """The measured columns of each batch size, of the method as it was trained."""
+    for batch_size in BATCH_SIZES:
+        start_peak_memory(device)
+        timing = time_calls(method, batch_size, way.precision, device)
+        peak = {"peak_memory_bytes": peak_memory_bytes(device)}
+        yield {**summary(timing, batch_size), **peak, "runtime_version": torch.__version__}
+
+
+def _in_runtime(files: Exported, way: Way, device: torch.device) -> Iterator[dict[str, Any]]:
+    """The same of the exported detector; its memory is unknown, for torch has its own in this process."""
+    runtime = files.open(way, device)
+    for batch_size in BATCH_SIZES:
+        shape = (batch_size, files.image_size, files.image_size, 3)
+        pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        times_ms, neighbours = _timed(partial(runtime.run, pixels), device)
+        timing = Timing(times_ms=times_ms, copy_ms=None, neighbours=neighbours)
+        yield {**summary(timing, batch_size), "runtime_version": runtime.version}
 
 
 @torch.inference_mode()
@@ -100,10 +129,7 @@ def time_calls(method: Method, batch_size: int, precision: str, device: torch.de
             maps = method.anomaly_map(images, method.teacher(images))
         method.image_score(maps)
 
-    _repeat(call, device, count=NUM_WARMUP[device.type])
-    watched = _Neighbours(device)
-    times_ms = _repeat(call, device)
-    neighbours = watched.found()
+    times_ms, neighbours = _timed(call, device)
     if device.type != "cuda":
         return Timing(times_ms=times_ms, copy_ms=None, neighbours=neighbours)
     pinned = host.pin_memory()
@@ -115,6 +141,7 @@ def summary(timing: Timing, batch_size: int) -> dict[str, Any]:
     """The measured columns; percentiles interpolate linearly, as NumPy does."""
     p50, p90, p99 = np.percentile(timing.times_ms, (50, 90, 99)).tolist()
     return {
+        "batch_size": batch_size,
         "times_ms": timing.times_ms,
         "p50_ms": p50,
         "p90_ms": p90,
@@ -124,6 +151,13 @@ def summary(timing: Timing, batch_size: int) -> dict[str, Any]:
         "busy": bool(timing.neighbours),
         "neighbours": "; ".join(timing.neighbours),
     }
+
+
+def _timed(call: Callable[[], Any], device: torch.device) -> tuple[list[float], list[str]]:
+    """Milliseconds of each call after the warm-up, and what else ran meanwhile."""
+    _repeat(call, device, count=NUM_WARMUP[device.type])
+    watched = _Neighbours(device)
+    return _repeat(call, device), watched.found()
 
 
 def _repeat(call: Callable[[], Any], device: torch.device, count: int | None = None) -> list[float]:

@@ -15,6 +15,8 @@ import torch
 from kdbench import __version__
 from kdbench.cell import STOPPED, Outcome
 from kdbench.engine import provenance
+from kdbench.engine.deployed import evaluate_exported
+from kdbench.engine.latency import time_detector
 from kdbench.errors import RequestError, ResultsError, complained
 from kdbench.grid import schedule
 from kdbench.grid.attempt import execute_cell
@@ -33,9 +35,9 @@ from kdbench.grid.prepare import enough_disk, prepare
 from kdbench.grid.request import Request
 from kdbench.grid.status import RunFile, write_run
 from kdbench.grid.stopping import Stop, Stopped
-from kdbench.grid.timing import measure, read_timed, to_time, without_timing
+from kdbench.grid.timing import measure, read_measured, to_evaluate, to_time, without_timing
 from kdbench.grid.view import Log, Silent, View
-from kdbench.results.store import CELLS, End, Results, read
+from kdbench.results.store import CELLS, DEPLOYED, End, Results, read
 
 NOT_RUN = "not run"
 
@@ -74,6 +76,7 @@ class GridResult:
     num_finished: int  # cells that finished in this run
     num_checkpoints: int = 0  # cells that were asked to stop and left a checkpoint
     num_untimed: int = 0  # detectors that could not be timed
+    num_unevaluated: int = 0  # detectors that could not be evaluated as they are exported
     stopped_by: int = 0  # the number of the signal that stopped it; 0: none
     complaints: tuple[str, ...] = field(default=())  # why it stopped early, if no signal stopped it
 
@@ -84,8 +87,9 @@ class GridResult:
 
     @property
     def complete(self) -> bool:
-        """Whether every cell succeeded and every detector that was to be timed is timed."""
-        return self.counts.keys() == {"ok"} and not self.num_untimed and not self.complaints
+        """Whether every cell succeeded and every detector that was to be measured is measured."""
+        unmeasured = self.num_untimed + self.num_unevaluated
+        return self.counts.keys() == {"ok"} and not unmeasured and not self.complaints
 
 
 def plan_grid(request: Request, cluster: Cluster | None = None) -> Grid:
@@ -113,6 +117,8 @@ def plan_grid(request: Request, cluster: Cluster | None = None) -> Grid:
     notices = planned.notices
     if todo and request.latency and not request.keep_detectors:
         notices = [*notices, "detectors that are not kept (--discard-detectors) cannot be timed"]
+    if request.evaluate_exported and not request.keep_detectors:
+        notices = [*notices, "detectors that are not kept (--discard-detectors) cannot be exported"]
     asked = "ray" if request.executor is None and request.address else request.executor
     return Grid(
         request=request,
@@ -158,7 +164,7 @@ def run_grid(
 def _carry_out(run: "_Run") -> GridResult:
     """The steps of a run, until one of them is stopped."""
     grid = run.grid
-    stopped_by, untimed, complaints = 0, 0, list[str]()
+    stopped_by, untimed, unevaluated, complaints = 0, 0, 0, list[str]()
     try:
         with run.resources:
             run.take_over()
@@ -172,6 +178,8 @@ def _carry_out(run: "_Run") -> GridResult:
                 run.record()
             if grid.request.latency:
                 untimed = run.time()
+            if grid.request.evaluate_exported:
+                unevaluated = run.evaluate_exported()
     except Stopped as raised:
         run.stop.leave()
         stopped_by = raised.number
@@ -185,6 +193,7 @@ def _carry_out(run: "_Run") -> GridResult:
         num_finished=run.num_finished,
         num_checkpoints=run.num_checkpoints,
         num_untimed=untimed,
+        num_unevaluated=unevaluated,
         stopped_by=stopped_by,
         complaints=tuple(complaints),
     )
@@ -204,6 +213,7 @@ def _first_line(run: "_Run") -> str:
 def _last_line(result: GridResult) -> str:
     parts = [f"{count} {status}" for status, count in result.counts.most_common()]
     parts += [f"{result.num_untimed} detectors not timed"] if result.num_untimed else []
+    parts += [f"{result.num_unevaluated} not evaluated as exported"] if result.num_unevaluated else []
     parts += [f"stopped by {signal.Signals(result.stopped_by).name}"] if result.stopped_by else []
     return "end: " + ", ".join([*parts, *result.complaints])
 
@@ -291,9 +301,9 @@ class _Run:
     def time(self) -> int:
         """Time a detector of each entry that was not timed yet; returns how many could not be timed."""
         grid, request = self.grid, self.grid.request
-        good = [job for job in grid.jobs if self.statuses.get(job.cell.id) == "ok"]
+        good = self._good()
         with _reading(request.results):
-            there = read_timed(self.results)
+            there = read_measured(self.results)
         jobs = to_time(good, there, self._device_name(good), busy_again=request.redo == "failed")
         lacking = without_timing(good, there)
         if lacking and request.keep_detectors:  # else a notice of the grid says it
@@ -302,10 +312,28 @@ class _Run:
             self._machines()
             self.view.timing(len(jobs))
         num_wrong = 0
-        for job, error in measure(jobs, executor=grid.executor, run_id=self.id):
+        for job, error in measure(jobs, time_detector, executor=grid.executor, run_id=self.id):
             num_wrong += bool(error)
             self.view.timed(job, error)
         return num_wrong
+
+    def evaluate_exported(self) -> int:
+        """Compute the metrics of each exported detector that has none; returns how many failed."""
+        good = self._good()
+        with _reading(self.grid.request.results):
+            there = read_measured(self.results, DEPLOYED)
+        jobs = to_evaluate(good, there, self._device_name(good))
+        if jobs:
+            self._machines()
+            self.view.evaluating(len(jobs))
+        num_wrong = 0
+        for job, error in measure(jobs, evaluate_exported, executor=self.grid.executor, run_id=self.id):
+            num_wrong += bool(error)
+            self.view.evaluated(job, error)
+        return num_wrong
+
+    def _good(self) -> list[Job]:
+        return [job for job in self.grid.jobs if self.statuses.get(job.cell.id) == "ok"]
 
     def _machines(self) -> None:
         """Start or join Ray, if it is to run the cells and does not run yet."""

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from kdbench.cell import PROFILES, SETTINGS, Cell, Place, canonical_json, groups_of
 from kdbench.data.fingerprint import Contents, check_apart, contents, fingerprint_of, shared_images
 from kdbench.dataset import Category, Dataset
+from kdbench.deploy.runtimes import PRECISIONS, RUNTIMES, why_not
 from kdbench.errors import Complaints, DataError, RequestError, reason, unknown
 from kdbench.grid.cluster import Cluster, Need
 from kdbench.grid.request import EVERY, OF_METHODS, Request, complaints_of
@@ -65,7 +66,7 @@ def plan(request: Request, cluster: Cluster | None = None) -> Plan:
     complaints.add(*_wrong_words(request))
     with complaints.collecting():
         device = choose_device(request.device, cluster, request.executor)
-    complaints.add(*_wrong_set_names(request))
+    complaints.add(*_wrong_runtimes(request, device, cluster), *_wrong_set_names(request))
     datasets = [get_dataset(name) for name in request.dataset if name in dataset_names()]
     complaints.add(*_wrong_splits(datasets, request.split))
     found: dict[str, Found] = {}
@@ -189,6 +190,20 @@ def _wrong_words(request: Request) -> Iterator[str]:
         yield "--root is the folder of one dataset; for several set KDBENCH_DATA to their parent"
     if request.redo == "all" and request.published is not None:
         yield "--redo all runs every cell, and --published takes finished ones over: drop one of them"
+
+
+def _wrong_runtimes(request: Request, device: str, cluster: Cluster | None) -> Iterator[str]:
+    """Runtimes that can do none of what is asked for; on a cluster's nodes they are looked up later."""
+    for precision in request.runtime_precision:
+        if precision not in PRECISIONS:
+            yield unknown("precision", precision, PRECISIONS)
+    asked = [precision for precision in request.runtime_precision or ("fp32",) if precision in PRECISIONS]
+    for runtime in request.runtimes:
+        reasons = [why_not(runtime, precision, device or "cpu") for precision in asked]
+        if runtime not in RUNTIMES or (not cluster and reasons and all(reasons)):
+            yield reasons[0] if reasons else why_not(runtime)
+    if request.runtimes != ("torch",) and not request.latency and not request.evaluate_exported:
+        yield "--runtimes is for timings and for --evaluate-exported: leave out --no-latency"
 
 
 def _wrong_set_names(request: Request) -> Iterator[str]:
@@ -347,6 +362,8 @@ def _jobs(
                     large_masks=request.large_masks,
                     checkpoint_every_s=60 * request.checkpoint_every,
                     compile=request.compile,
+                    runtimes=request.runtimes,
+                    runtime_precisions=request.runtime_precision,
                 )
                 for category, categories in groups_of(setting, tuple(data.categories)):
                     cell = Cell(

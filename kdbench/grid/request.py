@@ -150,6 +150,18 @@ class Request(BaseModel):
     latency: Annotated[bool, Shown(off="--no-latency")] = Field(
         True, description="Time one detector of each line of the report, when all cells have finished."
     )
+    runtimes: Names = Field(
+        ("torch",),
+        min_length=1,
+        description="Comma list of what detectors are timed with: torch, torch-compile, onnxruntime, "
+        "openvino, tensorrt.",
+    )
+    runtime_precision: Annotated[Names, Shown(metavar="fp32,bf16,fp16,int8")] = Field(
+        (), description="Comma list for the runtimes; fp32 and that of the training if not given."
+    )
+    evaluate_exported: Annotated[bool, Shown(off="--no-evaluate-exported")] = Field(
+        False, description="Export each detector, and compute the metrics of each runtime and precision, too."
+    )
     results: Results = "results"
     published: FolderName | None = Field(
         None, description="Folder of `kdbench report --rows`: what succeeded there is copied, not run."

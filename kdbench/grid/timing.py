@@ -1,67 +1,109 @@
-"""Which detectors are to be timed; and their timing, one after another, each alone on a machine."""
+"""Which detectors are to be measured; and their measurement, one after another, each alone on a machine."""
 
 import sys
-from collections.abc import Hashable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from types import ModuleType
 from typing import Any
 
-from kdbench.engine.latency import time_detector
+from kdbench.cell import Cell, Place
+from kdbench.deploy.runtimes import TORCH, why_not
 from kdbench.grid.cluster import LostError, ray_cluster, run_alone
 from kdbench.grid.costs import device_type
 from kdbench.grid.execution import Executor
 from kdbench.grid.plan import Job
-from kdbench.results.store import DETECTORS, LATENCY, Results, read
+from kdbench.results.store import DETECTORS, LATENCY, Kind, Results, read
 
-TIMING_COLUMNS = ("cell_id", "device", "device_name", "busy")
+MEASURED_COLUMNS = ("cell_id", "device", "device_name", "runtime", "precision", "why_not")
+Measure = Callable[[Cell, Place, str], list[str]]  # (cell, place, run id) -> what went wrong
 
 
 @dataclass(frozen=True, kw_only=True)
-class Timed:
-    """The kept detectors and the timings of a results folder: file names, and TIMING_COLUMNS."""
+class Measured:
+    """What a results folder has of measurements: the files of detectors that were kept, and rows."""
 
     kept: Set[str]
     rows: Sequence[Mapping[str, Any]]
 
+    def done(self, device_name: str | None = None, *, busy_again: bool = False) -> set[tuple[str, ...]]:
+        """(cell, device, runtime) and (cell, device, runtime, precision) of what need not be measured again.
 
-def read_timed(results: Results) -> Timed:
-    """Read it, which `to_time` and `without_timing` both need."""
-    rows = read(results.storage, LATENCY, columns=TIMING_COLUMNS).to_pylist()
-    return Timed(kept=set(DETECTORS.names(results.storage)), rows=rows)
+        On a device of another name it is measured again, where the name is known; with `busy_again` also what
+        was timed while something else ran. A hole counts as long as nothing can fill it here.
+        """
+        found: set[tuple[str, ...]] = set()
+        for row in self.rows:
+            runtime = row["runtime"] or TORCH
+            hole = row["why_not"] and not why_not(runtime, row["precision"], row["device"])
+            busy = busy_again and not row["why_not"] and row.get("busy", False) is not False
+            if not hole and not busy and device_name in (None, row["device_name"]):
+                key = (row["cell_id"], row["device"], runtime)
+                found |= {key, (*key, str(row["precision"]))}
+        return found
+
+
+def read_measured(results: Results, kind: Kind = LATENCY) -> Measured:
+    """Read the rows of timings, or of exported detectors that were evaluated (DEPLOYED)."""
+    columns = (*MEASURED_COLUMNS, "busy") if kind is LATENCY else MEASURED_COLUMNS
+    rows = read(results.storage, kind, columns=columns).to_pylist()
+    return Measured(kept=set(DETECTORS.names(results.storage)), rows=rows)
 
 
 def to_time(
-    jobs: Sequence[Job], there: Timed, device_name: str | None = None, *, busy_again: bool = False
+    jobs: Sequence[Job], there: Measured, device_name: str | None = None, *, busy_again: bool = False
 ) -> list[Job]:
-    """The jobs to time: per entry and section, the first with a kept detector, if none was timed yet.
+    """The jobs to time: per entry and section, the first with a kept detector, if a runtime is not timed yet.
 
-    Seed and category change no latency, so one timing serves an entry. A timing counts only if it was made on
-    this type of device and, if known, on a device of this name; with `busy_again`, only if nothing else ran.
+    Seed and category change no latency, so one timing serves an entry. The place of each job names the
+    runtimes that are left to time.
     """
-    done = {
-        (row["cell_id"], row["device"])
-        for row in there.rows
-        if not (busy_again and row["busy"] is not False) and device_name in (None, row["device_name"])
-    }
+    done = there.done(device_name, busy_again=busy_again)
     found = []
     for alike in _entries(jobs):
         able = [job for job in alike if DETECTORS.name(job.cell.id) in there.kept]
-        if able and not any((job.cell.id, device_type(job)) in done for job in alike):
-            found.append(able[0])
+        if able and (runtimes := _lacking(alike, done)):
+            found.append(_in_runtimes(able[0], runtimes))
     return found
 
 
-def without_timing(jobs: Sequence[Job], there: Timed) -> list[Job]:
-    """One job of each entry and section of a report that has neither a timing nor a detector to time."""
-    done = {row["cell_id"] for row in there.rows}
+def without_timing(jobs: Sequence[Job], there: Measured) -> list[Job]:
+    """One job of each entry and section of a report that lacks a timing and has no detector to time."""
+    done = there.done()
     return [
         alike[0]
         for alike in _entries(jobs)
-        if not any(DETECTORS.name(job.cell.id) in there.kept or job.cell.id in done for job in alike)
+        if not any(DETECTORS.name(job.cell.id) in there.kept for job in alike) and _lacking(alike, done)
     ]
+
+
+def to_evaluate(jobs: Sequence[Job], there: Measured, device_name: str | None = None) -> list[Job]:
+    """The jobs whose detector was kept and was not evaluated in each runtime, which their places name."""
+    done = there.done(device_name)
+    able = [job for job in jobs if DETECTORS.name(job.cell.id) in there.kept]
+    return [_in_runtimes(job, runtimes) for job in able if (runtimes := _lacking([job], done))]
+
+
+def _lacking(alike: Sequence[Job], done: Set[tuple[str, ...]]) -> tuple[str, ...]:
+    """The runtimes in which a cell of these was not measured in all precisions that were asked for."""
+    place = alike[0].place
+    keys = {(job.cell.id, device_type(job)) for job in alike}
+
+    def measured(*way: str) -> bool:
+        return any((*key, *way) in done for key in keys)
+
+    return tuple(
+        runtime
+        for runtime in place.runtimes
+        if not all(measured(runtime, precision) for precision in place.runtime_precisions)
+        or not measured(runtime)
+    )
+
+
+def _in_runtimes(job: Job, runtimes: tuple[str, ...]) -> Job:
+    return replace(job, place=replace(job.place, runtimes=runtimes))
 
 
 def _entries(jobs: Sequence[Job]) -> list[list[Job]]:
@@ -74,24 +116,26 @@ def _entries(jobs: Sequence[Job]) -> list[list[Job]]:
     return [*entries.values()]
 
 
-def measure(jobs: Sequence[Job], *, executor: Executor, run_id: str) -> Iterator[tuple[Job, str]]:
-    """Time the detectors of these jobs, one after another, each in a process that owns a whole machine.
+def measure(
+    jobs: Sequence[Job], work: Measure, *, executor: Executor, run_id: str
+) -> Iterator[tuple[Job, str]]:
+    """Measure the detectors of these jobs, one after another, each in a process that owns a whole machine.
 
-    Yields each job with what went wrong, "" if nothing did; the rows are on disk by then. If Ray times them,
-    a session must be open.
+    Yields each job with what went wrong, "" if nothing did; the rows are on disk by then. If Ray measures
+    them, a session must be open.
     """
     for job in jobs:
-        yield job, (_measure_with_ray if executor == "ray" else _measure_here)(job, run_id)
+        yield job, (_measure_with_ray if executor == "ray" else _measure_here)(job, work, run_id)
 
 
-def _measure_here(job: Job, run_id: str) -> str:
+def _measure_here(job: Job, work: Measure, run_id: str) -> str:
     # Not forked: CUDA would not work in it, and it would carry what this process has trained. Each detector
     # has a pool of its own: a pool is broken for good when its process is killed.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         with _without_main():
-            timed = pool.submit(time_detector, job.cell, job.place, run_id)
-        error = timed.exception()  # a detector that cannot be timed does not end the others' timing
-    return "" if error is None else f"{type(error).__name__}: {error}"
+            measured = pool.submit(work, job.cell, job.place, run_id)
+        error = measured.exception()  # a detector that cannot be measured does not end the others
+    return "; ".join(measured.result()) if error is None else f"{type(error).__name__}: {error}"
 
 
 @contextmanager
@@ -105,15 +149,14 @@ def _without_main() -> Iterator[None]:
         sys.modules["__main__"] = program
 
 
-def _measure_with_ray(job: Job, run_id: str) -> str:
+def _measure_with_ray(job: Job, work: Measure, run_id: str) -> str:
     gpus = 1 if job.need.gpus else 0
     fitting = [node for node in ray_cluster().nodes if node.gpus >= gpus]
     if not fitting:
-        return "no node is left that it could be timed on"
+        return "no node is left that it could be measured on"
     # The task has one whole machine for itself: every task of kdbench takes at least one CPU.
     node = min(fitting, key=lambda node: (node.name, node.id))
     try:
-        run_alone(node, gpus, time_detector, job.cell, job.place, run_id)
+        return "; ".join(run_alone(node, gpus, work, job.cell, job.place, run_id))
     except LostError as error:
         return str(error)
-    return ""

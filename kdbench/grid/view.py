@@ -50,6 +50,12 @@ class View(Protocol):
     def timed(self, job: Job, error: str) -> None:
         """A detector was timed, or could not be: `error` says why."""
 
+    def evaluating(self, count: int) -> None:
+        """So many exported detectors will be evaluated now."""
+
+    def evaluated(self, job: Job, error: str) -> None:
+        """An exported detector was evaluated, or could not be: `error` says why."""
+
     def problem(self) -> str:
         """Why nothing can be shown any more; empty as long as it can."""
 
@@ -67,6 +73,8 @@ class Silent:
     def end(self) -> None: ...
     def timing(self, count: int) -> None: ...
     def timed(self, job: Job, error: str) -> None: ...
+    def evaluating(self, count: int) -> None: ...
+    def evaluated(self, job: Job, error: str) -> None: ...
 
     def problem(self) -> str:
         return ""
@@ -159,6 +167,17 @@ class Log:
         """A line, and the view's."""
         self.write(f"{job.cell.label}: " + (f"could not be timed: {error}" if error else "timed"))
         self._show(lambda: self.view.timed(job, error))
+
+    def evaluating(self, count: int) -> None:
+        """A line, and the view's."""
+        self.write(f"evaluating {count} exported detectors")
+        self._show(lambda: self.view.evaluating(count))
+
+    def evaluated(self, job: Job, error: str) -> None:
+        """A line, and the view's."""
+        said = f"could not be evaluated as exported: {error}" if error else "evaluated as exported"
+        self.write(f"{job.cell.label}: {said}")
+        self._show(lambda: self.view.evaluated(job, error))
 
     def problem(self) -> str:
         """The view's."""

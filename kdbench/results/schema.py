@@ -179,11 +179,14 @@ PROBE_SCHEMA = pa.schema(
     ]
 )
 
-# One row per detector, device, batch size and precision.
+# One row per detector, device, runtime, batch size and precision.
 LATENCY_SCHEMA = pa.schema(
     [
         *_as_rows_have("schema_version", "cell_id", "run_id", *RECIPE),
         *_as_rows_have("seed", "profile", "backbone", "teacher_sha256"),
+        ("runtime", _TEXT),  # null in older rows: torch
+        ("runtime_version", _TEXT),
+        ("why_not", _TEXT),  # why there are no times, if there are none
         ("batch_size", _WHOLE),
         ("precision", _TEXT),
         ("num_warmup", _WHOLE),
@@ -196,6 +199,20 @@ LATENCY_SCHEMA = pa.schema(
         *_as_rows_have("num_parameters", "flops", "peak_memory_bytes"),
         ("busy", pa.bool_()),  # something else used the device or the node: never ranked
         ("neighbours", _TEXT),  # what that was
+        *_as_rows_have(*MACHINE, "started_at", *CODE),
+    ]
+)
+
+# One row per category of a cell, runtime and precision: the test images through the exported detector.
+DEPLOYED_SCHEMA = pa.schema(
+    [
+        *_as_rows_have("schema_version", "cell_id", "run_id", *IDENTITY, "preset", "metric_version"),
+        *_as_rows_have("teacher_sha256"),
+        *(LATENCY_SCHEMA.field(name) for name in ("runtime", "runtime_version", "why_not", "precision")),
+        ("num_calibration", _WHOLE),  # normal training images that set the ranges of int8; null without int8
+        *_as_rows_have(*MEASURED, "num_test"),
+        ("images", _TEXTS),  # as in the scores
+        ("image_scores", _REALS),
         *_as_rows_have(*MACHINE, "started_at", *CODE),
     ]
 )

@@ -18,6 +18,7 @@ from kdbench.errors import DataError, first_line
 from kdbench.results.schema import (
     AUDIT_SCHEMA,
     CURVE_SCHEMA,
+    DEPLOYED_SCHEMA,
     INPUT_SCHEMA,
     LATENCY_SCHEMA,
     PICTURE_SCHEMA,
@@ -76,7 +77,8 @@ DETECTORS = Kind("detectors", None, ("cell_id",), ".safetensors")  # without the
 CHECKPOINTS = Kind("checkpoints", None, ("cell_id",), ".pt")  # also of a trial
 PROBES = Kind("probes", PROBE_SCHEMA, ("cell_id",))
 LATENCY = Kind("latency", LATENCY_SCHEMA, ("cell_id", "device_name"))
-OF_CELLS = (CELLS, SCORES, CURVES, PICTURES, DETECTORS, CHECKPOINTS, PROBES, LATENCY)
+DEPLOYED = Kind("deployed", DEPLOYED_SCHEMA, ("cell_id", "device_name"))
+OF_CELLS = (CELLS, SCORES, CURVES, PICTURES, DETECTORS, CHECKPOINTS, PROBES, LATENCY, DEPLOYED)
 # Pictures of the images and masks of a category; all cells share them.
 INPUTS = Kind("inputs", INPUT_SCHEMA, ("category_fingerprint",))
 # Sweeps. A trial that still trains writes its row anew at every report.
@@ -88,7 +90,7 @@ RUNS = Kind("runs", None, ("run_id",), ".json")
 LOGS = Kind("runs", None, ("run_id",), ".log")  # what a run said
 KINDS = (*OF_CELLS, INPUTS, TRIALS, AUDITS, LEASES, RUNS)
 # `kdbench report --rows` writes these, and `kdbench run --published` takes them over.
-PUBLISHED = (CELLS, SCORES, LATENCY, PROBES)
+PUBLISHED = (CELLS, SCORES, LATENCY, PROBES, DEPLOYED)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,13 @@ def files(tmp_path_factory):
     module, example = Small().eval(), (torch.from_numpy(PIXELS[:2]),)
     torch.export.save(torch.export.export(module, example, dynamic_shapes=dynamic), folder / "small.pt2")
     torch.onnx.export(
-        module, example, folder / "small.onnx", dynamo=True, dynamic_shapes=dynamic, verbose=False
+        module,
+        example,
+        folder / "small.onnx",
+        dynamo=True,
+        external_data=False,
+        dynamic_shapes=dynamic,
+        verbose=False,
     )
     return folder
 

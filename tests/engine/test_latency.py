@@ -16,7 +16,7 @@ from kdbench.engine.latency import Timing, summary, time_detector
 from kdbench.grid.attempt import execute_cell
 from kdbench.grid.plan import plan
 from kdbench.grid.request import Request
-from kdbench.grid.timing import read_timed, to_time
+from kdbench.grid.timing import read_measured, to_time
 from kdbench.results.schema import LATENCY_SCHEMA
 from kdbench.results.store import DETECTORS, LATENCY, Results, read
 
@@ -110,17 +110,17 @@ def test_the_kernels_own_threads_are_no_neighbours():
 def test_one_detector_of_each_kind_is_timed_and_once(mvtec, tmp_path):
     results = Results(tmp_path / "r")
     planned = jobs(mvtec, tmp_path / "r", seeds=(0, 1), methods=("stfpm", "rd4ad"))
-    assert to_time(planned, read_timed(results)) == []  # no detector yet
+    assert to_time(planned, read_measured(results)) == []  # no detector yet
     for job in planned:
         results.storage.write(DETECTORS.name(job.cell.id), b"")
-    first = to_time(planned, read_timed(results))
+    first = to_time(planned, read_measured(results))
     assert [job.cell.method for job in first] == ["stfpm", "rd4ad"]
     results.write(LATENCY, [timed(first[0])])
-    assert [job.cell.method for job in to_time(planned, read_timed(results))] == ["rd4ad"]
+    assert [job.cell.method for job in to_time(planned, read_measured(results))] == ["rd4ad"]
     other = jobs(mvtec, tmp_path / "r", set={"all.image_size": 64, "all.batch_size": 4})
     for job in other:
         results.storage.write(DETECTORS.name(job.cell.id), b"")
-    assert to_time(other, read_timed(results)) == other[:1]  # another size is another detector
+    assert to_time(other, read_measured(results)) == other[:1]  # another size is another detector
 
 
 def test_what_was_timed_elsewhere_or_beside_others_is_timed_again(mvtec, tmp_path):
@@ -129,15 +129,15 @@ def test_what_was_timed_elsewhere_or_beside_others_is_timed_again(mvtec, tmp_pat
     results.storage.write(DETECTORS.name(job.cell.id), b"")
     for busy in (True, None):
         results.write(LATENCY, [timed(job, busy=busy)])
-        assert to_time([job], read_timed(results), "some CPU") == []
-        assert to_time([job], read_timed(results), "some CPU", busy_again=True) == [job]
+        assert to_time([job], read_measured(results), "some CPU") == []
+        assert to_time([job], read_measured(results), "some CPU", busy_again=True) == [job]
     results.write(LATENCY, [timed(job, device="cuda")])
-    assert to_time([job], read_timed(results), "some CPU") == [job]
+    assert to_time([job], read_measured(results), "some CPU") == [job]
     results.write(LATENCY, [timed(job)])
-    assert to_time([job], read_timed(results), "some CPU", busy_again=True) == []
-    assert to_time([job], read_timed(results), "some CPU") == []
-    assert to_time([job], read_timed(results), "another CPU") == [job]
-    assert to_time([job], read_timed(results)) == []  # of a cluster's nodes nobody knows
+    assert to_time([job], read_measured(results), "some CPU", busy_again=True) == []
+    assert to_time([job], read_measured(results), "some CPU") == []
+    assert to_time([job], read_measured(results), "another CPU") == [job]
+    assert to_time([job], read_measured(results)) == []  # of a cluster's nodes nobody knows
 
 
 def test_every_section_and_recipe_has_its_timing(mvtec, tmp_path):
@@ -151,7 +151,7 @@ def test_every_section_and_recipe_has_its_timing(mvtec, tmp_path):
     ]
     for job in planned:
         results.storage.write(DETECTORS.name(job.cell.id), b"")
-    found = [job.cell for job in to_time(planned, read_timed(results))]
+    found = [job.cell for job in to_time(planned, read_measured(results))]
     assert [(c.dataset, c.setting, c.profile, c.preset, json.loads(c.config)["epochs"]) for c in found] == [
         ("mvtec_ad", "oneclass", "paper", "exact", 1),
         ("mvtec_ad", "oneclass", "paper", "exact", 2),

@@ -86,7 +86,9 @@ def test_timings_are_means_of_what_ran_alone_as_in_the_tables(rows):
     }
     assert {t.entry for t in timed if t.busy} == {"dskd"}
     (dcam,) = [t for t in timed if (t.entry, t.place, t.batch_size) == ("dcam", "Tesla X", 8)]
-    table = next(t for t in latencies(group, found, rows[0].latencies) if "Tesla X" in t.title)
+    table = next(
+        t for t in latencies(group, found, rows[0].latencies, rows[0].untimed) if "Tesla X" in t.title
+    )
     (line,) = [line for line in table.body if [line[1].text, line[3].text] == ["dcam", "8"]]
     own = rows[0].latencies.query("entry == 'dcam' and setting == 'oneclass' and batch_size == 8")
     medians = own.loc[own["place"] == "Tesla X", "p50_ms"]

@@ -465,7 +465,8 @@ def test_timings_are_ranked_within_precision_and_batch_and_only_if_nothing_else_
             ],
         )
     group, found, _ = section(tmp_path)
-    (table,) = latencies(group, found, load(tmp_path).latencies)
+    rows = load(tmp_path)
+    (table,) = latencies(group, found, rows.latencies, rows.untimed)
     lines = [[value.text for value in line] for line in table.body]
     assert [line[:4] for line in lines[6:]] == [
         ["1", "fast", "fp32", "8"],
@@ -493,7 +494,8 @@ def test_a_p99_of_fewer_than_100_batches_is_a_hole(tmp_path: Path) -> None:
     for seed, batches in enumerate((100, 99)):  # of two detectors one
         timed(tmp_path, "some", batches, seed)
     group, found, _ = section(tmp_path)
-    (table,) = latencies(group, found, load(tmp_path).latencies)
+    rows = load(tmp_path)
+    (table,) = latencies(group, found, rows.latencies, rows.untimed)
     p99 = {line[1].text: line[table.head.index("p99 ms")] for line in table.body}
     assert {name: (value.text, value.mean) for name, value in p99.items()} == {
         "many": ("9.91", 9.91),
@@ -506,7 +508,8 @@ def test_a_p99_of_fewer_than_100_batches_is_a_hole(tmp_path: Path) -> None:
 def test_the_notes_of_costs_say_where_one_detector_is_all_there_is(tmp_path: Path) -> None:
     def notes() -> tuple[str, ...]:
         group, found, _ = section(tmp_path)
-        (of_latency,) = latencies(group, found, load(tmp_path).latencies)
+        rows = load(tmp_path)
+        (of_latency,) = latencies(group, found, rows.latencies, rows.untimed)
         (of_training,) = training(group, found)
         return (*of_latency.notes, *of_training.notes)
 

@@ -80,7 +80,15 @@ def exported(group: Group, found: Sequence[Entry], rows: Rows) -> Iterator[Table
     if metrics:
         yield Table(
             title=f"Exported detectors: {group.title}",
-            head=("method", "machine", "runtime", "precision", *(TITLES[name] for name in COLUMNS), "rows", "remark"),
+            head=(
+                "method",
+                "machine",
+                "runtime",
+                "precision",
+                *(TITLES[name] for name in COLUMNS),
+                "rows",
+                "remark",
+            ),
             body=tuple(metrics),
             keys=("method", "machine", "runtime", "precision"),
             notes=(

@@ -141,6 +141,11 @@ class _Torch:
         self.name, self.precision, self.version = runtime, precision, _version("torch")
         self._device = torch.device(device)
         module = load_program(path).module().to(self._device)
+        if precision != "fp32":  # these demand the fp32 that autocast is to replace
+            for node in list(module.graph.nodes):
+                if node.target is torch.ops.aten._assert_tensor_metadata.default:
+                    module.graph.erase_node(node)
+            module.recompile()
         self._module: Callable[..., Any] = module
         if runtime == "torch-compile":
             self._module = torch.compile(module, dynamic=False)

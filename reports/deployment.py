@@ -143,8 +143,8 @@ def _cost(
     for name in (*IMAGE_METRICS, *(name for name in MAIN if name not in IMAGE_METRICS)):
         known = both.dropna(subset=[name, f"{name}_torch"])
         differences = (known[name] - known[f"{name}_torch"]).groupby(known["category"]).mean().to_numpy()
-        over = [of_category[name] for of_category in samples]
-        estimate = estimates.mean_over_images(over) if over and name in IMAGE_METRICS else None
+        over = [of_category[name] for of_category in samples] if name in IMAGE_METRICS else []
+        estimate = estimates.mean_over_images(over) if over else None
         if not len(differences):
             values += [hole(cell_ids=cell_ids)] * (2 if name in IMAGE_METRICS else 1)
             continue

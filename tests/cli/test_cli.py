@@ -922,6 +922,7 @@ def test_the_options_of_run_are_frozen() -> None:
         "--backbone",
         "--categories",
         "--checkpoint-every",
+        "--compile",
         "--config",
         "--cpus-per-cell",
         "--dataset",

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from kdbench.deploy.archive import save_program
 from kdbench.deploy.runtimes import RUNTIMES, open_runtime, why_not
 from kdbench.errors import RequestError
 
@@ -29,7 +30,8 @@ class Small(nn.Module):
 def files(tmp_path_factory):
     folder, dynamic = tmp_path_factory.mktemp("exported"), ({0: torch.export.Dim("batch")},)
     module, example = Small().eval(), (torch.from_numpy(PIXELS[:2]),)
-    torch.export.save(torch.export.export(module, example, dynamic_shapes=dynamic), folder / "small.pt2")
+    program = torch.export.export(module, example, dynamic_shapes=dynamic)
+    save_program(program, folder / "small.pt2", {})
     torch.onnx.export(
         module,
         example,

@@ -90,7 +90,6 @@ def run(
     Returns the results folder, with the rows of earlier runs too. A cell that fails is a row whose `status`
     is not `ok`. Raises RequestError for a wrong request, ResultsError if rows cannot be written, and
     KeyboardInterrupt if the run was interrupted; what has finished is kept, and the same call resumes.
-
     A user without a home folder gets one, since Ray needs it. The handlers of signals and the streams of this
     process stay as they are: SIGTERM ends it at once, where `kdbench run` first writes checkpoints.
     """

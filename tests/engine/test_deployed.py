@@ -152,3 +152,31 @@ def test_a_request_that_no_runtime_can_fulfil_is_refused_at_once(mvtec, tmp_path
     assert "tensorrt does not run on cpu" in text
     with pytest.raises(RequestError, match="leave out --no-latency"):
         plan(Request(**asked, runtimes=("openvino",), latency=False))
+
+
+@pytest.mark.slow
+def test_a_run_with_three_runtimes_gives_a_table_and_a_plot_of_them(kdbench, tmp_path):
+    words = [
+        "run",
+        "--methods",
+        "stfpm",
+        "--dataset",
+        "synthetic",
+        "--categories",
+        "wood",
+        "--profile",
+        "demo",
+    ]
+    words += ["--epochs", 1, "--executor", "local", "--runtimes", ",".join(RUNTIMES), "--evaluate-exported"]
+    code, printed = kdbench(*words, "--results", tmp_path / "r", "--out", tmp_path / "o")
+    assert code == 0, printed
+    assert "timing 1 detectors" in printed
+    assert "evaluating 1 exported detectors" in printed
+    text = (tmp_path / "o/leaderboard.md").read_text()
+    part = text.partition("### Runtimes on ")[2].partition("###")[0]
+    assert all(f"| {runtime} |" in part for runtime in RUNTIMES)
+    (figure,) = (tmp_path / "o/figures").glob("runtimes-*.svg")
+    assert all(f"{runtime}, fp32" in figure.read_text() for runtime in RUNTIMES)
+    assert "### What does int8 cost?" in text
+    code, printed = kdbench(*words, "--results", tmp_path / "r", "--out", tmp_path / "o")
+    assert (code, "evaluating" in printed) == (0, False)

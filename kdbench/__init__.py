@@ -14,10 +14,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kdbench.api import compare, distil_teacher, open, run, sweep
+    from kdbench.api import compare, distil_teacher, open, run, score, sweep
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "compare", "datasets", "distil_teacher", "methods", "open", "run", "sweep"]
+__all__ = ["__version__", "compare", "datasets", "distil_teacher", "methods", "open", "run", "score", "sweep"]
 
 
 def __getattr__(name: str) -> object:

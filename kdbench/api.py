@@ -16,7 +16,7 @@ from kdbench.cli.terminal import give_home, silenced
 from kdbench.cli.trials import SweepResult
 from kdbench.engine.recipe import Recipe
 from kdbench.errors import RequestError, ResultsError, unknown
-from kdbench.grid.request import Request, read_model
+from kdbench.grid.request import Request, read_model, split
 from kdbench.reports.rows import load_rows
 from kdbench.reports.shown import Compared, Figure, Leaderboard, all_figures, compared, leaderboard
 from kdbench.results.schema import ROW_SCHEMA
@@ -154,6 +154,55 @@ def sweep(
     with silenced(not progress):
         give_home()
         return carry_out(planned(request), audit=audit)
+
+
+def score(
+    maps: AnyPath | None = None,
+    *,
+    name: str,
+    dataset: str,
+    root: AnyPath | None = None,
+    csv: AnyPath | None = None,
+    categories: Names = (),
+    setting: str = "oneclass",
+    seed: int = 0,
+    profile: str | None = None,
+    preset: str = "exact",
+    latency_ms: float | None = None,
+    latency_device: str | None = None,
+    results: AnyPath = "results",
+    replace: bool = False,
+) -> "ResultsFolder":
+    """Measure anomaly maps or image scores that another program made, as rows beside those of kdbench.
+
+    The arguments are the options of `kdbench score`; docs/outside.md has the layout of `maps` and `csv`.
+    Returns the results folder. Raises RequestError or DataError with everything that is wrong, and then
+    nothing is written.
+    """
+    from kdbench.cli.score import ScoreRequest, carry_out
+
+    def path(where: AnyPath | None) -> Path | None:
+        return None if where is None else Path(_place(where))
+
+    request = ScoreRequest(
+        maps=path(maps),
+        name=name,
+        dataset=dataset,
+        root=path(root),
+        csv=path(csv),
+        categories=split(categories) if isinstance(categories, str) else tuple(categories),
+        setting=setting,
+        seed=seed,
+        profile=profile,
+        preset=preset,
+        latency_ms=latency_ms,
+        latency_device=latency_device,
+        results=_place(results),
+        replace=replace,
+    )
+    with silenced():
+        carry_out(request)
+    return ResultsFolder(request.results)
 
 
 def compare(before: AnyPath, after: AnyPath, *, tolerance: float = 0.01) -> Compared:

@@ -45,7 +45,7 @@ def ranking(group: Group, found: Sequence[Entry], evidence: Evidence) -> Table:
     body = []
     for entry in found:
         values = [_mean_cell(entry, metric, best[metric], evidence) for metric in COLUMNS]
-        names, near = (_rank(places, entry), text(entry.name)), text(fidelity(entry.method))
+        names, near = (_rank(places, entry), text(entry.name)), text(fidelity(entry))
         body.append((*names, *values, near, number(len(entry.seeds)), text("; ".join(entry.remarks))))
     by = why_ranked_by(found)
     return Table(
@@ -78,7 +78,8 @@ def further(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
             notes=(
                 "I-FPR 95: share of normal images above the score that finds 95 % of the defective ones; the "
                 "lower, the better. AUPIMO: mean recall of a defective image at false positive rates from "
-                "0.001 % to 0.01 % of the pixels of normal images, on a logarithmic axis.",
+                "0.001 % to 0.01 % of the pixels of normal images, on a logarithmic axis. sPRO 5 %: AUPRO in "
+                "which a defect counts as found once the area is found that its dataset demands.",
             ),
         )
 
@@ -269,9 +270,11 @@ def papers(methods: Sequence[str]) -> Iterator[Table]:
         )
 
 
-def fidelity(method: str) -> str:
-    """How near its file says the method is to the paper; "unknown" if it is not installed here."""
-    return method_facts(method).fidelity if method in method_names() else "unknown"
+def fidelity(entry: Entry) -> str:
+    """How near its file says the method is to the paper; "outside" for maps of another program."""
+    if entry.outside:
+        return "outside"
+    return method_facts(entry.method).fidelity if entry.method in method_names() else "unknown"
 
 
 def _mean_cell(entry: Entry, metric: str, best: str, evidence: Evidence) -> Value:

@@ -9,6 +9,7 @@ import pandas as pd
 from kdbench.reports.entries import Entry
 from kdbench.reports.rows import TORCH, Group, is_busy
 from kdbench.reports.tables import HOLE, Table, Value, hole, number, text
+from kdbench.results.schema import GIVEN
 
 MIB = 2**20
 P99_BATCHES = 100  # with fewer timed batches the 99th percentile is little more than the slowest one
@@ -24,7 +25,7 @@ def sizes(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
     body = []
     for entry in found:
         cells = _ended(entry)
-        if len(cells):
+        if len(cells) and not entry.outside:
             names = ("num_parameters", "num_trained_parameters", "flops")
             body.append((text(entry.name), *(_one(cells, name) for name in names)))
     if body:
@@ -70,7 +71,7 @@ def latencies(
 
 def training(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
     """Seconds and memory of training a detector, a table per device."""
-    ended = [(entry, _ended(entry)) for entry in found]
+    ended = [(entry, _ended(entry)) for entry in found if not entry.outside]
     for place in sorted({place for _, cells in ended for place in cells["place"]}):
         body = []
         for entry, cells in ended:
@@ -111,7 +112,7 @@ def _timed(rows: pd.DataFrame, precision: str, batch: int) -> list[tuple[Value, 
         ]
         names = (text(name), text(precision), text(batch))
         rank = text(HOLE) if busy else number(1 + faster)
-        remark = text("busy: " + _neighbours(used)) if busy else text("")
+        remark = text(_unranked(used)) if busy else text("")
         merit = (busy, medians.get(str(name), 0.0), str(name))
         lines.append((merit, (rank, *names, *values, number(used["cell_id"].nunique()), remark)))
     return [line for _, line in sorted(lines, key=lambda pair: pair[0])]
@@ -126,6 +127,12 @@ def _over(detectors: Sequence[Value], done: str) -> str:
     """Over how many detectors the numbers of a table are means, from its column of counts."""
     alone = all(count.mean == 1 for count in detectors)
     return "One detector each" if alone else f"Mean ± standard deviation over the detectors {done}"
+
+
+def _unranked(timings: pd.DataFrame) -> str:
+    """Why timings have no rank."""
+    given = timings["neighbours"].eq(GIVEN).all()
+    return GIVEN if given else "busy: " + _neighbours(timings)
 
 
 def _neighbours(rows: pd.DataFrame) -> str:

@@ -34,7 +34,7 @@ class Mean(NamedTuple):
 # The columns that the tables read, out of eighty: each column makes a selection of rows slower.
 KEPT = [
     *("cell_id", "recipe", "dataset", "category", "dataset_categories", "texture", "seed", "status", "error"),
-    *("other_images", "categories", "num_steps"),
+    *("other_images", "categories", "num_steps", "outside_sha256"),
     *KNOWN,
     *("num_parameters", "num_trained_parameters", "flops", "train_s", "peak_memory_bytes", "place"),
 ]
@@ -83,6 +83,11 @@ class Entry:
     def comparable(self) -> bool:
         """Whether its means are over the same categories and seeds as those of others; if not, no rank."""
         return not (self.holes or self.unlike or self.oracle)
+
+    @property
+    def outside(self) -> bool:
+        """Whether another program made its maps and scores."""
+        return bool(self.rows["outside_sha256"].notna().any())
 
     @property
     def remarks(self) -> tuple[str, ...]:

@@ -47,7 +47,7 @@ def complaints_of(call, *arguments, **more):
 def test_the_names_that_kdbench_offers_are_frozen():
     """Other people's notebooks use them: a name that goes is a breaking change."""
     assert kdbench.__all__ == [
-        *("__version__", "compare", "datasets", "distil_teacher", "methods", "open", "run", "sweep")
+        *("__version__", "compare", "datasets", "distil_teacher", "methods", "open", "run", "score", "sweep")
     ]
     for name in kdbench.__all__:
         assert name in dir(kdbench)

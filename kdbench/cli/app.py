@@ -7,10 +7,12 @@ import typer
 from kdbench.cli.datasets import data_app
 from kdbench.cli.deploy import export, predict
 from kdbench.cli.distil import distil_teacher
+from kdbench.cli.kept import export_maps, rescore
 from kdbench.cli.look import doctor, list_app, status, write_method
 from kdbench.cli.report import compare, probe, report
 from kdbench.cli.results import results_app
 from kdbench.cli.run import run
+from kdbench.cli.score import score
 from kdbench.cli.streams import failed, lossy_streams, needed
 from kdbench.cli.sweep import sweep
 from kdbench.cli.terminal import OK, SOME_FAILED, WRONG_REQUEST, complain, give_home, warn
@@ -53,10 +55,11 @@ def _carry_out() -> int | str | None:
     return OK
 
 
-for command in (run, status, sweep, report, compare, probe, export, predict):
+for command in (run, status, sweep, report, compare, probe, rescore, score, export, predict):
     app.command()(command)
 app.command("new-method")(write_method)
 app.command("distil-teacher")(distil_teacher)
+app.command("export-maps")(export_maps)
 app.command()(doctor)
 app.add_typer(list_app, name="list")
 app.add_typer(data_app, name="datasets")

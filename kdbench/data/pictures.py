@@ -5,7 +5,7 @@ to see what it did. Nothing is computed from these pictures: the metrics are of 
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,8 +19,10 @@ from kdbench.picture import open_image
 SIDE = 128  # pixels; the longer side of a picture
 
 
-def maps_of(category: Category, fingerprint: str, maps: np.ndarray) -> Iterator[dict[str, Any]]:
-    """Rows of PICTURE_SCHEMA, but for the cell, of the anomaly maps [N,S,S] of a category's test images."""
+def maps_of(
+    category: Category, fingerprint: str, maps: np.ndarray | Sequence[np.ndarray]
+) -> Iterator[dict[str, Any]]:
+    """Rows of PICTURE_SCHEMA, but for the cell, of the anomaly maps [H,W] of a category's test images."""
     for sample, anomaly_map in zip(category.test, maps, strict=True):
         lowest, highest = float(anomaly_map.min()), float(anomaly_map.max())
         if not np.isfinite([lowest, highest]).all():

@@ -20,7 +20,7 @@ from kdbench.deploy.threshold import HELD_OUT, TRAINED, Threshold, threshold_of
 from kdbench.engine import provenance
 from kdbench.engine.batches import split_heldout
 from kdbench.engine.device import deterministic
-from kdbench.engine.probe import unchanged
+from kdbench.engine.kept import unchanged
 from kdbench.errors import DataError, RequestError, complained, unknown
 from kdbench.method import Method
 from kdbench.registry import get_dataset, get_method

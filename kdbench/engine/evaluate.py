@@ -12,12 +12,15 @@ from kdbench.method import Method
 from kdbench.metrics.curves import curves_of
 from kdbench.metrics.exact import (
     PIXEL_METRICS,
+    Curve,
     image_curve,
     image_metrics_of,
     mad,
     overlap_metrics_of,
     pixel_curve,
     pixel_metrics_of,
+    saturating_curve,
+    saturating_metrics_of,
 )
 from kdbench.metrics.legacy import LEGACY_METRICS
 from kdbench.metrics.overlap import Overlap, overlap
@@ -26,10 +29,18 @@ from kdbench.metrics.presets import Preset
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """The anomaly maps of one category's test images, float32 [N,S,S], and their image scores [N]."""
+    """The anomaly maps of one category's test images and their image scores [N].
 
-    maps: np.ndarray
+    Maps are float32 [N,S,S], or one array [H,W] per image where their sizes differ.
+    """
+
+    maps: np.ndarray | Sequence[np.ndarray]
     image_score: np.ndarray
+
+    @property
+    def stack(self) -> np.ndarray:
+        """The maps as one array [N,S,S]; ValueError where their sizes differ."""
+        return np.asarray(self.maps)
 
 
 @torch.no_grad()
@@ -70,10 +81,11 @@ def measure(scored: Scored, truth: Truth, preset: Preset) -> Measured:
     starts = truth.starts
     if truth.regions is None or not truth.regions.any():
         return Measured(metrics=nothing | image, curves=curves_of(by_image, None))
-    maps = [at_size(scored.maps[i], tuple(truth.shapes[i])).ravel() for i in counted]
+    maps = [at_size(scored.maps[i], tuple(truth.shapes[i])).ravel() for i in counted.tolist()]
     marked = [truth.regions[starts[i] : starts[i + 1]] for i in counted]
     # One long row of pixels: images may differ in size, and regions are numbered over all images.
-    if len(counted) == len(scored.maps) and (truth.shapes == scored.maps.shape[1:]).all():
+    whole = len(counted) == len(scored.maps)
+    if whole and isinstance(scored.maps, np.ndarray) and (truth.shapes == scored.maps.shape[1:]).all():
         pixels, regions = scored.maps.ravel(), truth.regions  # as they are, without a copy
     else:
         pixels, regions = np.concatenate(maps), np.concatenate(marked)
@@ -81,6 +93,7 @@ def measure(scored: Scored, truth: Truth, preset: Preset) -> Measured:
     values = {**image_metrics_of(by_image), **pixel_metrics_of(by_pixel)}
     by_overlap = overlap_metrics_of(_overlap(maps, marked, truth.label[counted]))
     others = {name: None if np.isnan(value) else value for name, value in by_overlap.items()}
+    others |= saturating_metrics_of(_saturating(scored, truth)) if truth.saturating is not None else {}
     legacy = {}
     if preset.pro:
         shape = (len(counted), *truth.shapes[0])
@@ -95,6 +108,18 @@ def _overlap(maps: Sequence[np.ndarray], regions: Sequence[np.ndarray], label: n
     return overlap(
         np.concatenate([scores for scores, defective in zip(maps, label, strict=True) if not defective]),
         [scores for scores in found if scores.size],
+    )
+
+
+def _saturating(scored: Scored, truth: Truth) -> Curve:
+    """The curve of defects that count as found before all of their pixels are."""
+    assert truth.saturating is not None
+    found, starts = truth.saturating, truth.starts
+    maps = [at_size(one, tuple(shape)).ravel() for one, shape in zip(scored.maps, truth.shapes, strict=True)]
+    # An image that does not count has no pixels in the regions, and none among the normals.
+    kept = np.repeat(truth.marked, np.diff(starts))
+    return saturating_curve(
+        np.concatenate(maps)[kept], np.cumsum(kept)[found.pixel] - 1, found.region, found.area
     )
 
 

@@ -5,7 +5,7 @@ x = (x_A + x_B) / 2, and (b) copies with a pasted rectangle, 2 to 15 % of the ar
 detector whose categories interfere takes both for normal (a diagnostic of SNL, arXiv:2402.17091).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,24 +13,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdbench.data.fingerprint import fingerprint, fingerprint_of
 from kdbench.data.store import open_images
 from kdbench.dataset import Category, Dataset
 from kdbench.engine import provenance
 from kdbench.engine.batches import batches_of
-from kdbench.engine.build import config_of, load_detector
 from kdbench.engine.evaluate import score
+from kdbench.engine.kept import Tick, not_kept, one_dataset, open_kept
 from kdbench.errors import DataError, RequestError
 from kdbench.method import Method
 from kdbench.metrics.exact import METRIC_VERSION, image_metrics, label_regions, pixel_metrics
-from kdbench.registry import get_dataset
 from kdbench.results.schema import CODE, IDENTITY, picked
-from kdbench.results.store import DETECTORS, PROBES, Results
-from kdbench.weights import find_weights
+from kdbench.results.store import PROBES, Results
 
 NAMED = 3  # so many cells are named in a line
 AREA = (0.02, 0.15)  # of the pasted rectangle, as a share of the image
-Tick = Callable[[str, str], None]  # called with the method and the category that was probed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,14 +80,7 @@ def probe(
             left_out.setdefault(reason, []).append(row)
         else:
             todo.append(row)
-    datasets = sorted({row["dataset"] for row in todo})
-    if root is not None and len(datasets) > 1:
-        raise RequestError(
-            [
-                f"--root is the folder of one dataset, and detectors of {', '.join(datasets)} are to be "
-                "probed; set KDBENCH_DATA to the parent of their folders"
-            ]
-        )
+    one_dataset(todo, root, "probed")
     count = 0
     for row in todo:
         try:
@@ -109,9 +98,7 @@ def _unable(results: Results, row: dict[str, Any]) -> str:
     """Why a cell has no detector that can be probed, by its row and the folder; empty if it has one."""
     if len(row["categories"]) < 2:
         return f"a probe mixes categories, its detector has one: {row['categories'][0]}"
-    if not results.storage.exists(DETECTORS.name(row["cell_id"])):
-        return "no detector was kept; run it again without --discard-detectors (--redo all)"
-    return ""
+    return not_kept(results, row["cell_id"])
 
 
 def _named(rows: Sequence[dict[str, Any]]) -> str:
@@ -134,16 +121,11 @@ def probe_cell(
 
     Raises DataError if its images are missing or changed, RequestError for another teacher.
     """
-    device, categories = torch.device(device_name), unchanged(row, root)
-    config = config_of(row["method"], row["config"])
-    teacher = find_weights(config.backbone, weights)
-    if teacher.sha256 != row["teacher_sha256"]:
-        raise RequestError([f"{teacher.source} are not the weights of its teacher"])
-    method = load_detector(
-        results, row["cell_id"], method=row["method"], config=row["config"], weights=teacher, device=device
-    )
-    dataset = get_dataset(row["dataset"])
-    normal = [_normal_images(dataset, *of_category, config.image_size) for of_category in categories.values()]
+    device = torch.device(device_name)
+    kept = open_kept(results, row, root, weights, device)
+    dataset, method, categories = kept.dataset, kept.method, kept.categories
+    size = method.config.image_size
+    normal = [_normal_images(dataset, *of_category, size) for of_category in categories.values()]
     for i, name in enumerate(categories):
         generator = np.random.default_rng(np.random.SeedSequence([row["seed"], i, 0x9B0BE]))
         others = np.concatenate([images for j, images in enumerate(normal) if j != i])
@@ -159,17 +141,6 @@ def probe_cell(
         }
 
 
-def unchanged(row: dict[str, Any], root: Path | None) -> dict[str, tuple[Category, str]]:
-    """The categories of a row with their fingerprints, by name; DataError unless the images are the row's."""
-    dataset = get_dataset(row["dataset"])
-    folder = dataset.root(root)
-    categories = [dataset.scan(folder, name) for name in row["categories"]]
-    by_name = {category.name: (category, fingerprint(dataset, category)) for category in categories}
-    if fingerprint_of(of_category for _, of_category in by_name.values()) != row["fingerprint"]:
-        raise DataError(f"the images under {folder} are not those that it was trained on")
-    return by_name
-
-
 def _normal_images(dataset: Dataset, category: Category, own_fingerprint: str, size: int) -> np.ndarray:
     """The normal test images of a category, uint8 [N,S,S,3]."""
     images = open_images(dataset, category, own_fingerprint, size)
@@ -183,13 +154,13 @@ def _probed(method: Method, normal: np.ndarray, composites: Composites) -> dict[
         for pixels in (normal, composites.mixed, composites.pasted)
     )
     label = np.arange(2 * len(normal)) >= len(normal)
-    regions = label_regions(_at_size(composites.where, pasted.maps.shape[-1]))
+    regions = label_regions(_at_size(composites.where, pasted.stack.shape[-1]))
     both = (np.concatenate([plain.image_score, other.image_score]) for other in (mixed, pasted))
     on_mixed, on_pasted = (image_metrics(scores, label)["image_auroc"] for scores in both)
     return {
         "mixup_image_auroc": on_mixed,
         "cutpaste_image_auroc": on_pasted,
-        "cutpaste_pixel_auroc": pixel_metrics(pasted.maps, regions)["pixel_auroc"],
+        "cutpaste_pixel_auroc": pixel_metrics(pasted.stack, regions)["pixel_auroc"],
     }
 
 

@@ -38,6 +38,11 @@ class CellOutput:
     pictures: list[dict[str, Any]] = field(default_factory=list)
     inputs: list[list[dict[str, Any]]] = field(default_factory=list)  # of each category that has none stored
 
+    def add(self, part: "CellOutput") -> None:
+        """Take over the rows of one more category."""
+        for name in ("rows", "scores", "curves", "pictures", "inputs"):
+            getattr(self, name).extend(getattr(part, name))
+
 
 def run_cell(cell: Cell, place: Place, notify: Notify) -> CellOutput:
     """Train and evaluate one cell and return its results; every error is raised to the caller."""
@@ -57,12 +62,8 @@ def _train_and_evaluate(cell: Cell, place: Place, notify: Notify) -> CellOutput:
     tell.phase("evaluate", total=sum(len(store.test) for store in ready.stores))
     output = CellOutput(rows=[], scores=[], detector=on_cpu(ready.method.detector_state()))
     for category, store in zip(ready.categories, ready.stores, strict=True):
-        part = _evaluate(cell, place, ready, category, store, tell)
-        output.rows += [common | row for row in part.rows]
-        output.scores += part.scores
-        output.curves += part.curves
-        output.pictures += part.pictures
-        output.inputs += part.inputs
+        output.add(_evaluate(cell, place, ready, category, store, tell))
+    output.rows = [common | row for row in output.rows]
     peak = peak_memory_bytes(ready.device)
     for row in output.rows:
         row["peak_memory_bytes"] = peak
@@ -166,23 +167,41 @@ def _trained_how(
 def _evaluate(
     cell: Cell, place: Place, ready: Ready, category: Category, store: Images, tell: _Teller
 ) -> CellOutput:
-    """The results of one category: metrics, per-image scores, curves and pictures."""
-    started, preset = time.perf_counter(), PRESETS[cell.preset]
-    fingerprint = ready.fingerprints[category.name]
-    truth = open_truth(ready.dataset, category, fingerprint, preset)
+    """The results of one category, and how long they took."""
+    started = time.perf_counter()
     scored = evaluate.score(ready.method, ready.batches(store.test), tell.step)
+    output = output_of(cell, place, ready.dataset, category, ready.fingerprints[category.name], scored)
+    output.rows[0]["evaluate_s"] = time.perf_counter() - started
+    return output
+
+
+def output_of(
+    cell: Cell,
+    place: Place,
+    dataset: Dataset,
+    category: Category,
+    fingerprint: str,
+    scored: evaluate.Scored,
+) -> CellOutput:
+    """The results of one category by its maps and scores: metrics, per-image scores, curves and pictures.
+
+    Without maps there are those of the image scores alone.
+    """
+    preset, has_maps = PRESETS[cell.preset], len(scored.maps) > 0
+    truth = open_truth(dataset, category, fingerprint, preset)
+    if not has_maps:
+        truth = replace(truth, regions=None)
     measured = evaluate.measure(scored, truth, preset)
     row = {
         **measured.metrics,
         "category": category.name,
-        "texture": category.name in ready.dataset.textures,
+        "texture": category.name in dataset.textures,
         "num_test": len(category.test),
         "num_defective": int(truth.label.sum()),
         "num_unmarked": 0 if truth.regions is None else int((~truth.marked).sum()),
         "num_regions": None if truth.regions is None else int(truth.regions.max()),
         "num_large_masks": None if truth.regions is None else len(truth.remarks.large),
         "large_masks_accepted": None if truth.regions is None else place.large_masks,
-        "evaluate_s": time.perf_counter() - started,
     }
     scores = [
         {
@@ -197,11 +216,11 @@ def _evaluate(
     ]
     output = CellOutput(rows=[row], scores=scores, detector={})
     output.curves.append({"cell_id": cell.id, "category": category.name, **measured.curves})
-    if place.keep_pictures:
+    if place.keep_pictures and has_maps:
         kept = pictures.maps_of(category, fingerprint, scored.maps)
         output.pictures += [{"cell_id": cell.id, **picture} for picture in kept]
         if not Storage(place.results).exists(INPUTS.name(fingerprint)):
-            output.inputs.append(pictures.inputs_of(ready.dataset, category, fingerprint))
+            output.inputs.append(pictures.inputs_of(dataset, category, fingerprint))
     return output
 
 

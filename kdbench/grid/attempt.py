@@ -123,20 +123,25 @@ def _attempt(cell: Cell, place: Place, notify: Notify) -> _Result:
 
 def _write(results: Results, cell: Cell, place: Place, run_id: str, result: _Result) -> None:
     """Write everything that belongs to the rows, then the rows: they mark the cell as finished."""
-    output, succeeded = result.output, result.status == "ok"
-    results.discard(cell.id)
-    if succeeded:
-        results.write(SCORES, output.scores)
-        results.write(CURVES, output.curves)
-    for inputs in output.inputs:
-        results.write(INPUTS, inputs)
-    if output.pictures:
-        results.write(PICTURES, output.pictures)
-    if succeeded and place.keep_detectors:
-        results.storage.write(DETECTORS.name(cell.id), save(output.detector))
-    results.write(CELLS, [row | {"run_id": run_id} for row in output.rows])
+    keep_detector = result.status == "ok" and place.keep_detectors
+    write_output(results, cell.id, result.output, run_id=run_id, keep_detector=keep_detector)
     if result.status != "timeout":  # a run with more time resumes from the checkpoint
         remove_checkpoint(results.storage, cell.id)
+
+
+def write_output(
+    results: Results, cell_id: str, output: CellOutput, *, run_id: str | None, keep_detector: bool
+) -> None:
+    """Replace all that a cell has, the rows last."""
+    results.discard(cell_id)
+    inputs = ((INPUTS, rows) for rows in output.inputs)
+    parts = ((SCORES, output.scores), (CURVES, output.curves), *inputs, (PICTURES, output.pictures))
+    for kind, rows in parts:
+        if rows:
+            results.write(kind, rows)
+    if keep_detector:
+        results.storage.write(DETECTORS.name(cell_id), save(output.detector))
+    results.write(CELLS, [row | {"run_id": run_id} for row in output.rows])
 
 
 def _failed_rows(

@@ -46,7 +46,7 @@ class Costs:
     def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
         cells: dict[str, list[Mapping[str, Any]]] = {}
         for row in rows:
-            if row["status"] == "ok":
+            if row["status"] == "ok" and row["train_s"] is not None:  # else another program trained it
                 cells.setdefault(row["cell_id"], []).append(row)
         by_group: dict[Hashable, list[Cost]] = {}
         self.shares: dict[Hashable, list[tuple[int, float]]] = {}  # (trained images, share of a GPU)

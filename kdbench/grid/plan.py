@@ -63,7 +63,7 @@ def plan(request: Request, cluster: Cluster | None = None) -> Plan:
     if not request.methods:
         request = request.model_copy(update={"methods": usual_methods()})  # it reads every method's file
     complaints, device = Complaints(), ""
-    complaints.add(*_wrong_words(request))
+    complaints.add(*wrong_words(request))
     with complaints.collecting():
         device = choose_device(request.device, cluster, request.executor)
     complaints.add(*_wrong_runtimes(request, device, cluster), *_wrong_set_names(request))
@@ -172,7 +172,8 @@ def _left_out(request: Request) -> Iterator[str]:
             yield f"{name} is left out: it needs {needs}. Name it with --methods"
 
 
-def _wrong_words(request: Request) -> Iterator[str]:
+def wrong_words(request: Request) -> Iterator[str]:
+    """A complaint for each method, dataset, setting, preset and profile that there is not."""
     for method in request.methods:
         if method not in method_names():
             yield unknown("method", method, method_names())

@@ -84,12 +84,12 @@ class Curve:
 class Metric:
     """One metric: a column of every row, a title in every table.
 
-    `compute` takes what `of` names: an `image_curve`, a `pixel_curve` or an `Overlap`.
+    `compute` takes what `of` names: an `image_curve`, a `pixel_curve`, an `Overlap` or a `saturating_curve`.
     """
 
     name: str
     title: str
-    of: Literal["image", "pixel", "overlap"]
+    of: Literal["image", "pixel", "overlap", "saturating"]
     compute: Callable[[Any], float]
     in_mad: bool  # whether it counts in mAD; which do: github.com/zhangzjn/ADer#49
     main: bool = True  # a column of the ranking; the others have a table of their own, where rows have them
@@ -115,6 +115,14 @@ DEFINITIONS = (
     # The lower, the better.
     Metric(name="image_fpr_95", title="I-FPR 95", of="image", compute=_fpr_95, in_mad=False, main=False),
     Metric(name="aupimo", title="AUPIMO", of="overlap", compute=Overlap.aupimo, in_mad=False, main=False),
+    Metric(
+        name="spro_05",
+        title="sPRO 5 %",
+        of="saturating",
+        compute=_aupro(PRO_LIMIT_05),
+        in_mad=False,
+        main=False,
+    ),
 )
 METRICS = tuple(metric.name for metric in DEFINITIONS)
 MAIN_METRICS = tuple(metric.name for metric in DEFINITIONS if metric.main)
@@ -167,25 +175,46 @@ def _metrics_of(found: Curve | Overlap, kind: str) -> dict[str, float]:
     return {metric.name: metric.compute(found) for metric in DEFINITIONS if metric.of == kind}
 
 
-def spro(
-    maps: Floats, regions: NDArray[np.int32], saturation: Floats, *, limit: float = PRO_LIMIT_05
-) -> float:
-    """Area under the saturating PRO up to `limit`, as a share of `limit`; maps and regions [N,H,W].
+def saturating_metrics_of(curve: Curve) -> dict[str, float]:
+    """Those of the PIXEL_METRICS that a `saturating_curve` gives."""
+    return _metrics_of(curve, "saturating")
 
-    Region r counts as found once `saturation[r - 1]` of its pixels are, and below that in proportion
-    (Bergmann et al., "Beyond Dents and Scratches", IJCV 2022, doi 10.1007/s11263-022-01578-9). Regions are
-    numbered from 1 over all images, and need not be connected: a logical defect is one region. ValueError
-    unless each has a saturation of at least one pixel and at most its area.
+
+def spro(maps: Floats, pixel: Any, region: Any, saturation: Floats, *, limit: float = PRO_LIMIT_05) -> float:
+    """Area under the PRO of a `saturating_curve` up to `limit`, as a share of `limit`."""
+    return saturating_curve(maps, pixel, region, saturation).area_under_pro(limit)
+
+
+def saturating_curve(
+    maps: Floats, pixel: NDArray[np.int64], region: NDArray[np.int32], saturation: Floats
+) -> Curve:
+    """Curve whose `pro` saturates: a region counts as found once `saturation` of its pixels are.
+
+    Below that it counts in proportion (Bergmann et al., "Beyond Dents and Scratches", IJCV 2022, doi
+    10.1007/s11263-022-01578-9). `maps` [P] are all pixels; pixel `pixel[q]` lies in region `region[q]`,
+    from 1, and may lie in several: only `pro` is of the regions then, `hits` counts it in each. Regions need
+    not be connected. ValueError unless each has a saturation [R] of at least 1 and at most its area.
     """
-    numbers = np.unique(regions[regions > 0])
-    if saturation.shape != (regions.max(),):
-        raise ValueError(f"{saturation.size} saturations for the regions 1 to {regions.max()}")
-    areas = np.bincount(regions.ravel(), minlength=saturation.size + 1)[1:]
-    wrong = [n for n in numbers if not 1 <= saturation[n - 1] <= areas[n - 1]]
-    if wrong:
-        n = wrong[0]
-        raise ValueError(f"region {n} has {areas[n - 1]} pixels and the saturation {saturation[n - 1]:g}")
-    return _pixel_curve(maps, regions, 1, saturation).area_under_pro(limit)
+    _check_scores(maps, name="maps", num_axes=1)
+    areas = np.bincount(region, minlength=saturation.size + 1)[1:]
+    if not saturation.size or areas.size != saturation.size:
+        raise ValueError(f"{saturation.size} saturations for {areas.size} regions")
+    wrong = np.flatnonzero((saturation < 1) | (saturation > areas))
+    if wrong.size:
+        number = wrong[0]
+        raise ValueError(
+            f"region {number + 1} has {areas[number]} pixels and the saturation {saturation[number]:g}"
+        )
+    normal = np.ones(maps.size, bool)
+    normal[pixel] = False
+    scores = maps[pixel]
+    order = np.lexsort((-scores, region))  # by region, then falling
+    ordered = region[order]
+    rank = np.arange(order.size) - np.searchsorted(ordered, ordered)  # within the region, from 0
+    own = saturation[ordered - 1].astype(np.float64)
+    weights = np.empty(order.size)
+    weights[order] = (own - rank).clip(0, 1) / own  # where it is no whole number, the last weighs the rest
+    return _curve([maps[normal]], scores, weights=weights)
 
 
 def mad(values: Mapping[str, float]) -> float:
@@ -208,13 +237,6 @@ def image_curve(score: Floats, label: NDArray[np.bool_]) -> Curve:
 
 def pixel_curve(maps: Floats, regions: NDArray[np.int32], *, num_threads: int = 1) -> Curve:
     """Curve of a category's pixels: maps and regions [N,H,W]; every pixel outside the regions is normal."""
-    return _pixel_curve(maps, regions, num_threads, None)
-
-
-def _pixel_curve(
-    maps: Floats, regions: NDArray[np.int32], num_threads: int, saturation: Floats | None
-) -> Curve:
-    """The same; with `saturation` [R] only so many of the highest scores of each region count in PRO."""
     _check_scores(maps, name="maps", num_axes=3)
     _check_array(regions, name="regions", num_axes=3, dtypes=(np.int32,))
     _check_same_shape(maps=maps, regions=regions)
@@ -226,8 +248,6 @@ def _pixel_curve(
     normal = maps.flatten()
     defective = normal[where]
     normal[where] = np.inf
-    if saturation is not None:
-        weights = _saturated(defective, regions.ravel()[where], saturation)
     return _curve(np.array_split(normal, min(num_threads, normal.size)), defective, weights=weights)
 
 
@@ -269,20 +289,6 @@ def _counted(normal: Floats, scores: Floats) -> tuple[int, NDArray[np.intp], NDA
         tied = tied[normal[np.minimum(up_to[tied], last)] == scores[tied]]
     up_to[tied] = np.searchsorted(normal, scores[tied], "right")
     return int(np.searchsorted(normal, np.inf)), below, up_to
-
-
-def _saturated(scores: Floats, numbers: NDArray[np.int32], saturation: Floats) -> NDArray[np.float64]:
-    """Weights [P] of defects in sPRO: 1 / saturation for the highest scores of a region, 0 for the rest.
-
-    Where the saturation is no whole number, the pixel that reaches it weighs what is left.
-    """
-    order = np.lexsort((-scores, numbers))  # by region, then falling
-    ordered = numbers[order]
-    rank = np.arange(order.size) - np.searchsorted(ordered, ordered)  # within the region, from 0
-    own = saturation[ordered - 1].astype(np.float64)
-    weights = np.empty(order.size)
-    weights[order] = (own - rank).clip(0, 1) / own
-    return weights
 
 
 def _region_weights(regions: NDArray[np.int32], where: NDArray[np.intp]) -> NDArray[np.float64]:

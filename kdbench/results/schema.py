@@ -18,6 +18,7 @@ from kdbench.metrics.legacy import LEGACY_METRICS
 
 SCHEMA_VERSION = 1
 STATUSES = ("ok", "failed", "timeout", "oom")
+GIVEN = "given by the user, not measured here"  # the `neighbours` of a timing of another program
 TRIAL_STATUSES = ("running", "ok", "failed", "oom")
 
 # Groups of columns, each written once: the schemas and the code that fills rows both use them.
@@ -95,6 +96,7 @@ ROW_SCHEMA = pa.schema(
         ("peak_memory_bytes", _WHOLE),
         ("device_memory_bytes", _WHOLE),
         # with what
+        ("outside_sha256", _TEXT),  # of the maps and scores, if another program made them; null of our own
         ("backbone", _TEXT),
         ("teacher_source", _TEXT),
         ("teacher_sha256", _TEXT),

@@ -118,10 +118,18 @@ def measure(maps: np.ndarray, masks: np.ndarray) -> dict[str, float]:
 
 def test_names_and_their_order_are_frozen() -> None:
     assert IMAGE_METRICS == ("image_auroc", "image_ap", "image_f1_max", "image_fpr_95")
-    assert PIXEL_METRICS == ("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro", "aupro_05", "aupimo")
-    assert (*IMAGE_METRICS[:3], *PIXEL_METRICS[:5], "image_fpr_95", "aupimo") == METRICS
+    assert PIXEL_METRICS == (
+        "pixel_auroc",
+        "pixel_ap",
+        "pixel_f1_max",
+        "aupro",
+        "aupro_05",
+        "aupimo",
+        "spro_05",
+    )
+    assert (*IMAGE_METRICS[:3], *PIXEL_METRICS[:5], "image_fpr_95", *PIXEL_METRICS[5:]) == METRICS
     assert METRICS[:8] == MAIN_METRICS
-    assert set(METRICS) - set(MAD_METRICS) == {"aupro_05", "image_fpr_95", "aupimo"}
+    assert set(METRICS) - set(MAD_METRICS) == {"aupro_05", "image_fpr_95", "aupimo", "spro_05"}
 
 
 def test_all_nine_by_hand() -> None:
@@ -149,7 +157,7 @@ def test_all_nine_by_hand() -> None:
     expected = {"pixel_auroc": 8 / 9, "pixel_ap": 11 / 15, "pixel_f1_max": 3 / 4, "aupro": 7 / 12}
     assert of_pixels == close({**expected, "aupro_05": 1 / 4}, abs=1e-15)
 
-    assert {*of_images, *of_pixels, "aupimo"} == {*METRICS}
+    assert {*of_images, *of_pixels, "aupimo", "spro_05"} == {*METRICS}
     assert all(type(value) is float for value in (*of_images.values(), *of_pixels.values()))
     mean = (5.5 / 8 + 0.7 + 2 / 3 + 8 / 9 + 11 / 15 + 3 / 4 + 7 / 12) / 7
     assert mad(of_images | of_pixels) == close(mean, abs=1e-15)

@@ -60,6 +60,12 @@ def test_aupimo_is_unknown_where_one_pixel_is_more_than_the_lower_bound():
         overlap(np.zeros(0), [np.array([5.0])])
 
 
+def listed(maps: np.ndarray, regions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All pixels, those of defects, and the regions of these."""
+    pixel = np.flatnonzero(regions)
+    return maps.ravel(), pixel, regions.ravel()[pixel]
+
+
 def slow_spro(maps: np.ndarray, regions: np.ndarray, saturation: np.ndarray, limit: float) -> float:
     """Area under the mean of min(1, found / saturation) over the rate, one point per distinct score."""
     rates, heights = [0.0], [0.0]
@@ -83,7 +89,7 @@ def test_spro_is_that_of_a_slow_loop(seed, limit):
     regions = np.where(masks, np.arange(1, 5)[:, None, None], 0).astype(np.int32)
     maps = (np.round(rng.normal(size=masks.shape) * 8) / 8 + masks).astype(np.float32)
     saturation = np.array([7, 4, 12.5])
-    assert spro(maps, regions, saturation, limit=limit) == pytest.approx(
+    assert spro(*listed(maps, regions), saturation, limit=limit) == pytest.approx(
         slow_spro(maps, regions, saturation, limit), abs=1e-12
     )
 
@@ -95,21 +101,30 @@ def test_spro_with_the_areas_as_saturation_is_the_pro_and_a_lower_one_is_reached
     regions = label_regions(masks)
     maps = (rng.normal(size=masks.shape) + 2 * masks).astype(np.float32)
     areas = np.array([49.0, 9])
-    whole = spro(maps, regions, areas)
+    whole = spro(*listed(maps, regions), areas)
     assert whole == pytest.approx(pixel_curve(maps, regions).area_under_pro(0.05), abs=1e-12)
-    assert spro(maps, regions, np.array([10.0, 3])) > whole
+    assert spro(*listed(maps, regions), np.array([10.0, 3])) > whole
     # One pixel of each is enough, and those lie above all normals.
     maps[0, 2, 2], maps[1, 1, 1] = 99, 98
-    assert spro(maps, regions, np.array([1.0, 1])) == 1
+    assert spro(*listed(maps, regions), np.array([1.0, 1])) == 1
+
+
+def test_a_pixel_of_two_defects_counts_in_both():
+    # Two regions of two pixels share the pixel with 9; the normals are 8 and three zeros. At 9 both regions
+    # are found by half, with saturation 1 by all.
+    maps = np.array([9, 3, 2, 8, 0, 0, 0], np.float32)
+    pixel, region = np.array([0, 1, 0, 2]), np.array([1, 1, 2, 2], np.int32)
+    assert spro(maps, pixel, region, np.array([1.0, 1]), limit=0.2) == pytest.approx(1)
+    assert spro(maps, pixel, region, np.array([2.0, 1]), limit=0.2) == pytest.approx(0.75)
+    assert spro(maps, pixel, region, np.array([2.0, 2]), limit=0.2) == pytest.approx(0.5)
 
 
 def test_spro_refuses_saturations_that_no_region_can_reach():
-    maps = np.zeros((1, 4, 4), np.float32)
-    regions = np.zeros((1, 4, 4), np.int32)
-    regions[0, 0, :2], regions[0, 2, :2] = 1, 2
+    maps, pixel = np.zeros(16, np.float32), np.array([0, 1, 8, 9])
+    region = np.array([1, 1, 2, 2], np.int32)
     with pytest.raises(ValueError, match="region 2 has 2 pixels and the saturation 3"):
-        spro(maps, regions, np.array([2.0, 3]))
-    with pytest.raises(ValueError, match="1 saturations for the regions 1 to 2"):
-        spro(maps, regions, np.array([2.0]))
+        spro(maps, pixel, region, np.array([2.0, 3]))
+    with pytest.raises(ValueError, match="1 saturations for 2 regions"):
+        spro(maps, pixel, region, np.array([2.0]))
     with pytest.raises(ValueError, match="region 1 has 2 pixels and the saturation 0"):
-        spro(maps, regions, np.array([0.0, 1]))
+        spro(maps, pixel, region, np.array([0.0, 1]))

@@ -1,0 +1,95 @@
+"""A detector that was kept, with the images that it was trained for: for what is computed of it later."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from kdbench.data.fingerprint import fingerprint, fingerprint_of
+from kdbench.data.store import open_images
+from kdbench.dataset import Category, Dataset
+from kdbench.engine.batches import Batches
+from kdbench.engine.build import config_of, load_detector
+from kdbench.engine.evaluate import Scored, score
+from kdbench.errors import DataError, RequestError
+from kdbench.method import Method
+from kdbench.registry import get_dataset
+from kdbench.results.store import DETECTORS, Results
+from kdbench.weights import find_weights
+
+Tick = Callable[[str, str], None]  # called with the method and the category that was scored
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """A detector in eval mode; its categories with their fingerprints, by name."""
+
+    method: Method
+    row: dict[str, Any]
+    dataset: Dataset
+    categories: dict[str, tuple[Category, str]]
+
+    def scored(self, category: Category, own_fingerprint: str) -> Scored:
+        """Maps and scores of a category's test images, in the precision of the row."""
+        config = self.method.config
+        images = open_images(self.dataset, category, own_fingerprint, config.image_size)
+        batches = Batches(
+            np.asarray(images.test),
+            self.method.teacher,
+            config.backbone,
+            device=next(self.method.parameters()).device,
+            precision=self.row["precision"],
+            batch_size=config.batch_size,
+            cached=False,
+        )
+        return score(self.method, batches, lambda count: None)
+
+
+def not_kept(results: Results, cell_id: str) -> str:
+    """Why a cell has no detector that can be opened; empty if it has one."""
+    if results.storage.exists(DETECTORS.name(cell_id)):
+        return ""
+    return "no detector was kept; run it again without --discard-detectors (--redo all)"
+
+
+def open_kept(
+    results: Results, row: dict[str, Any], root: Path | None, weights: Path | None, device: torch.device
+) -> Kept:
+    """The detector of a cell, by one of its rows.
+
+    Raises DataError if its images are missing or changed, RequestError for another teacher.
+    """
+    categories = unchanged(row, root)
+    teacher = find_weights(config_of(row["method"], row["config"]).backbone, weights)
+    if teacher.sha256 != row["teacher_sha256"]:
+        raise RequestError([f"{teacher.source} are not the weights of its teacher"])
+    method = load_detector(
+        results, row["cell_id"], method=row["method"], config=row["config"], weights=teacher, device=device
+    )
+    return Kept(method=method, row=row, dataset=get_dataset(row["dataset"]), categories=categories)
+
+
+def unchanged(row: dict[str, Any], root: Path | None) -> dict[str, tuple[Category, str]]:
+    """The categories of a row with their fingerprints, by name; DataError unless the images are the row's."""
+    dataset = get_dataset(row["dataset"])
+    folder = dataset.root(root)
+    categories = [dataset.scan(folder, name) for name in row["categories"]]
+    by_name = {category.name: (category, fingerprint(dataset, category)) for category in categories}
+    if fingerprint_of(of_category for _, of_category in by_name.values()) != row["fingerprint"]:
+        raise DataError(f"the images under {folder} are not those that it was trained on")
+    return by_name
+
+
+def one_dataset(rows: list[dict[str, Any]], root: Path | None, done: str) -> None:
+    """RequestError if `root` is given and the rows are of several datasets; `done` as in "probed"."""
+    datasets = sorted({row["dataset"] for row in rows})
+    if root is not None and len(datasets) > 1:
+        raise RequestError(
+            [
+                f"--root is the folder of one dataset, and detectors of {', '.join(datasets)} are to be "
+                f"{done}; set KDBENCH_DATA to the parent of their folders"
+            ]
+        )

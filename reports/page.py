@@ -25,6 +25,7 @@ from kdbench.reports import (
     figures_deployment,
     figures_speed,
     figures_sweep,
+    figures_terms,
     gallery,
     sweep,
 )
@@ -176,6 +177,7 @@ def _sketches(
         *figures_accuracy.curves(group, found, curves, look),
         figures_accuracy.critical_differences(group, found, look),
         figures_accuracy.training(group, cells, look),
+        *figures_terms.drivers(group, cells),
         figures_accuracy.interference(group, found, rows.probes, look),
     ]
 

@@ -175,6 +175,7 @@ def test_a_run_with_three_runtimes_gives_a_table_and_a_plot_of_them(kdbench, tmp
     text = (tmp_path / "o/leaderboard.md").read_text()
     part = text.partition("### Runtimes on ")[2].partition("###")[0]
     assert all(f"| {runtime} |" in part for runtime in RUNTIMES)
+    assert kdbench("report", "--results", tmp_path / "r", "--out", tmp_path / "o")[0] == 0
     (figure,) = (tmp_path / "o/figures").glob("runtimes-*.svg")
     assert all(f"{runtime}, fp32" in figure.read_text() for runtime in RUNTIMES)
     assert "### What does int8 cost?" in text

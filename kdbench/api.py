@@ -24,6 +24,7 @@ from kdbench.results.store import CELLS, CURVES, LATENCY, SCORES, TRIALS, Kind, 
 
 if TYPE_CHECKING:
     from kdbench.engine.detector import Detector
+    from kdbench.grid.grid import GridResult
 
 Model = TypeVar("Model", bound=BaseModel)
 Names = str | Iterable[str]  # several names, or one; a text may be a comma list
@@ -63,6 +64,8 @@ def run(
     precision: str | None = None,
     executor: str | None = None,
     address: str | None = None,
+    wait_for_gpus: int | None = None,
+    wait: float | None = None,
     cpus_per_cell: int | None = None,
     gpus_per_cell: float | None = None,
     memory_per_cell: float | None = None,
@@ -87,23 +90,26 @@ def run(
     The arguments are the options of `kdbench run`; the others come from the TOML file `config`, or are the
     defaults. `progress` shows notes and bars, in a terminal and in a notebook.
 
-    Returns the results folder, with the rows of earlier runs too. A cell that fails is a row whose `status`
-    is not `ok`. Raises RequestError for a wrong request, ResultsError if rows cannot be written, and
-    KeyboardInterrupt if the run was interrupted; what has finished is kept, and the same call resumes.
-    A user without a home folder gets one, since Ray needs it. The handlers of signals and the streams of this
-    process stay as they are: SIGTERM ends it at once, where `kdbench run` first writes checkpoints.
+    Returns the results folder, with the rows of earlier runs too; a cell that fails is a row. Raises
+    RequestError for a wrong request, ResultsError if rows cannot be written, and KeyboardInterrupt if the
+    run was interrupted; the same call resumes. A user without a home folder gets one: Ray needs it. Signal
+    handlers and streams stay as they are: SIGTERM ends the process at once.
     """
     request = _asked(Request, locals())
     from kdbench.cli.run import carry_out, planned
 
     with silenced(not progress):
         give_home()
-        result = carry_out(planned(request))
+        _raise_for(carry_out(planned(request)))
+    return ResultsFolder(request.results)
+
+
+def _raise_for(result: "GridResult") -> None:
+    """Raise what a run in Python raises if it did not go to its end."""
     if result.stopped_by:
         raise KeyboardInterrupt
     if result.complaints:
         raise ResultsError("; ".join(result.complaints))
-    return ResultsFolder(request.results)
 
 
 def sweep(

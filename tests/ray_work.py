@@ -7,6 +7,7 @@ import time
 from kdbench.cell import ELSEWHERE, outcome_of
 from kdbench.errors import ResultsError
 from kdbench.grid.attempt import execute_cell
+from kdbench.grid.cluster import LostError
 from kdbench.grid.lease import Holder, acquire, holders
 from kdbench.results.storage import Storage
 from kdbench.results.store import CELLS, Results
@@ -90,3 +91,21 @@ def writes_a_row(cell, place, run_id, notify, timeout_s):
     results.write(CELLS, [row])
     lease.release()
     return outcome_of(cell, "ok", 0.0)
+
+
+def on_a_broken_gpu_twice(cell, place, run_id, notify, timeout_s):
+    if _attempts(place, cell) <= 2:
+        raise LostError("the GPU of a does not compute: uncorrectable ECC error")
+    return outcome_of(cell, "ok", 0.0)
+
+
+def on_a_broken_gpu(cell, place, run_id, notify, timeout_s):
+    raise LostError("the GPU of a does not compute: uncorrectable ECC error")
+
+
+def takes_a_moment(cell, place, run_id, notify, timeout_s):
+    lease = acquire(Storage(place.results), Holder(cell_id=cell.id, run_id=run_id))
+    with lease.kept(dict):
+        begun = time.time()
+        time.sleep(0.5)
+    return outcome_of(cell, "ok", 0.0, summary=str(begun))

@@ -8,6 +8,10 @@ import psutil
 import torch
 from torch import nn
 
+from kdbench.errors import first_line
+
+CONTEXT_BYTES = 1 << 30  # a process on a GPU takes it beside its tensors
+
 
 def deterministic() -> None:
     """Set torch's switches for this process: fp32 means fp32, and each call takes the same algorithm.
@@ -92,9 +96,13 @@ def memory_bytes(device: torch.device) -> int:
 
 
 def cap_memory(device: torch.device, share: float) -> None:
-    """Let this process take this share of a GPU's memory and no more; it replaces an earlier cap."""
+    """Let this process take this share of a GPU's memory and no more; it replaces an earlier cap.
+
+    A process takes CONTEXT_BYTES beside its tensors, which torch does not count.
+    """
     if device.type == "cuda":
-        torch.cuda.set_per_process_memory_fraction(float(share), device.index)
+        beside = CONTEXT_BYTES / memory_bytes(device) if share < 1 else 0.0
+        torch.cuda.set_per_process_memory_fraction(max(0.0, share - beside), device.index)
 
 
 def free_memory(device: torch.device) -> int:
@@ -122,6 +130,21 @@ def left_in_container(cgroup: Path) -> Iterator[int]:
             if most != "max":
                 taken = int((folder / used).read_text("ascii")) - int(stat.get(idle, 0))
                 yield max(0, int(most) - taken)
+
+
+def broken_gpu(device: torch.device) -> str:
+    """Why this GPU cannot compute; "" if it can.
+
+    One that is broken fails each cell in seconds, and would so draw all cells of a grid. After some errors
+    all later calls of the process fail.
+    """
+    try:
+        torch.zeros(1, device=device).add_(1).item()
+    except torch.OutOfMemoryError:  # it is in use
+        return ""
+    except (RuntimeError, AssertionError) as error:  # the latter: torch without CUDA
+        return first_line(error)
+    return ""
 
 
 def start_peak_memory(device: torch.device) -> None:

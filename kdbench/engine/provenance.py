@@ -51,7 +51,8 @@ def machine_provenance(device: torch.device) -> dict[str, Any]:
 def decides_digits(device: torch.device) -> dict[str, Any]:
     """The code and hardware that must be the same for a training to go on from a checkpoint."""
     machine = machine_provenance(device)
-    return {**code_provenance(), **{name: machine[name] for name in ("device_name", "num_threads")}}
+    names = ("device_name",) if device.type == "cuda" else ("device_name", "num_threads")
+    return {**code_provenance(), **{name: machine[name] for name in names}}
 
 
 def device_name(device: torch.device) -> str:

@@ -26,6 +26,9 @@ from kdbench.results.schema import SCHEMA_VERSION
 from kdbench.results.storage import Storage
 from kdbench.results.store import INPUTS
 
+# Words of other errors that a lack of memory raises: of the host in torch, of CUDA, cuDNN and cuBLAS.
+OOM = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+
 
 @dataclass(kw_only=True)
 class CellOutput:
@@ -251,7 +254,6 @@ def status_of(error: Exception) -> str:
     """The status of a cell that raised this error: timeout, oom or failed."""
     if isinstance(error, CellTimeout):
         return "timeout"
-    # when the host has no memory left, torch raises a plain RuntimeError
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in OOM):
         return "oom"
     return "failed"

@@ -5,8 +5,10 @@ import json
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
+from socket import gethostname
 from typing import Any, NamedTuple
 
 import torch
@@ -15,9 +17,10 @@ from safetensors.torch import save
 from kdbench.cell import ELSEWHERE, STOPPED, Cell, Notify, Outcome, Place, Progress, outcome_of
 from kdbench.engine import provenance
 from kdbench.engine.checkpoint import remove_checkpoint
-from kdbench.engine.device import cap_memory
+from kdbench.engine.device import broken_gpu, cap_memory
 from kdbench.engine.run import CellOutput, identity, run_cell, status_of
 from kdbench.errors import CellStopped, CellTimeout, DataError, ResultsError, last_line
+from kdbench.grid.cluster import LostError
 from kdbench.grid.lease import Holder, acquire
 from kdbench.registry import get_dataset
 from kdbench.results.storage import Storage
@@ -33,13 +36,17 @@ class _Result(NamedTuple):
 def execute_cell(
     cell: Cell, place: Place, run_id: str, notify: Notify, timeout_s: float | None = None
 ) -> Outcome:
-    """Run a cell and write its rows, whatever happens in it; only ResultsError is raised.
+    """Run a cell and write its rows, whatever happens in it; only ResultsError is raised, or LostError by a
+    GPU that does not compute.
 
     The outcome is `elsewhere`, and nothing is done, while another process runs the cell. It is `stopped`, and
     there are no rows, if `notify` raised CellStopped: a checkpoint keeps the training, or `error` says that
     there is none.
     """
     started, last = time.perf_counter(), dict[str, Any]()
+    device = torch.device(place.device)
+    if device.type == "cuda" and (wrong := broken_gpu(device)):
+        raise LostError(f"the GPU of {gethostname()} does not compute: {wrong}")
 
     def watched(progress: Progress) -> None:
         last.update(asdict(progress))
@@ -109,16 +116,25 @@ def _attempt(cell: Cell, place: Place, notify: Notify) -> _Result:
     except Exception as raised:
         status = status_of(raised)
         error = _encodable(f"{type(raised).__name__}: {raised}").splitlines()[0][:500]
-        machine = provenance.machine_provenance(torch.device(place.device))
-        rows = _failed_rows(cell, place, status, _encodable(traceback.format_exc()), machine)
+        rows = _failed_rows(cell, place, status, _encodable(traceback.format_exc()), _machine(place))
         result = _Result(status, error, CellOutput(rows=rows, scores=[], detector={}))
         del raised  # its traceback holds the tensors of the cell
     gc.collect()
     if place.device.startswith("cuda"):
-        torch.cuda.empty_cache()
+        with suppress(RuntimeError):  # after some errors every call fails: the row matters more
+            torch.cuda.empty_cache()
     for row in result.output.rows:
         row["started_at"] = started_at
     return result
+
+
+def _machine(place: Place) -> dict[str, Any]:
+    """What a failed cell ran on; only the type of the device if that does not answer any more."""
+    device = torch.device(place.device)
+    try:
+        return provenance.machine_provenance(device)
+    except (RuntimeError, AssertionError):
+        return {"device": device.type}
 
 
 def _write(results: Results, cell: Cell, place: Place, run_id: str, result: _Result) -> None:

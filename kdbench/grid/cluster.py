@@ -11,6 +11,7 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ STORE_BYTES = 128 << 20  # of Ray's object store: results are files, nothing lar
 # The name of a socket may have 107 bytes. Ray puts its sockets below the folder of a session, as in
 # FOLDER/kdb1234567-abcdefgh/session_2026-01-31_12-00-00_123456_1234567/sockets/plasma_store
 LONGEST_FOLDER = 107 - 83
+WAIT_TICK_S = 1.0  # between two looks at nodes that are waited for
 RETRIES = 2  # after a lost worker or node; an exception is never tried again
 
 T = TypeVar("T")
@@ -57,8 +59,11 @@ class Node:
 
     def fits(self, need: Need) -> int:
         """How many such cells it can run at once."""
-        pairs = ((self.cpus, need.cpus), (self.gpus, need.gpus), (self.memory_bytes, need.memory_bytes))
-        return int(min(has / wants + 1e-9 for has, wants in pairs if wants))
+        pairs = ((self.cpus, need.cpus), (self.memory_bytes, need.memory_bytes))
+        fit = [int(has / wants + 1e-9) for has, wants in pairs if wants]
+        if need.gpus:  # each GPU by itself: a cell does not get the rests of two of them
+            fit.append(int(self.gpus) * int(1 / need.gpus + 1e-9))
+        return min(fit)
 
     def __str__(self) -> str:
         gib = self.memory_bytes / 2**30
@@ -102,31 +107,41 @@ def makespan_s(cells: Sequence[tuple[float, Need]], cluster: Cluster) -> float:
 
     Raises ValueError for a need that no node can meet.
     """
-    free = [[node.cpus, node.gpus, node.memory_bytes] for node in cluster.nodes]
-    running: list[tuple[float, int, int, Need]] = []  # a heap of (end, tie-break, node, need)
+    free = [_Free(node) for node in cluster.nodes]
+    running: list[tuple[float, int, _Free, int, Need]] = []  # a heap of (end, tie-break, node, GPU, need)
     now = 0.0
     for number, (seconds, need) in enumerate(cells):
         if not cluster.fits(need):
             raise ValueError(f"no node has {need}")
-        while (node := _first_fit(free, need)) is None:
-            now, _, ended_on, given = heapq.heappop(running)
-            _give(free[ended_on], given, +1)
-        _give(free[node], need, -1)
-        heapq.heappush(running, (now + seconds, number, node, need))
+        while (node := next((node for node in free if node.gpu_for(need) is not None), None)) is None:
+            now, _, ended_on, gpu, given = heapq.heappop(running)
+            ended_on.give(given, gpu, +1)
+        gpu = node.gpu_for(need) or 0
+        node.give(need, gpu, -1)
+        heapq.heappush(running, (now + seconds, number, node, gpu, need))
     return max((entry[0] for entry in running), default=now)
 
 
-def _first_fit(free: list[list[float]], need: Need) -> int | None:
-    wants = (need.cpus, need.gpus, need.memory_bytes)
-    for index, has in enumerate(free):
-        if all(h >= w - 1e-9 for h, w in zip(has, wants, strict=True)):
-            return index
-    return None
+class _Free:
+    """What is free on a node, each of its GPUs by itself."""
 
+    def __init__(self, node: Node) -> None:
+        self.cpus, self.memory_bytes, self.gpus = node.cpus, node.memory_bytes, [1.0] * int(node.gpus)
 
-def _give(free: list[float], need: Need, sign: int) -> None:
-    for index, amount in enumerate((need.cpus, need.gpus, need.memory_bytes)):
-        free[index] += sign * amount
+    def gpu_for(self, need: Need) -> int | None:
+        """The number of the first GPU that has room for it, 0 if it needs none; None if it does not fit."""
+        if self.cpus < need.cpus - 1e-9 or self.memory_bytes < need.memory_bytes:
+            return None
+        if not need.gpus:
+            return 0
+        return next((index for index, free in enumerate(self.gpus) if free >= need.gpus - 1e-9), None)
+
+    def give(self, need: Need, gpu: int, sign: int) -> None:
+        """Give back what a cell had (+1), or take what it needs (-1)."""
+        self.cpus += sign * need.cpus
+        self.memory_bytes += sign * need.memory_bytes
+        if need.gpus:
+            self.gpus[gpu] += sign * need.gpus
 
 
 def address_of(asked: str | None) -> str | None:
@@ -157,6 +172,23 @@ def ray_cluster() -> Cluster:
     import ray
 
     return Cluster(nodes=tuple(_node(node) for node in ray.nodes() if node["Alive"]))
+
+
+def wait_for_gpus(count: int, timeout_s: float) -> Cluster:
+    """Ask an autoscaler for so many GPUs, and wait until the cluster of the open session has them.
+
+    Raises RequestError if it does not have them in time.
+    """
+    from ray.autoscaler.sdk import request_resources
+
+    request_resources(bundles=[{"GPU": 1}] * count)  # without an autoscaler it does nothing
+    deadline = time.monotonic() + timeout_s
+    while (cluster := ray_cluster()).gpus < count:
+        if time.monotonic() > deadline:
+            waited = f"{count} GPUs did not come within {timeout_s / 60:g} minutes (--wait)"
+            raise RequestError([f"{waited}. The cluster has {cluster}"])
+        time.sleep(WAIT_TICK_S)
+    return cluster
 
 
 def on_every_node(function: Callable[..., T], *arguments: object) -> list[tuple[Node, T]]:
@@ -232,6 +264,7 @@ def _init(address: str | None, here: Cluster, folder: str | None) -> None:
 
     own: dict[str, Any] = {
         "num_cpus": here.cpus,
+        "num_gpus": here.gpus,
         "object_store_memory": STORE_BYTES,
         "include_dashboard": False,
         "_temp_dir": folder,

@@ -11,7 +11,8 @@ import torch
 
 from kdbench.cell import Cell
 from kdbench.engine.build import build_method
-from kdbench.engine.device import autocast_for, choose_precision, synchronise, threads
+from kdbench.engine.device import CONTEXT_BYTES, autocast_for, choose_precision, synchronise, threads
+from kdbench.errors import RequestError
 from kdbench.grid.cluster import Cluster, Need
 from kdbench.grid.plan import Found, Job
 from kdbench.grid.request import Request
@@ -20,7 +21,6 @@ from kdbench.results.store import CELLS, read
 
 STEP_IMAGES = 4  # in a measured step: enough to keep two cores busy
 MEMORY_MARGIN = 1.25  # on the memory that earlier cells took
-CUDA_CONTEXT_BYTES = 1 << 30  # a process on a GPU takes it beside its tensors
 ALIKE = 2  # a cell with up to so many times as many images takes about as much RAM
 GPU_STEP = 0.1  # shares of a GPU are rounded up to a multiple of it
 COST_COLUMNS = (
@@ -105,14 +105,18 @@ def with_needs(
     change the last digits of a cell. With `--executor local`, one cell runs at a time and has all cores.
     """
     alone, largest = request.executor == "local", max(cluster.nodes, key=lambda node: node.cpus)
+    if not largest.cpus:
+        raise RequestError([f"no node has a CPU for a cell. The cluster has {cluster}"])
     share = int(largest.cpus if alone else min(largest.cpus, max(1, cluster.cpus // max(1, len(jobs)))))
-    share_beside_gpu = min(4, max(1, cluster.cpus // max(1, cluster.gpus)))
+    # The GPU node with the fewest cores for each GPU decides: on all others a cell fits as well.
+    beside_gpu = min((node.cpus / node.gpus for node in cluster.nodes if node.gpus), default=1.0)
     needing = []
     for job in jobs:
         on_gpu, num_train = job.place.device.startswith("cuda"), _num_images(job.cell, data)[0]
         share_of_gpu = request.gpus_per_cell or costs.gpu_share(job.cell, num_train)
+        cores = _cpus(beside_gpu * share_of_gpu) if on_gpu and not alone else share
         need = Need(
-            cpus=request.cpus_per_cell or (share_beside_gpu if on_gpu and not alone else share),
+            cpus=request.cpus_per_cell or cores,
             gpus=share_of_gpu if on_gpu else 0.0,
         )
         if request.memory_per_cell is not None:
@@ -125,6 +129,11 @@ def with_needs(
         place = replace(job.place, num_threads=threads, gpu_share=min(1.0, need.gpus) if on_gpu else 1.0)
         needing.append(replace(job, need=need, place=place))
     return needing
+
+
+def _cpus(share: float) -> int:
+    """The cores of a cell on a GPU, of its share of them: one feeds a GPU, more than four do not help."""
+    return min(4, max(1, int(share + 1e-9)))
 
 
 def longest_first(jobs: Sequence[Job], data: Mapping[str, Found], costs: Costs) -> list[Job]:
@@ -232,7 +241,7 @@ def _gpu_shares(row: Mapping[str, Any]) -> list[tuple[int, float]]:
     """The trained images of a cell and the share of its GPU that suffices; empty for a cell without a GPU."""
     if row["device"] != "cuda" or not row["peak_memory_bytes"] or not row["device_memory_bytes"]:
         return []
-    share = (MEMORY_MARGIN * row["peak_memory_bytes"] + CUDA_CONTEXT_BYTES) / row["device_memory_bytes"]
+    share = (MEMORY_MARGIN * row["peak_memory_bytes"] + CONTEXT_BYTES) / row["device_memory_bytes"]
     stepped = min(1.0, round(GPU_STEP * -(-share // GPU_STEP), 6))
     return [(row["num_train"] + row["num_heldout"], stepped)]
 

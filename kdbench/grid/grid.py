@@ -20,7 +20,7 @@ from kdbench.engine.latency import time_detector
 from kdbench.errors import RequestError, ResultsError, complained
 from kdbench.grid import schedule
 from kdbench.grid.attempt import execute_cell
-from kdbench.grid.cluster import Cluster, address_of, makespan_s, session, this_machine
+from kdbench.grid.cluster import Cluster, address_of, makespan_s, session, this_machine, wait_for_gpus
 from kdbench.grid.costs import (
     Costs,
     estimate_seconds,
@@ -350,9 +350,11 @@ class _Run:
 def _joined(request: Request) -> Cluster | None:
     """The Ray cluster that the request names; None if it names none, or is to run here."""
     if request.executor == "local" or not request.address:
+        if request.wait_for_gpus:
+            raise RequestError(["--wait-for-gpus waits for nodes of a cluster: name one by --address"])
         return None
     with session(request.address) as cluster:
-        return cluster
+        return wait_for_gpus(request.wait_for_gpus, 60 * request.wait) if request.wait_for_gpus else cluster
 
 
 def _cannot_be_timed(jobs: Sequence[Job]) -> str:

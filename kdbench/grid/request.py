@@ -132,11 +132,17 @@ class Request(BaseModel):
         None, description="ray if cells can run side by side, if not given."
     )
     address: Address = None
+    wait_for_gpus: Annotated[int | None, Shown(metavar="GPUS")] = Field(
+        None, gt=0, description="Ask the cluster for so many GPUs and wait until it has them."
+    )
+    wait: Annotated[float, Shown(metavar="MINUTES")] = Field(
+        30.0, gt=0, description="Minutes after which --wait-for-gpus gives up."
+    )
     cpus_per_cell: Annotated[int | None, Shown(metavar="CORES")] = Field(
         None, gt=0, description="CPU cores of a cell; a fair share of all if not given."
     )
     gpus_per_cell: Annotated[float | None, Shown(metavar="GPUS")] = Field(
-        None, gt=0, description="GPUs of a cell, 0.5 for half of one; as measured if not given."
+        None, gt=0, le=1, description="GPUs of a cell, 0.5 for half of one; as measured if not given."
     )
     memory_per_cell: Annotated[float | None, Shown(metavar="GiB")] = Field(
         None, gt=0, description="GiB of RAM of a cell; as measured if not given."

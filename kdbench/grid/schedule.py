@@ -7,7 +7,8 @@ from contextlib import suppress
 from dataclasses import replace
 
 from kdbench.cell import ELSEWHERE, Outcome
-from kdbench.grid.cluster import Cluster
+from kdbench.errors import RequestError
+from kdbench.grid.cluster import Cluster, LostError
 from kdbench.grid.execution import TICK_S, Execution, Executor, Running
 from kdbench.grid.lease import leased, remove_void
 from kdbench.grid.plan import Job
@@ -54,7 +55,11 @@ def _run_here(execution: Execution) -> Iterator[Outcome]:
             if stop.asked_by:
                 return
             place = replace(job.place, gpu_share=1.0)  # nothing runs beside it
-            outcome = execution.work(job.cell, place, execution.run_id, notify, execution.timeout_s)
+            try:
+                outcome = execution.work(job.cell, place, execution.run_id, notify, execution.timeout_s)
+            except LostError as error:
+                kept = "What has finished is kept; the same command goes on"
+                raise RequestError([f"{error}. {kept}"]) from error
             if outcome.status == ELSEWHERE:
                 elsewhere.append(job)
             else:

@@ -151,7 +151,7 @@ def _without_main() -> Iterator[None]:
 
 def _measure_with_ray(job: Job, work: Measure, run_id: str) -> str:
     gpus = 1 if job.need.gpus else 0
-    fitting = [node for node in ray_cluster().nodes if node.gpus >= gpus]
+    fitting = [node for node in ray_cluster().nodes if node.gpus >= gpus and node.cpus]
     if not fitting:
         return "no node is left that it could be measured on"
     # The task has one whole machine for itself: every task of kdbench takes at least one CPU.

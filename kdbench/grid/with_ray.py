@@ -8,16 +8,17 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from socket import gethostname
 from typing import TYPE_CHECKING, Any
 
 from kdbench.cell import ELSEWHERE, Outcome, outcome_of
-from kdbench.errors import DataError, ResultsError
+from kdbench.errors import DataError, ResultsError, last_line
 from kdbench.grid.attempt import record_end
-from kdbench.grid.cluster import RETRIES, ray_cluster
+from kdbench.grid.cluster import RETRIES, LostError, ray_cluster
 from kdbench.grid.execution import TICK_S, Execution, Running, refuse_impossible
 from kdbench.grid.lease import Holder, revoke
 from kdbench.grid.plan import Job
-from kdbench.grid.prepare import prepare_nodes
+from kdbench.grid.prepare import prepare_nodes, unseen
 from kdbench.grid.stopping import stop_on_signals
 from kdbench.results.store import CELLS, Results
 
@@ -59,11 +60,18 @@ def run_with_ray(execution: Execution) -> Iterator[Outcome]:
     refuse_impossible(execution.jobs, cluster)
     try:
         prepare_nodes(execution.jobs, execution.data)
+        execution.storage.write(_marker(execution), b"kdbench")
         yield from _Queue(execution).outcomes()
     finally:
         with suppress(OSError):  # they expire, and an earlier error matters more
+            execution.storage.remove(_marker(execution))
             for holder in execution.own(execution.look() or []):
                 revoke(execution.storage, holder.cell_id, execution.run_id)
+
+
+def _marker(execution: Execution) -> str:
+    """A file of this run in the results folder: a machine that does not see it has another folder."""
+    return f"{CELLS.folder}/.seen.{execution.run_id}.tmp"
 
 
 def settle(execution: Execution, reference: "Reference | None", attempt: Attempt) -> Outcome | None:
@@ -84,6 +92,8 @@ def settle(execution: Execution, reference: "Reference | None", attempt: Attempt
         if isinstance(raised, OSError):  # ResultsError: no later cell could be kept either
             raise
         error = re.sub(r"\x1b\[\d+m", "", str(raised))  # Ray colours it
+        if isinstance(raised, LostError):  # another node may do it
+            error = f"lost {number} workers or nodes: {last_line(error)}"
     except OutOfMemoryError as raised:
         status, error = "oom", f"the machine ran out of memory: {raised}"
     except RayError as raised:
@@ -151,12 +161,18 @@ class _Queue:
 
     def _submit(self) -> None:
         while self.waiting and len(self.running) < self.window:
+            need = self.waiting[0].job.need
+            if need.gpus and need.gpus < self._largest_share_in_line():
+                return  # Ray would give every share of a GPU that gets free to it, and the larger one starves
             attempt = self.waiting.popleft()
-            need = attempt.job.need
             task = self.run_one.options(
                 num_cpus=need.cpus, num_gpus=need.gpus, memory=need.memory_bytes or None
             )
             self.running[task.remote(attempt.job)] = attempt
+
+    def _largest_share_in_line(self) -> float:
+        """The largest share of a GPU among the cells that Ray has and that have not begun."""
+        return max((a.job.need.gpus for a in self.running.values() if a.running_since is None), default=0.0)
 
     def _look(self) -> list["Reference"]:
         """Look at the leases now and then: which cells are overdue or lost, and which are free again.
@@ -243,8 +259,12 @@ def _remote(execution: Execution) -> Any:
     import ray
 
     run_id, timeout_s, work = execution.run_id, execution.timeout_s, execution.work
+    marker = _marker(execution)
 
     def run_one(job: Job) -> Outcome:
+        # A node that joined late was not prepared. Rows on a disk of its own would be lost.
+        if wrong := unseen([job], marker):
+            raise LostError(f"node {gethostname()}: {'; '.join(wrong)}")
         if not job.need.gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves a CPU task all GPUs in sight
         with stop_on_signals((signal.SIGINT, signal.SIGTERM)) as stop, stop.patience():

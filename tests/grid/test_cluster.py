@@ -5,14 +5,28 @@ import signal
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import SMALL, STFPM, tiny_jobs
+from conftest import SMALL, STFPM, tiny_jobs, tiny_request
+from ray_work import takes_a_moment
 
 from kdbench.errors import RequestError
-from kdbench.grid.cluster import Cluster, LostError, Node, on_every_node, run_alone, session
+from kdbench.grid import schedule
+from kdbench.grid.cluster import (
+    Cluster,
+    LostError,
+    Need,
+    Node,
+    on_every_node,
+    run_alone,
+    session,
+    wait_for_gpus,
+)
+from kdbench.grid.execution import Execution
+from kdbench.grid.plan import plan
 from kdbench.grid.prepare import prepare_nodes, unseen
 from kdbench.results.storage import Storage
 
@@ -115,6 +129,38 @@ def test_every_node_is_asked_and_those_that_do_not_see_a_folder_are_named(mvtec,
             assert Storage(tmp_path / "r").unfinished("cells") == []
     finally:
         two.shutdown()
+
+
+@slow
+def test_gpus_of_nodes_that_come_later_are_waited_for():
+    from ray.cluster_utils import Cluster as Nodes
+
+    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0})
+    try:
+        with session(nodes.address):
+            with pytest.raises(RequestError, match=r"1 GPUs did not come within 0\.001 minutes"):
+                wait_for_gpus(1, 0.06)
+            with ThreadPoolExecutor(1) as thread:
+                waiting = thread.submit(wait_for_gpus, 1, 120)
+                nodes.add_node(num_cpus=1, num_gpus=1)
+                assert waiting.result().gpus == 1
+    finally:
+        nodes.shutdown()
+
+
+@slow
+def test_a_cell_that_needs_a_whole_gpu_does_not_starve_behind_shares(mvtec, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
+    shares = [0.5] * 4 + [1.0] + [0.5] * 8
+    asked = tiny_request(mvtec, tmp_path / "r", seeds=tuple(range(len(shares))), categories=("bottle",))
+    needs = [Need(cpus=1, gpus=share) for share in shares]
+    jobs = [replace(job, need=need) for job, need in zip(plan(asked).jobs, needs, strict=True)]
+    here = Cluster(nodes=(Node(name="a", cpus=8, gpus=2, memory_bytes=2**30),))
+    with session(None, here):
+        execution = Execution(jobs=jobs, data={}, run_id="run-1", executor="ray", work=takes_a_moment)
+        outcomes = {outcome.cell_id: float(outcome.summary) for outcome in schedule.execute(execution)}
+    begun = [outcomes[job.cell.id] for job in jobs]
+    assert sum(time < begun[4] for time in begun) == 4  # those that were submitted before it
 
 
 def test_what_a_machine_does_not_see_is_named(mvtec, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from kdbench.cli.run import show_plan
+from kdbench.errors import RequestError
 from kdbench.grid.cluster import Cluster, Need, Node, makespan_s
 from kdbench.grid.costs import (
     Costs,
@@ -15,6 +16,7 @@ from kdbench.grid.costs import (
     longest_first,
     with_needs,
 )
+from kdbench.grid.execution import refuse_impossible
 from kdbench.grid.grid import estimate, plan_grid
 from kdbench.grid.plan import plan
 from kdbench.grid.request import Request
@@ -46,6 +48,13 @@ def cluster(*nodes: Node) -> Cluster:
 def test_how_many_cells_fit(need, fits):
     assert node(gpus=1).fits(need) == fits
     assert cluster(node(gpus=1), node(cpus=0)).fits(need) == fits
+
+
+@pytest.mark.parametrize(("share", "fits"), [(0.6, 8), (0.3, 24), (0.5, 16), (0.1, 80), (1.0, 8)])
+def test_a_cell_has_its_share_of_one_gpu(share, fits):
+    many = node(cpus=100, gpus=8)
+    assert many.fits(Need(cpus=1, gpus=share)) == fits
+    assert makespan_s([(1.0, Need(cpus=1, gpus=share))] * (fits + 1), cluster(many)) == 2
 
 
 def test_the_makespan_is_that_of_starting_each_where_it_first_fits():
@@ -146,6 +155,32 @@ def test_a_gpu_is_shared_by_what_was_measured(mvtec):
     assert known.need.memory_bytes == 0
     (asked,) = needs(request(mvtec, categories=("bottle",), gpus_per_cell=0.5), machines, [seen])
     assert asked.need.gpus == 0.5
+
+
+@pytest.mark.parametrize(
+    ("nodes", "cpus"),
+    [
+        ([node(cpus=32), *[node(cpus=2, gpus=1, name=name) for name in "bcde"]], 2),
+        ([node(cpus=16, gpus=8), node(cpus=64, gpus=8, name="b")], 2),
+        ([node(cpus=2, gpus=4)], 1),
+    ],
+)
+def test_the_cores_beside_a_gpu_are_those_of_gpu_nodes(mvtec, nodes, cpus):
+    jobs = needs(request(mvtec), cluster(*nodes))
+    assert {job.need.cpus for job in jobs} == {cpus}
+    refuse_impossible(jobs, cluster(*nodes))
+
+
+def test_a_share_of_a_gpu_brings_its_share_of_the_cores(mvtec):
+    machines = cluster(node(cpus=16, gpus=4))
+    half = needs(request(mvtec, gpus_per_cell=0.5), machines)
+    assert {job.need.cpus for job in half} == {2}
+    assert machines.fits(half[0].need) == 8
+
+
+def test_a_cluster_without_processors_is_named(mvtec):
+    with pytest.raises(RequestError, match=r"no node has a CPU for a cell\. The cluster has a: 0 CPUs"):
+        needs(request(mvtec), cluster(node(cpus=0)))
 
 
 def test_a_share_of_a_gpu_is_learnt_from_no_smaller_cell(mvtec):

@@ -86,6 +86,26 @@ def test_a_worker_that_is_always_lost_is_a_failed_row(ray_here, mvtec, tmp_path)
 
 
 @slow
+def test_a_broken_gpu_is_no_failure_of_the_cell(ray_here, mvtec, tmp_path):
+    found = planned(mvtec, tmp_path / "r", categories=("bottle",))
+    (outcome,) = execute(found, ray_work.on_a_broken_gpu_twice)
+    assert outcome.status == "ok"
+    (outcome,) = execute(planned(mvtec, tmp_path / "s", categories=("bottle",)), ray_work.on_a_broken_gpu)
+    assert outcome.status == "failed"
+    assert outcome.error.endswith("the GPU of a does not compute: uncorrectable ECC error")
+
+
+@slow
+def test_a_node_that_sees_another_folder_runs_nothing(ray_here, mvtec, tmp_path, monkeypatch):
+    monkeypatch.setattr(with_ray, "_marker", lambda execution: "cells/.elsewhere.tmp")
+    monkeypatch.setattr(Storage, "write", lambda self, name, data: None)  # as to a disk of its own
+    found = planned(mvtec, tmp_path / "r", categories=("bottle",))
+    (outcome,) = execute(found, ray_work.sees_gpus)
+    assert outcome.status == "failed"
+    assert "does not see the results folder" in outcome.error
+
+
+@slow
 def test_a_worker_lost_after_it_wrote_its_rows_is_not_run_again(ray_here, mvtec, tmp_path):
     (outcome,) = execute(planned(mvtec, tmp_path / "r", categories=("bottle",)), ray_work.dies_after_its_rows)
     assert outcome.status == "ok"

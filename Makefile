@@ -5,7 +5,7 @@ BIN := .venv/bin
 METHODS := dskd,stfpm,dcam,snl
 PUBLISHED := reports/published
 
-.PHONY: run test test-all bench bench-profile bench-peers equal-weights results tables format clean
+.PHONY: run test test-all docs bench bench-profile bench-peers equal-weights results tables format clean
 
 run: .venv/.installed
 	$(BIN)/kdbench run --methods $(METHODS) --setting multiclass
@@ -20,6 +20,11 @@ test: .venv/.tools
 # Also what starts Ray, trains on real images, opens a browser or takes more than a few seconds.
 test-all: test .venv/.extras
 	$(BIN)/python -m pytest -q -m "slow and not gpu and not network"
+
+# The site in build/site, a warning being an error; it fetches nothing. Material prints an advertisement unless it is told not to.
+docs: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q --strict
+	@echo "the site is in build/site: $(BIN)/python -m http.server --directory build/site"
 
 # How long the parts of a cell take here.
 bench: .venv/.bench
@@ -97,6 +102,9 @@ endef
 
 .venv/.extras: .venv/.tools
 	$(call install,.venv,-e '.[browser]' -e '.[docs]' -e '.[sweep]')
+
+.venv/.docs: .venv/.installed
+	$(call install,.venv,-e '.[docs]')
 
 .venv/.bench: .venv/.tools
 	$(call install,.venv,-e '.[bench]')

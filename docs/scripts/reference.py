@@ -1,0 +1,112 @@
+"""Parts of the site that are made of the code: commands with their options, columns, metrics, presets."""
+
+import html
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import typer.main
+
+from kdbench.cli.app import app
+from kdbench.metrics.exact import DEFINITIONS
+from kdbench.metrics.presets import PRESETS, metric_version
+from kdbench.results import schema
+
+# Folder of the results -> columns of its files.
+SCHEMAS = {
+    "cells": schema.ROW_SCHEMA,
+    "scores": schema.SCORE_SCHEMA,
+    "curves": schema.CURVE_SCHEMA,
+    "pictures": schema.PICTURE_SCHEMA,
+    "inputs": schema.INPUT_SCHEMA,
+    "latency": schema.LATENCY_SCHEMA,
+    "deployed": schema.DEPLOYED_SCHEMA,
+    "probes": schema.PROBE_SCHEMA,
+    "trials": schema.TRIAL_SCHEMA,
+    "audits": schema.AUDIT_SCHEMA,
+}
+OF = {
+    "image": "images: a score and a label each",
+    "pixel": "pixels and regions of all test images",
+    "overlap": "pixels, each defective image by itself",
+    "saturating": "pixels and defects with a saturation",
+}
+
+
+def table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; a | in a cell is escaped."""
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in one)} |" for one in lines)
+
+
+def commands() -> str:
+    """Every command with its arguments and options, as its definition has them."""
+    group = typer.main.get_command(app)
+    parts = [_command(names, command) for names, command in _leaves((), group)]
+    return "\n\n".join(["## Every option", *parts])
+
+
+def _leaves(names: tuple[str, ...], command: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    inner = getattr(command, "commands", None)
+    if inner is None:
+        yield names, command
+    else:
+        for name in sorted(inner):
+            yield from _leaves((*names, name), inner[name])
+
+
+def _command(names: tuple[str, ...], command: Any) -> str:
+    context = command.context_class(command, info_name=f"kdbench {' '.join(names)}")
+    records = [one.get_help_record(context) for one in command.params]  # None for those that are hidden
+    body = [(f"`{one[0]}`", _escaped(" ".join(one[1].split()))) for one in records if one]
+    usage = " ".join([context.info_name, *command.collect_usage_pieces(context)])
+    parts = [f"### kdbench {' '.join(names)}", _escaped(command.help or ""), f"```text\n{usage}\n```"]
+    return "\n\n".join([*parts, table(("argument or option", "what it does"), body)] if body else parts)
+
+
+def _escaped(text: str) -> str:
+    """Text that Markdown leaves as it is, outside of `code`."""
+    parts = text.split("`")
+    plain = [html.escape(part, quote=False).replace("*", "\\*").replace("_", "\\_") for part in parts[::2]]
+    parts[::2] = [part.replace("[", "\\[") for part in plain]
+    return "`".join(parts)
+
+
+def columns() -> str:
+    """Every column of every kind of file with its type."""
+    parts = ["## Every column and its type"]
+    for folder, found in SCHEMAS.items():
+        parts += [f"### `{folder}/`", table(("column", "type"), [(f"`{f.name}`", _type(f)) for f in found])]
+    return "\n\n".join(parts)
+
+
+def _type(field: pa.Field) -> str:
+    return f"`{str(field.type).replace('element: ', '').replace('item: ', '')}`"
+
+
+def metrics() -> str:
+    """The metrics as they are defined: column, title, what they are computed of, where they count."""
+    body = [(f"`{one.name}`", one.title, OF[one.of], _yes(one.in_mad), _yes(one.main)) for one in DEFINITIONS]
+    head = ("column", "title in tables", "computed of", "counts in mAD", "in the ranking's table")
+    return f"## All metrics\n\n{table(head, body)}"
+
+
+def presets() -> str:
+    """The presets as they are defined."""
+    body = [
+        (
+            f"`{name}`",
+            f"{one.evaluation_size} x {one.evaluation_size}" if one.evaluation_size else "size of the image",
+            one.mask_rule,
+            "the method's" if one.sigma is None else f"{one.sigma:g}",
+            f"`{one.pro}`" if one.pro else "",
+            str(metric_version(name)),
+        )
+        for name, one in PRESETS.items()
+    ]
+    head = ("preset", "`evaluation_size`", "`mask_rule`", "`sigma`", "own column", "`metric_version`")
+    return f"## As they are defined\n\n{table(head, body)}"
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else ""

@@ -6,7 +6,7 @@ from itertools import groupby
 from pathlib import Path
 
 from kdbench.files import written_aside
-from kdbench.reports import accuracy, costs, deployment, gaps, significance, sweep
+from kdbench.reports import accuracy, costs, deployment, gaps, normals, significance, sweep
 from kdbench.reports.entries import (
     MAIN,
     TITLES,
@@ -122,6 +122,7 @@ def _section(group: Group, found: list[Entry], rows: Rows, evidence: Evidence) -
         *accuracy.partial(group, found),
         accuracy.conditions(group, found),
         *accuracy.further(group, found),
+        *normals.at_threshold(group, found, rows),
         *costs.sizes(group, found),
         *costs.latencies(group, found, rows.latencies, rows.untimed),
         *deployment.runtimes(group, found, rows.latencies, rows.untimed),

@@ -32,8 +32,8 @@ configs:
 
 # Rows of a kdbench benchmark
 
-One row per category of a cell in `cells`, per test image in `scores`, per timing in `latency`, per probed
-category in `probes`. The report of these rows is in `report/`.
+One row per category of a cell in `cells`, per test image in `scores`, per held-out normal image in `normals`,
+per timing in `latency`, per probed category in `probes`. The report of these rows is in `report/`.
 """
 T = TypeVar("T")
 

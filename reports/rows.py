@@ -20,6 +20,7 @@ from kdbench.results.store import (
     CELLS,
     DEPLOYED,
     LATENCY,
+    NORMALS,
     PROBES,
     SCORES,
     TRIALS,
@@ -39,6 +40,7 @@ class Rows:
 
     cells: pd.DataFrame  # a row per category of a cell, with `entry`, `oracle` and `place`
     scores: pd.DataFrame  # a row per test image, of cells that have rows
+    normals: pd.DataFrame  # a row per normal image that their training held out
     # With `entry`, `machine` and `place` (the machine, and the runtime unless it is torch), of cells that
     # have rows. A row of `untimed` says why a runtime has no times.
     latencies: pd.DataFrame
@@ -104,6 +106,7 @@ def load(results: str | Path) -> Rows:
     return Rows(
         cells=cells,
         scores=known(SCORES),
+        normals=known(NORMALS),
         latencies=latencies[timed].reset_index(drop=True),
         untimed=latencies[~timed].reset_index(drop=True),
         deployed=measured(DEPLOYED),

@@ -73,7 +73,7 @@ def partial_intervals(
     """95 % intervals over images of means over some categories of the dataset."""
     body = []
     for entry in found:
-        ranges = (_range(evidence.over_images(entry, metric, categories)) for metric in IMAGE_METRICS)
+        ranges = (interval_shown(evidence.over_images(entry, metric, categories)) for metric in IMAGE_METRICS)
         body.append((text(entry.name), *(replace(value, cell_ids=entry.cell_ids) for value in ranges)))
     if any(value.low is not None for line in body for value in line):
         yield Table(
@@ -223,7 +223,7 @@ def paired_difference(
         cell_ids=tuple(cell_ids),
     )
     p = found.p if found else None
-    return Paired(value=value, within=_range(within, "+"), p=p, num_categories=len(differences))
+    return Paired(value=value, within=interval_shown(within, "+"), p=p, num_categories=len(differences))
 
 
 def p_cells(pairs: Sequence[Paired], why: str = "") -> list[tuple[Value, Value]]:
@@ -258,10 +258,11 @@ def _interval(entry: Entry, metric: str, within: Interval | None) -> Value:
     mean = entry.means[metric]
     if mean is None or within is None:
         return hole(cell_ids=entry.cell_ids)
-    return replace(_range(within), mean=mean.mean, cell_ids=entry.cell_ids)
+    return replace(interval_shown(within), mean=mean.mean, cell_ids=entry.cell_ids)
 
 
-def _range(within: Interval | None, sign: str = "") -> Value:
+def interval_shown(within: Interval | None, sign: str = "") -> Value:
+    """An interval in percent as a body cell; a hole for None."""
     if within is None:
         return hole()
     shown = f"{100 * within.low:{sign}.2f} to {100 * within.high:{sign}.2f}"

@@ -14,6 +14,7 @@ from kdbench.errors import RequestError, complained, unknown
 
 if TYPE_CHECKING:
     from kdbench.deploy.predict import Found, Prediction, Predictor
+    from kdbench.deploy.threshold import Threshold
     from kdbench.engine.detector import Detector
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")]
@@ -69,7 +70,7 @@ def predict(
         typer.Option(help="A folder: score what comes into it, until Ctrl-C.", callback=at_home),
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="Decide by this one. [default: that of the exported file]")
+        float | None, typer.Option(help="Decide by this one. [default: that of the file, or of the cell]")
     ] = None,
     results: Results = "results",
     weights: Weights = None,
@@ -148,17 +149,27 @@ def _predictor(
     path = Path(str(at_home(name)))
     if path.suffix not in RUNTIME_OF:
         found = _detector(results, _one(_rows(results), name), weights, device)
-        return Predictor(scorer=found, image_size=found.image_size, threshold=threshold, scale=None)
+        return Predictor(
+            scorer=found,
+            image_size=found.image_size,
+            threshold=_chosen(threshold, found.threshold()),
+            scale=None,
+        )
     metadata = read_metadata(path)
-    chosen = metadata.threshold
-    if threshold is None and chosen is not None:
-        say(chosen.words)
-        threshold = chosen.value
+    threshold = _chosen(threshold, metadata.threshold)
     place = "cpu" if device == "auto" else device  # what a runtime can do everywhere
     session = open_runtime(path, runtime=RUNTIME_OF[path.suffix], device=place)
     return Predictor(
         scorer=session, image_size=metadata.image_size, threshold=threshold, scale=metadata.scale
     )
+
+
+def _chosen(given: float | None, stored: "Threshold | None") -> float | None:
+    """The threshold of the user, else that of the detector, which is said."""
+    if given is not None or stored is None:
+        return given
+    say(stored.words)
+    return stored.value
 
 
 def _rows(results: str) -> list[dict[str, Any]]:

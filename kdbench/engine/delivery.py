@@ -16,13 +16,14 @@ from kdbench.deploy.export import SUFFIXES, WRITERS, Traced, check_packages
 from kdbench.deploy.metadata import Metadata, Scale, beside
 from kdbench.deploy.module import Deployed
 from kdbench.deploy.runtimes import RUNTIME_OF, open_runtime
-from kdbench.deploy.threshold import HELD_OUT, TRAINED, Threshold, threshold_of
+from kdbench.deploy.threshold import HELD_OUT, TRAINED, Threshold
 from kdbench.engine import provenance
 from kdbench.engine.batches import split_heldout
 from kdbench.engine.device import deterministic
 from kdbench.engine.kept import unchanged
 from kdbench.errors import DataError, RequestError, complained, unknown
 from kdbench.method import Method
+from kdbench.metrics.threshold import limit_of
 from kdbench.registry import get_dataset, get_method
 
 TOLERANCE = 1e-3  # of the largest value, in float32
@@ -56,8 +57,12 @@ def deliver(
     folder: Path,
     false_alarms: float,
     root: Path | None,
+    kept: np.ndarray,
 ) -> Delivered:
     """Write a cell's detector in a format, load the file in its runtime and compare it with torch.
+
+    `kept` are the scores [N] of held-out images that the cell's run left; N may be 0. They give the threshold
+    where the images are not on disk.
 
     Raises RequestError for a format or rate that there is not, for packages that are missing, a folder that
     cannot be written, and for a file that gives other maps or scores than torch; DataError if the images on
@@ -73,6 +78,8 @@ def deliver(
     module = Deployed(method).to(device)
     normals = _normals(row, method, root)
     threshold, scale = _from_normals(module, normals, false_alarms, method.config.batch_size)
+    if threshold is None and len(kept):
+        threshold = threshold_of(kept, false_alarms, normals=HELD_OUT)
     metadata = _metadata(row, method, threshold, scale)
     module.cpu()
     name = f"{row['method']}-{row['dataset']}-{row['category'] if row['setting'] == 'oneclass' else 'all'}"
@@ -89,7 +96,13 @@ def deliver(
             )
             for part in sorted(Path(aside).iterdir(), key=lambda part: part == written):  # the file is last
                 part.replace(folder / part.name)
-    return Delivered(path=path, metadata=metadata, notes=tuple(_notes(metadata, normals, compared)))
+    return Delivered(path=path, metadata=metadata, notes=tuple(_notes(metadata, row, normals, compared)))
+
+
+def threshold_of(scores: np.ndarray, false_alarms: float, *, normals: str) -> Threshold:
+    """The threshold by scores [N] of normal images, HELD_OUT of the training or TRAINED on; as `limit_of`."""
+    found = limit_of(scores, false_alarms)
+    return Threshold(**found._asdict(), false_alarms=false_alarms, num_images=len(scores), normals=normals)
 
 
 def _normals(row: dict[str, Any], method: Method, root: Path | None) -> Normals:
@@ -194,10 +207,12 @@ def _version(package: str) -> str:
         return ""
 
 
-def _notes(metadata: Metadata, normals: Normals, compared: str) -> Iterator[str]:
+def _notes(metadata: Metadata, row: dict[str, Any], normals: Normals, compared: str) -> Iterator[str]:
     yield f"compared with {compared}"
     if metadata.threshold is None:
         yield f"no threshold, since there are no normal images: {normals.missing}"
     else:
         yield metadata.threshold.words
+        if normals.missing:
+            yield f"its scores are those that the run kept, in {row['precision']}: {normals.missing}"
     yield f"licence of the training images: {metadata.licences['training images']}"

@@ -16,10 +16,12 @@ from kdbench.engine.device import choose_precision
 from kdbench.engine.evaluate import score
 from kdbench.errors import RequestError
 from kdbench.files import expanded
-from kdbench.results.store import Results
+from kdbench.metrics.threshold import FALSE_ALARMS
+from kdbench.results.store import NORMALS, Results, read
 from kdbench.weights import find_weights
 
 if TYPE_CHECKING:
+    from kdbench.deploy.threshold import Threshold
     from kdbench.engine.delivery import Delivered
 
 # One image or several: paths, arrays uint8 [H,W,3] or [N,H,W,3], tensors [3,H,W] or [N,3,H,W].
@@ -44,7 +46,7 @@ class Detector:
         except FileNotFoundError as error:
             again = "run its cell again with --keep-detectors and --redo all"
             raise RequestError([f"the detector of {row['cell_id']} was not kept: {again}"]) from error
-        self.row, self._device = row, device
+        self.row, self._device, self._results = row, device, results
 
     def __repr__(self) -> str:
         row = self.row
@@ -61,13 +63,13 @@ class Detector:
         format: str = "onnx",
         out: str | Path = ".",
         *,
-        false_alarms: float = 0.01,
+        false_alarms: float = FALSE_ALARMS,
         root: str | Path | None = None,
     ) -> Path:
         """Write the detector as `onnx`, `openvino` or `torch`, with its threshold; returns the file.
 
         The file is compared with torch after it is written. `root` is the folder of its dataset, where it is
-        not found in KDBENCH_DATA: without its images there is no threshold. Raises as `deliver`.
+        not found in KDBENCH_DATA. Without its images the threshold is `threshold()`. Raises as `deliver`.
         """
         return self.delivered(format, Path(expanded(str(out))), false_alarms, root).path
 
@@ -77,8 +79,30 @@ class Detector:
 
         folder = None if root is None else Path(expanded(str(root)))
         return deliver(
-            self.row, self._method, format=format, folder=out, false_alarms=false_alarms, root=folder
+            self.row,
+            self._method,
+            format=format,
+            folder=out,
+            false_alarms=false_alarms,
+            root=folder,
+            kept=self._held_out_scores(),
         )
+
+    def threshold(self, false_alarms: float = FALSE_ALARMS) -> "Threshold | None":
+        """The threshold from the scores of held-out normal images that its run kept; None if there are none.
+
+        Raises ValueError for a rate outside of 0 to 1.
+        """
+        from kdbench.deploy.threshold import HELD_OUT
+        from kdbench.engine.delivery import threshold_of
+
+        scores = self._held_out_scores()
+        return threshold_of(scores, false_alarms, normals=HELD_OUT) if len(scores) else None
+
+    def _held_out_scores(self) -> np.ndarray:
+        cell_id = self.row["cell_id"]
+        rows = read(self._results.storage, NORMALS, only=[cell_id], columns=["image_score"])
+        return np.asarray(rows["image_score"])
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As a runtime of an exported detector: maps and scores of RGB images uint8 [B,S,S,3]."""

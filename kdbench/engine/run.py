@@ -37,6 +37,7 @@ class CellOutput:
     rows: list[dict[str, Any]]
     scores: list[dict[str, Any]]
     detector: dict[str, torch.Tensor]
+    normals: list[dict[str, Any]] = field(default_factory=list)  # scores of held-out images
     curves: list[dict[str, Any]] = field(default_factory=list)
     pictures: list[dict[str, Any]] = field(default_factory=list)
     inputs: list[list[dict[str, Any]]] = field(default_factory=list)  # of each category that has none stored
@@ -60,10 +61,11 @@ def _train_and_evaluate(cell: Cell, place: Place, notify: Notify) -> CellOutput:
     images = ready.training_batches()
     prepare_s = time.perf_counter() - started
     common = _train(cell, place, ready, images, tell) | {"prepare_s": prepare_s}
+    normals = _held_out_scores(ready, images)
     del images  # evaluation needs the room of the cached features
 
     tell.phase("evaluate", total=sum(len(store.test) for store in ready.stores))
-    output = CellOutput(rows=[], scores=[], detector=on_cpu(ready.method.detector_state()))
+    output = CellOutput(rows=[], scores=[], detector=on_cpu(ready.method.detector_state()), normals=normals)
     for category, store in zip(ready.categories, ready.stores, strict=True):
         output.add(_evaluate(cell, place, ready, category, store, tell))
     output.rows = [common | row for row in output.rows]
@@ -165,6 +167,25 @@ def _trained_how(
         "teacher_cache": images.fitted.cache,
         "precision": ready.precision,
     }
+
+
+def _held_out_scores(ready: Ready, images: TrainingBatches) -> list[dict[str, Any]]:
+    """The final detector's scores of the normal images that it was not trained on; none if there are none."""
+    if images.heldout is None:
+        return []
+    every = [
+        (category.name, category.relative(path)) for category in ready.categories for path in category.train
+    ]
+    found = evaluate.score(ready.method, images.heldout, lambda count: None).image_score
+    return [
+        {
+            "cell_id": ready.cell.id,
+            "category": every[i][0],
+            "image": every[i][1],
+            "image_score": float(value),
+        }
+        for i, value in zip(images.aside.tolist(), found, strict=True)
+    ]
 
 
 def _evaluate(

@@ -24,7 +24,17 @@ from kdbench.grid.cluster import LostError
 from kdbench.grid.lease import Holder, acquire
 from kdbench.registry import get_dataset
 from kdbench.results.storage import Storage
-from kdbench.results.store import CELLS, CHECKPOINTS, CURVES, DETECTORS, INPUTS, PICTURES, SCORES, Results
+from kdbench.results.store import (
+    CELLS,
+    CHECKPOINTS,
+    CURVES,
+    DETECTORS,
+    INPUTS,
+    NORMALS,
+    PICTURES,
+    SCORES,
+    Results,
+)
 
 
 class _Result(NamedTuple):
@@ -151,7 +161,11 @@ def write_output(
     """Replace all that a cell has, the rows last."""
     results.discard(cell_id)
     inputs = ((INPUTS, rows) for rows in output.inputs)
-    parts = ((SCORES, output.scores), (CURVES, output.curves), *inputs, (PICTURES, output.pictures))
+    parts = (
+        *((SCORES, output.scores), (NORMALS, output.normals), (CURVES, output.curves)),
+        *inputs,
+        (PICTURES, output.pictures),
+    )
     for kind, rows in parts:
         if rows:
             results.write(kind, rows)

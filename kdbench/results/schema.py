@@ -138,6 +138,9 @@ SCORE_SCHEMA = pa.schema(
     ]
 )
 
+# One row per normal image that the training held out, scored by the final detector.
+NORMAL_SCHEMA = pa.schema([SCORE_SCHEMA.field(n) for n in ("cell_id", "category", "image", "image_score")])
+
 # One row per category of a cell that succeeded: points of its ROC and PRO curves.
 CURVE_SCHEMA = pa.schema(
     [("cell_id", _TEXT), ("category", _TEXT), *((name, pa.list_(pa.float32())) for name in CURVE_COLUMNS)]

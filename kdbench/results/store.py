@@ -21,6 +21,7 @@ from kdbench.results.schema import (
     DEPLOYED_SCHEMA,
     INPUT_SCHEMA,
     LATENCY_SCHEMA,
+    NORMAL_SCHEMA,
     PICTURE_SCHEMA,
     PROBE_SCHEMA,
     ROW_SCHEMA,
@@ -71,6 +72,7 @@ class Kind:
 # What a cell leaves. CELLS comes first: without this file a cell has not finished.
 CELLS = Kind("cells", ROW_SCHEMA, ("cell_id",))
 SCORES = Kind("scores", SCORE_SCHEMA, ("cell_id",))
+NORMALS = Kind("normals", NORMAL_SCHEMA, ("cell_id",))
 CURVES = Kind("curves", CURVE_SCHEMA, ("cell_id",))
 PICTURES = Kind("pictures", PICTURE_SCHEMA, ("cell_id",))
 DETECTORS = Kind("detectors", None, ("cell_id",), ".safetensors")  # without the teacher; also of a trial
@@ -78,7 +80,7 @@ CHECKPOINTS = Kind("checkpoints", None, ("cell_id",), ".pt")  # also of a trial
 PROBES = Kind("probes", PROBE_SCHEMA, ("cell_id",))
 LATENCY = Kind("latency", LATENCY_SCHEMA, ("cell_id", "device_name"))
 DEPLOYED = Kind("deployed", DEPLOYED_SCHEMA, ("cell_id", "device_name"))
-OF_CELLS = (CELLS, SCORES, CURVES, PICTURES, DETECTORS, CHECKPOINTS, PROBES, LATENCY, DEPLOYED)
+OF_CELLS = (CELLS, SCORES, NORMALS, CURVES, PICTURES, DETECTORS, CHECKPOINTS, PROBES, LATENCY, DEPLOYED)
 # Pictures of the images and masks of a category; all cells share them.
 INPUTS = Kind("inputs", INPUT_SCHEMA, ("category_fingerprint",))
 # Sweeps. A trial that still trains writes its row anew at every report.
@@ -90,7 +92,7 @@ RUNS = Kind("runs", None, ("run_id",), ".json")
 LOGS = Kind("runs", None, ("run_id",), ".log")  # what a run said
 KINDS = (*OF_CELLS, INPUTS, TRIALS, AUDITS, LEASES, RUNS)
 # `kdbench report --rows` writes these, and `kdbench run --published` takes them over.
-PUBLISHED = (CELLS, SCORES, LATENCY, PROBES, DEPLOYED)
+PUBLISHED = (CELLS, SCORES, NORMALS, LATENCY, PROBES, DEPLOYED)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -96,7 +96,7 @@ def test_the_threshold_of_a_method_that_holds_nothing_out_says_so(export, cells,
 def test_without_images_there_is_no_threshold_and_the_comparison_is_with_noise(
     export, cells, tmp_path, kdbench, trained
 ):
-    code, printed = export(cells["stfpm"], "--format", "torch", root=False)
+    code, printed = export(cells["rd4ad"], "--format", "torch", root=False)
     assert code == 0, printed
     assert "no threshold, since there are no normal images: mvtec_ad needs images" in printed
     assert "8 images of noise" in printed
@@ -109,6 +109,34 @@ def test_without_images_there_is_no_threshold_and_the_comparison_is_with_noise(
     assert "the detector has no threshold" in printed
     table = pd.read_csv(tmp_path / "p/predictions.csv")
     assert table["decision"].isna().all()
+
+
+def test_without_images_the_threshold_is_from_the_scores_that_the_run_kept(
+    export, exported, cells, tmp_path, trained
+):
+    code, printed = export(cells["stfpm"], "--format", "torch", "--false-alarms", "0.4", root=False)
+    assert code == 0, printed
+    assert "its scores are those that the run kept, in " in printed
+    assert "mvtec_ad needs images" in printed
+    (path,) = (tmp_path / "out").glob("*.pt2")
+    threshold = read_metadata(path).threshold
+    scores = pd.read_parquet(trained / "results/normals")["image_score"].sort_values()
+    assert (threshold.num_images, threshold.normals) == (2, "held out")
+    assert (threshold.value, threshold.false_alarms) == (scores.iloc[1], 0.4)
+    from_images = read_metadata(exported).threshold
+    assert threshold.value == pytest.approx(from_images.value, rel=0.05)  # a run may compute in bf16
+
+
+def test_a_cell_decides_by_the_scores_that_its_run_kept(kdbench, cells, trained, tmp_path):
+    words = ("--out", tmp_path / "p", "--results", trained / "results")
+    code, printed = kdbench("predict", cells["stfpm"], trained / "mvtec/bottle/test", *words)
+    assert code == 0, printed
+    assert "from 2 normal images, held out" in printed
+    table, kept = pd.read_csv(tmp_path / "p/predictions.csv"), pd.read_parquet(trained / "results/normals")
+    above = table["score"] > kept["image_score"].max()
+    assert (above == (table["decision"] == "anomalous")).all()
+    code, printed = kdbench("predict", cells["rd4ad"], trained / "mvtec/bottle/test", *words)
+    assert "the detector has no threshold" in printed
 
 
 def test_the_best_cell_of_each_category_is_exported(export, trained, tmp_path):

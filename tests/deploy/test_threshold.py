@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import beta, binom
 
-from kdbench.deploy.threshold import HELD_OUT, TRAINED, threshold_of
+from kdbench.deploy.threshold import HELD_OUT, TRAINED
+from kdbench.engine.delivery import threshold_of
 
 
 def test_the_rate_that_was_asked_for_is_kept_on_new_images():

@@ -1,11 +1,15 @@
 """A whole cell in this process: what a row holds, and that training sees no test image (promise 2)."""
 
+import numpy as np
 import pytest
 import torch
 from conftest import tiny_jobs as jobs
 from conftest import write_category, write_image
 
+from kdbench.engine.batches import split_heldout
 from kdbench.engine.device import threads
+from kdbench.engine.evaluate import score
+from kdbench.engine.ready import ready_cell
 from kdbench.engine.run import run_cell
 from kdbench.grid.plan import Job
 from kdbench.metrics.exact import METRICS
@@ -53,6 +57,31 @@ def test_progress_covers_every_image_once(mvtec, tmp_path):
     assert train[-1].done == train[-1].total == 2 * 8
     evaluate = [p for p in seen if p.phase == "evaluate"]
     assert evaluate[-1].done == evaluate[-1].total == 8
+
+
+def test_the_final_detector_scores_the_images_that_its_training_held_out(mvtec, tmp_path):
+    (job,) = jobs(mvtec, tmp_path / "r", setting=("multiclass",), epochs=3)
+    output = run_cell(job.cell, job.place, lambda progress: None)
+    counts = [10] * len(job.cell.categories)
+    _, aside = split_heldout(counts, 0.2, job.cell.seed)
+    trained = [
+        path for name in job.cell.categories for path in sorted((mvtec / name / "train/good").iterdir())
+    ]
+    assert [row["image"] for row in output.normals] == [
+        trained[i].relative_to(mvtec).as_posix() for i in aside
+    ]
+    assert all(row["image"].startswith(f"{row['category']}/train/good/") for row in output.normals)
+    assert {row["cell_id"] for row in output.normals} == {job.cell.id}
+    ready = ready_cell(job.cell, job.place)
+    ready.method.load_state_dict(output.detector, strict=False)
+    pixels = np.concatenate([store.train for store in ready.stores])[aside]
+    again = score(ready.method, ready.batches(pixels), lambda count: None).image_score
+    assert [row["image_score"] for row in output.normals] == pytest.approx(again, rel=1e-5)
+
+
+def test_a_method_that_holds_nothing_out_has_no_scores_of_normals(mvtec, tmp_path):
+    (job,) = jobs(mvtec, tmp_path / "r", methods=("rd4ad",), categories=("bottle",), epochs=1)
+    assert run_cell(job.cell, job.place, lambda progress: None).normals == []
 
 
 @pytest.mark.slow

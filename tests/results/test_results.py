@@ -16,6 +16,7 @@ from kdbench.results.schema import (
     AUDIT_SCHEMA,
     CURVE_SCHEMA,
     INPUT_SCHEMA,
+    NORMAL_SCHEMA,
     PICTURE_SCHEMA,
     ROW_SCHEMA,
     SCHEMA_VERSION,
@@ -121,6 +122,13 @@ FROZEN_SCORES = [
     ("image", "string"),
     ("defect", "string"),
     ("label", "bool"),
+    ("image_score", "double"),
+]
+
+FROZEN_NORMALS = [
+    ("cell_id", "string"),
+    ("category", "string"),
+    ("image", "string"),
     ("image_score", "double"),
 ]
 
@@ -274,6 +282,7 @@ def test_the_schema_is_frozen() -> None:
     assert SCHEMA_VERSION == 1
     assert [(field.name, str(field.type)) for field in ROW_SCHEMA] == FROZEN_ROWS
     assert [(field.name, str(field.type)) for field in SCORE_SCHEMA] == FROZEN_SCORES
+    assert [(field.name, str(field.type)) for field in NORMAL_SCHEMA] == FROZEN_NORMALS
     assert [(field.name, str(field.type)) for field in CURVE_SCHEMA] == FROZEN_CURVES
     assert [(field.name, str(field.type)) for field in PICTURE_SCHEMA] == FROZEN_PICTURES
     assert [(field.name, str(field.type)) for field in INPUT_SCHEMA] == FROZEN_INPUTS

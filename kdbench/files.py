@@ -7,7 +7,10 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO, Literal
 from uuid import uuid4
 
 import platformdirs
@@ -24,6 +27,21 @@ MARKS = {
 }
 
 LFS_POINTER = "it is a pointer of Git LFS, not the file itself. Get the file with `git lfs pull`"
+
+
+@dataclass(frozen=True)
+class Content:
+    """A file that is in memory only, and what messages call it."""
+
+    data: bytes
+    name: str
+
+    def open(self, mode: Literal["rb"]) -> BinaryIO:
+        """As that of a path."""
+        return BytesIO(self.data)
+
+    def __str__(self) -> str:
+        return self.name
 
 
 def is_lfs_pointer(path: Path) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from kdbench.errors import DataError, first_line
-from kdbench.files import LFS_POINTER, is_lfs_pointer
+from kdbench.files import LFS_POINTER, Content, is_lfs_pointer
 
 MAX_PIXELS = 178_956_970  # a file that claims more is taken for a decompression bomb; PIL's own limit
 Image.MAX_IMAGE_PIXELS = None  # checked here instead, without PIL's zone of warnings below the limit
@@ -78,7 +78,9 @@ class Picture:
 
 
 @contextmanager
-def opened(path: Path, what: str) -> Iterator[ImageFile.ImageFile]:
+def opened(
+    path: Path | Content, what: str, formats: tuple[str, ...] = FORMATS
+) -> Iterator[ImageFile.ImageFile]:
     """The file, its content not yet decoded; whatever Pillow raises is one DataError with the path."""
     try:
         ImageFile.LOAD_TRUNCATED_IMAGES = (
@@ -86,7 +88,7 @@ def opened(path: Path, what: str) -> Iterator[ImageFile.ImageFile]:
         )
         # Given a path, Pillow maps the pixels of an uncompressed TIFF into memory, and scrambles a turned
         # one.
-        with path.open("rb") as stream, Image.open(stream, formats=FORMATS) as file:
+        with path.open("rb") as stream, Image.open(stream, formats=formats) as file:
             yield file
     except DataError:
         raise
@@ -94,7 +96,7 @@ def opened(path: Path, what: str) -> Iterator[ImageFile.ImageFile]:
         raise DataError(f"{path} cannot be read as {what}: {_reason(path, error)}") from error
 
 
-def open_image(path: Path) -> Picture:
+def open_image(path: Path | Content) -> Picture:
     """Decode an image; DataError with the path if it cannot be read, or only by guessing what is meant."""
     with opened(path, "an image") as file:
         _refuse_image(file)
@@ -372,9 +374,9 @@ def _has_areas(values: np.ndarray, greys: np.ndarray) -> bool:
     return bool(same.any())
 
 
-def _reason(path: Path, error: Exception) -> str:
+def _reason(path: Path | Content, error: Exception) -> str:
     """What is wrong with the file, as far as its content says it."""
-    if is_lfs_pointer(path):
+    if isinstance(path, Path) and is_lfs_pointer(path):
         return LFS_POINTER
     if not isinstance(error, UnidentifiedImageError):
         return getattr(error, "strerror", None) or first_line(error)

@@ -13,6 +13,7 @@ from kdbench.cli.report import compare, probe, report
 from kdbench.cli.results import results_app
 from kdbench.cli.run import run
 from kdbench.cli.score import score
+from kdbench.cli.serve import serve
 from kdbench.cli.streams import failed, lossy_streams, needed
 from kdbench.cli.sweep import sweep
 from kdbench.cli.terminal import OK, SOME_FAILED, WRONG_REQUEST, complain, give_home, warn
@@ -55,7 +56,7 @@ def _carry_out() -> int | str | None:
     return OK
 
 
-for command in (run, status, sweep, report, compare, probe, rescore, score, export, predict):
+for command in (run, status, sweep, report, compare, probe, rescore, score, export, predict, serve):
     app.command()(command)
 app.command("new-method")(write_method)
 app.command("distil-teacher")(distil_teacher)

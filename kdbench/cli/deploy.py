@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from kdbench.engine.detector import Detector
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")]
+DetectorName = Annotated[
+    str, typer.Argument(help="An exported file (.onnx, .xml, .pt2), or a cell's id of --results.")
+]
+DecideBy = Annotated[
+    float | None, typer.Option(help="Decide by this one. [default: that of the file, or of the cell]")
+]
 
 
 def export(
@@ -58,9 +64,7 @@ def export(
 
 
 def predict(
-    detector: Annotated[
-        str, typer.Argument(help="An exported file (.onnx, .xml, .pt2), or a cell's id of --results.")
-    ],
+    detector: DetectorName,
     images: Annotated[
         list[str] | None, typer.Argument(metavar="IMAGES...", help="Files, folders and globs.")
     ] = None,
@@ -69,9 +73,7 @@ def predict(
         Path | None,
         typer.Option(help="A folder: score what comes into it, until Ctrl-C.", callback=at_home),
     ] = None,
-    threshold: Annotated[
-        float | None, typer.Option(help="Decide by this one. [default: that of the file, or of the cell]")
-    ] = None,
+    threshold: DecideBy = None,
     results: Results = "results",
     weights: Weights = None,
     device: Device = "auto",
@@ -85,14 +87,9 @@ def predict(
     if watch is not None and not watch.is_dir():
         raise RequestError([f"--watch {watch}: there is no such folder"])
     found, others = find_images(images or [])
-    predictor = _predictor(detector, threshold, results, weights, device)
+    predictor = predictor_of(detector, threshold, results, weights, device)
     if others:
         say(f"note: left out what is no image by its name in the folders: {others}", style="yellow")
-    if predictor.threshold is None:
-        say(
-            "note: the detector has no threshold, so nothing is decided: --threshold gives one",
-            style="yellow",
-        )
     predictions: list[Prediction] = []
     with complained(f"cannot write in {out}"):
         if watch is None:
@@ -138,10 +135,10 @@ def _tell(predictions: Sequence["Prediction"], out: Path) -> None:
     say(f"{', '.join(counts)}: {out / 'predictions.csv'}")
 
 
-def _predictor(
+def predictor_of(
     name: str, threshold: float | None, results: str, weights: Path | None, device: str
 ) -> "Predictor":
-    """An exported file, or a cell's detector."""
+    """An exported file, or a cell's detector; what a person should know of its threshold is said."""
     from kdbench.deploy.metadata import read_metadata
     from kdbench.deploy.predict import Predictor
     from kdbench.deploy.runtimes import RUNTIME_OF, open_runtime
@@ -166,8 +163,12 @@ def _predictor(
 
 def _chosen(given: float | None, stored: "Threshold | None") -> float | None:
     """The threshold of the user, else that of the detector, which is said."""
-    if given is not None or stored is None:
+    if given is not None:
         return given
+    if stored is None:
+        note = "note: the detector has no threshold, so nothing is decided: --threshold gives one"
+        say(note, style="yellow")
+        return None
     say(stored.words)
     return stored.value
 

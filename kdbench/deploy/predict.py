@@ -34,6 +34,16 @@ class Scorer(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Scored:
+    """What a detector says of one image."""
+
+    anomaly_map: np.ndarray  # float32 [S,S]
+    score: float
+    decision: str | None  # anomalous or normal; None without a threshold
+    milliseconds: float  # of the detector alone
+
+
+@dataclass(frozen=True, kw_only=True)
 class Predictor:
     """What scores images, at which size, and how scores and maps are read."""
 
@@ -41,6 +51,20 @@ class Predictor:
     image_size: int
     threshold: float | None  # an image with a higher score is anomalous
     scale: Scale | None  # of the colours; None: each map has its own
+
+    def scored(self, picture: Image.Image, name: str) -> Scored:
+        """Score an RGB image of any size; DataError with its name if the score or the map is not finite."""
+        pixels = np.array(resized(picture, self.image_size))[None]
+        started = time.perf_counter()
+        maps, scores = self.scorer.run(pixels)
+        milliseconds = 1000 * (time.perf_counter() - started)
+        anomaly_map, score = np.asarray(maps[0], np.float32), float(scores[0])
+        if not np.isfinite(score) or not np.isfinite(anomaly_map).all():
+            raise DataError(f"{name}: its score is {score:g}, or values of its map are not finite")
+        decision = None
+        if self.threshold is not None:
+            decision = "anomalous" if score > self.threshold else "normal"
+        return Scored(anomaly_map=anomaly_map, score=score, decision=decision, milliseconds=milliseconds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,26 +162,17 @@ def predict(predictor: Predictor, images: Iterable[Found], out: Path) -> Iterato
 
 def _predicted(predictor: Predictor, image: Found, out: Path) -> Prediction:
     picture = open_image(image.path).image
-    pixels = np.array(resized(picture, predictor.image_size))[None]
-    started = time.perf_counter()
-    maps, scores = predictor.scorer.run(pixels)
-    milliseconds = 1000 * (time.perf_counter() - started)
-    anomaly_map, score = np.asarray(maps[0], np.float32), float(scores[0])
-    if not np.isfinite(score) or not np.isfinite(anomaly_map).all():
-        raise DataError(f"{image.path}: its score is {score:g}, or values of its map are not finite")
+    scored = predictor.scored(picture, str(image.path))
     map_file, heat_file = f"maps/{image.name}.tiff", f"heat_maps/{image.name}.png"
     with written_aside(out / map_file) as aside:
-        Image.fromarray(anomaly_map).save(aside, "TIFF")
+        Image.fromarray(scored.anomaly_map).save(aside, "TIFF")
     with written_aside(out / heat_file) as aside:
-        heat_map(picture, anomaly_map, predictor.scale).save(aside, "PNG")
-    decision = None
-    if predictor.threshold is not None:
-        decision = "anomalous" if score > predictor.threshold else "normal"
+        heat_map(picture, scored.anomaly_map, predictor.scale).save(aside, "PNG")
     return Prediction(
         path=str(image.path),
-        score=score,
-        decision=decision,
-        milliseconds=milliseconds,
+        score=scored.score,
+        decision=scored.decision,
+        milliseconds=scored.milliseconds,
         map=map_file,
         heat_map=heat_file,
     )

@@ -1,5 +1,6 @@
 """The tables of accuracy: ranking, overview, categories, settings side by side, published numbers, probes."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,9 @@ from kdbench.reports.entries import (
     Entry,
     Mean,
     common_categories,
+    marked_note,
     means,
+    percent_of,
     ranked_by,
     ranks,
     shown,
@@ -59,7 +62,7 @@ def ranking(group: Group, found: Sequence[Entry], evidence: Evidence) -> Table:
             "holes",
         ),
         body=tuple(body),
-        notes=(by,) if by else (),
+        notes=(*((by,) if by else ()), *marked_note(body)),
     )
 
 
@@ -123,7 +126,12 @@ def overview(beside: Sections, title: str, evidence: Evidence) -> Iterator[Table
                 line.append(_rank(places, entry) if entry else text(HOLE))
             body.append(tuple(line))
         head = [part for column, *_ in columns for part in (column, f"rank, {column}")]
-        yield Table(title=f"{TITLES[metric]}: {title}", head=("method", *head), body=tuple(body))
+        yield Table(
+            title=f"{TITLES[metric]}: {title}",
+            head=("method", *head),
+            body=tuple(body),
+            notes=marked_note(body),
+        )
 
 
 def partial(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
@@ -138,7 +146,10 @@ def partial(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
             body.append((text(entry.name), *cells, number(len(entry.seeds))))
         title = f"{partial_title(found, common)}: {group.title}"
         yield Table(
-            title=title, head=("method", *(TITLES[one] for one in COLUMNS), "seeds"), body=tuple(body)
+            title=title,
+            head=("method", *(TITLES[one] for one in COLUMNS), "seeds"),
+            body=tuple(body),
+            notes=marked_note(body),
         )
 
 
@@ -200,6 +211,7 @@ def settings(found: Sections, evidence: Evidence) -> Iterator[Table]:
                     covered_differences(entries_, over_images=few, num_categories=fewest),
                     "The drop contains what else differs between the two; the last column names it, oneclass "
                     "first.",
+                    *marked_note(body),
                 ),
             )
 
@@ -283,7 +295,7 @@ def _mean_cell(entry: Entry, metric: str, best: str, evidence: Evidence) -> Valu
         return hole(cell_ids=entry.cell_ids)
     within = evidence.over_categories(entry, metric)
     bounds = (within.low, within.high) if within else (None, None)
-    value = percent(mean.mean, mean.std, cell_ids=entry.cell_ids, bounds=bounds)
+    value = percent_of(mean, entry.cell_ids, bounds)
     return as_best(value) if entry.name == best else value
 
 
@@ -316,7 +328,8 @@ def _kinds(found: Sequence[Entry], metric: str) -> Iterator[tuple[Value, ...]]:
             within = entry.ok[entry.ok["category"].map(texture) == is_texture]
             by_seed = within.groupby("seed")[metric].mean()
             complete = not entry.holes and within[metric].notna().all()
-            mean = Mean(by_seed.mean(), by_seed.std(ddof=1)) if complete else None
+            flagged = bool(within["flagged"].any())
+            mean = Mean(by_seed.mean(), by_seed.std(ddof=1), flagged) if complete else None
             value = shown(mean, [*dict.fromkeys(within["cell_id"])])
             line.append(_remarked(value, "" if entry.holes else "; ".join(entry.unlike)))
         yield tuple(line)
@@ -337,7 +350,10 @@ def _drops(
         found = evidence.difference(*pair, metric, categories)
         drops.append(paired_difference((both.iloc[:, 0] - both.iloc[:, 1]).to_numpy(), found, ids))
         names = (text(pair[0].name), text(TITLES[metric]))
-        values = (percent(both.iloc[:, i].mean(), cell_ids=pair[i].cell_ids) for i in range(2))
+        rows = pair[0].rows
+        flagged = bool(rows.loc[rows["category"].isin(categories), "flagged"].any())
+        own_means = (Mean(both.iloc[:, i].mean(), math.nan, flagged) for i in range(2))
+        values = (percent_of(mean, entry.cell_ids) for mean, entry in zip(own_means, pair, strict=True))
         counted = text(f"{len(both)} of {len(pair[0].dataset_categories)}")
         images = () if evidence.same_images(*pair, categories) is not False else ("other images",)
         lines.append(((*names, *values), (counted, text("; ".join((*_unequal(*pair), *images))))))

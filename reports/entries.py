@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -21,6 +21,8 @@ FURTHER = tuple(name for name in METRICS if name not in MAIN_METRICS)  # in a ta
 # The legacy metrics stand beside published numbers only: each belongs to the preset of one code.
 KNOWN = (*COLUMNS, *FURTHER, *LEGACY_METRICS)
 TITLES = {metric.name: metric.title for metric in DEFINITIONS} | {"mad": "mAD"}
+MARK = " †"
+MARKED = "†: over categories that give their labels away; a table of the dataset's section lists these."
 MAIN = ("image_auroc", "pixel_auroc", "aupro", "mad")  # what is shown where there is no room for all
 
 
@@ -29,12 +31,13 @@ class Mean(NamedTuple):
 
     mean: float
     std: float
+    flagged: bool = False  # whether it contains a category that gives its labels away
 
 
 # The columns that the tables read, out of eighty: each column makes a selection of rows slower.
 KEPT = [
     *("cell_id", "recipe", "dataset", "category", "dataset_categories", "texture", "seed", "status", "error"),
-    *("other_images", "categories", "num_steps", "outside_sha256"),
+    *("other_images", "flagged", "categories", "num_steps", "outside_sha256"),
     *KNOWN,
     *("num_parameters", "num_trained_parameters", "flops", "train_s", "peak_memory_bytes", "place"),
 ]
@@ -217,9 +220,9 @@ def means(rows: pd.DataFrame) -> Means:
     """Mean over the categories, then mean and deviation over the seeds; None if one value is missing."""
     ok = rows[rows["status"] == "ok"]
     by_seed = ok.groupby("seed")[[*KNOWN]].mean()
-    complete = ok[[*KNOWN]].notna().all()
+    complete, flagged = ok[[*KNOWN]].notna().all(), bool(ok["flagged"].any())
     return {
-        metric: Mean(float(by_seed[metric].mean()), float(by_seed[metric].std(ddof=1)))
+        metric: Mean(float(by_seed[metric].mean()), float(by_seed[metric].std(ddof=1)), flagged)
         if len(ok) and complete[metric]
         else None
         for metric in KNOWN
@@ -239,7 +242,20 @@ def common_categories(found: Sequence[Entry]) -> list[str]:
 
 def shown(mean: Mean | None, cell_ids: Sequence[str] = ()) -> Value:
     """A mean as a body cell; a hole for None."""
-    return hole(cell_ids=cell_ids) if mean is None else percent(mean.mean, mean.std, cell_ids=cell_ids)
+    return hole(cell_ids=cell_ids) if mean is None else percent_of(mean, cell_ids)
+
+
+def percent_of(
+    mean: Mean, cell_ids: Sequence[str] = (), bounds: tuple[float | None, float | None] = (None, None)
+) -> Value:
+    """A mean as a body cell, marked if it contains a category that gives its labels away."""
+    value = percent(mean.mean, mean.std, cell_ids=cell_ids, bounds=bounds)
+    return replace(value, text=value.text + MARK) if mean.flagged else value
+
+
+def marked_note(body: Iterable[Sequence[Value]]) -> tuple[str, ...]:
+    """The note on the mark, if a cell of the body has it."""
+    return (MARKED,) if any(MARK in value.text for line in body for value in line) else ()
 
 
 def _entry(name: str, rows: pd.DataFrame, num_seeds: int) -> Entry:

@@ -6,7 +6,7 @@ from itertools import groupby
 from pathlib import Path
 
 from kdbench.files import written_aside
-from kdbench.reports import accuracy, costs, deployment, gaps, normals, significance, sweep
+from kdbench.reports import accuracy, costs, deployment, gaps, normals, shortcuts, significance, sweep
 from kdbench.reports.entries import (
     MAIN,
     TITLES,
@@ -120,6 +120,7 @@ def _section(group: Group, found: list[Entry], rows: Rows, evidence: Evidence) -
     tables = [
         accuracy.ranking(group, found, evidence),
         *accuracy.partial(group, found),
+        *shortcuts.flagged(group, found, rows),
         accuracy.conditions(group, found),
         *accuracy.further(group, found),
         *normals.at_threshold(group, found, rows),

@@ -80,7 +80,9 @@ def _line(
         missing = replace(hole(cell_ids=entry.cell_ids), hole=why)
         return (text(entry.name), *(missing for _ in range(6)), text(why))
     by_seed = known.groupby("seed")[[*RATES]].mean()
-    values = [shown(Mean(by_seed[one].mean(), by_seed[one].std(ddof=1)), entry.cell_ids) for one in RATES]
+    flagged = bool(known["flagged"].any())
+    means = (Mean(by_seed[one].mean(), by_seed[one].std(ddof=1), flagged) for one in RATES)
+    values = [shown(mean, entry.cell_ids) for mean in means]
     cells = known.drop_duplicates("cell_id")
     expected, within = _expected(cells)
     bounds = interval_shown(within)

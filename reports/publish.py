@@ -18,7 +18,7 @@ from kdbench.errors import RequestError
 from kdbench.reports.entries import Entry, entries
 from kdbench.reports.rows import Group, load_rows, sections
 from kdbench.results.storage import Storage
-from kdbench.results.store import PUBLISHED, read
+from kdbench.results.store import REPORTED, read
 
 EXTRAS = {"huggingface_hub": "hub", "mlflow": "mlflow", "wandb": "wandb"}
 EXPERIMENT = "kdbench"
@@ -33,7 +33,8 @@ configs:
 # Rows of a kdbench benchmark
 
 One row per category of a cell in `cells`, per test image in `scores`, per held-out normal image in `normals`,
-per timing in `latency`, per probed category in `probes`. The report of these rows is in `report/`.
+per timing in `latency`, per probed category in `probes`, per trivial
+number of an audited dataset in `shortcuts`. The report of these rows is in `report/`.
 """
 T = TypeVar("T")
 
@@ -63,8 +64,8 @@ def write_rows(results: str | Path, folder: Path) -> None:
     Curves and pictures are not among them. RequestError if the folder has other rows: they would count too.
     """
     target = Storage(folder)
-    whole = {kind.whole: read(results, kind) for kind in PUBLISHED}
-    others = [name for kind in PUBLISHED for name in kind.names(target) if name not in whole]
+    whole = {kind.whole: read(results, kind) for kind in REPORTED}
+    others = [name for kind in REPORTED for name in kind.names(target) if name not in whole]
     if others:
         raise RequestError([f"{folder} already has other rows, such as {others[0]}: name another folder"])
     for name, rows in whole.items():
@@ -81,7 +82,7 @@ def push_to_hub(results: str | Path, files: Sequence[Path], repo: str) -> str:
     """
     hub = check_extra("huggingface_hub")
     contents = {f"report/{file.relative_to(files[0].parent)}": file.read_bytes() for file in files}
-    parts = {kind.folder: read(results, kind) for kind in PUBLISHED}
+    parts = {kind.folder: read(results, kind) for kind in REPORTED}
     parts = {name: rows for name, rows in parts.items() if rows.num_rows}
     contents |= {f"data/{name}.parquet": _parquet(rows) for name, rows in parts.items()}
     contents["README.md"] = _card(parts).encode()

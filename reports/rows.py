@@ -23,6 +23,7 @@ from kdbench.results.store import (
     NORMALS,
     PROBES,
     SCORES,
+    SHORTCUTS,
     TRIALS,
     Kind,
     read,
@@ -46,6 +47,7 @@ class Rows:
     latencies: pd.DataFrame
     untimed: pd.DataFrame
     deployed: pd.DataFrame  # of exported detectors, a row per category, with the same columns
+    shortcuts: pd.DataFrame  # a row per trivial number and category of datasets that were audited
     probes: pd.DataFrame  # with `entry`, of cells that have rows
     earlier: pd.DataFrame  # as `cells`, but of images that changed since; they have a table of their own
     copies: tuple[str, ...]  # files whose rows are in another file, too
@@ -87,7 +89,8 @@ def load(results: str | Path) -> Rows:
     deleted) or to earlier images is left out.
     """
     trials = read(results, TRIALS).to_pandas()
-    cells, earlier, copies = _load_cells(results, or_none=len(trials) > 0)
+    shortcuts = read(results, SHORTCUTS).to_pandas()
+    cells, earlier, copies = _load_cells(results, shortcuts, or_none=len(trials) > 0)
     entry = cells.drop_duplicates("cell_id").set_index("cell_id")["entry"]
 
     def known(kind: Kind) -> pd.DataFrame:
@@ -110,6 +113,7 @@ def load(results: str | Path) -> Rows:
         latencies=latencies[timed].reset_index(drop=True),
         untimed=latencies[~timed].reset_index(drop=True),
         deployed=measured(DEPLOYED),
+        shortcuts=shortcuts,
         probes=probes.assign(entry=probes["cell_id"].map(entry)),
         earlier=earlier,
         copies=tuple(copies),
@@ -119,12 +123,12 @@ def load(results: str | Path) -> Rows:
 
 
 def load_rows(results: str | Path) -> pd.DataFrame:
-    """The rows that count, with `entry` (the method and where its recipes differ), `oracle` and `place`."""
-    return _load_cells(results)[0]
+    """The rows that count, with `entry` (method and where recipes differ), `oracle`, `place`, `flagged`."""
+    return _load_cells(results, read(results, SHORTCUTS).to_pandas())[0]
 
 
 def _load_cells(
-    results: str | Path, *, or_none: bool = False
+    results: str | Path, shortcuts: pd.DataFrame, *, or_none: bool = False
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, bool]]:
     """The rows that count, those of earlier images (with `since`, when the others began), and copies."""
     try:
@@ -133,7 +137,7 @@ def _load_cells(
         if not or_none:
             raise
         table, copies = ROW_SCHEMA.empty_table(), {}
-    rows = table.to_pandas()
+    rows = with_flags(table.to_pandas(), shortcuts)
     # Plain Python strings: a report selects many small parts, which takes ten times as long with Arrow's.
     texts = [name for name in rows if pd.api.types.is_string_dtype(rows[name].dtype)]
     rows = with_place(rows.astype(dict.fromkeys(texts, object)))
@@ -144,6 +148,14 @@ def _load_cells(
     earlier = named(rows)[old] if old.any() else cells.iloc[:0]
     since = [instead[cell_id].since for cell_id in earlier["cell_id"]]
     return cells, earlier.assign(since=pd.Series(since, earlier.index, dtype=object)), copies
+
+
+def with_flags(rows: pd.DataFrame, shortcuts: pd.DataFrame) -> pd.DataFrame:
+    """The rows with `flagged`: whether a trivial number tells the labels of their category."""
+    found = shortcuts[shortcuts["flagged"].astype(bool)]
+    pairs = set(zip(found["dataset"], found["category"], strict=True))
+    own = zip(rows["dataset"], rows["category"], strict=True)
+    return rows.assign(flagged=pd.Series([pair in pairs for pair in own], rows.index, dtype=bool))
 
 
 def with_place(rows: pd.DataFrame) -> pd.DataFrame:
@@ -204,7 +216,7 @@ def named(rows: pd.DataFrame, *, folder: str | None = None) -> pd.DataFrame:
     The name of an entry has the keys in which the recipes of its method differ within some section. So it is
     the same in every dataset and setting, and a recipe that only differs between datasets adds no key.
     """
-    rows = with_images(rows.assign(oracle=rows["selection"] == "test"))
+    rows = with_images(rows.assign(oracle=rows["selection"] == "test", flagged=rows.get("flagged", False)))
     rows = rows.assign(entry=rows["method"], recipe=_recipes(rows, folder))
     beside = [key for key in APART if key not in ("dataset", "setting")]
     for (*_, method), group in rows.groupby([*beside, "method"], dropna=False):

@@ -21,6 +21,7 @@ from kdbench.results.schema import (
     LATENCY_SCHEMA,
     PICTURE_SCHEMA,
     ROW_SCHEMA,
+    SHORTCUT_SCHEMA,
     TRIAL_SCHEMA,
 )
 
@@ -37,7 +38,7 @@ def test_the_methods_page_is_the_generated_one():
 def test_every_column_is_documented():
     said = set(re.findall(r"[a-z0-9_*]+", (ROOT / "docs/results-format.md").read_text()))
     schemas = (ROW_SCHEMA, LATENCY_SCHEMA, CURVE_SCHEMA, PICTURE_SCHEMA, INPUT_SCHEMA)
-    schemas += (TRIAL_SCHEMA, AUDIT_SCHEMA, DEPLOYED_SCHEMA)
+    schemas += (TRIAL_SCHEMA, AUDIT_SCHEMA, DEPLOYED_SCHEMA, SHORTCUT_SCHEMA)
     names = {name for schema in schemas for name in schema.names}
     missing = {n for n in names if n not in said and not n.endswith("_version")}
     assert not missing

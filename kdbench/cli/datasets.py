@@ -1,8 +1,9 @@
 """`kdbench datasets`: look at, check, decode, download and convert datasets."""
 
 import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.markup import escape
@@ -10,7 +11,10 @@ from rich.markup import escape
 from kdbench.cli.look import list_datasets
 from kdbench.cli.options import Root, at_home, comma_list
 from kdbench.cli.terminal import SOME_FAILED, decoding_bar, new_table, out, say, show, shows_bars
-from kdbench.errors import RequestError
+from kdbench.errors import complained
+
+if TYPE_CHECKING:
+    from kdbench.data.audit import Shortcut
 
 data_app = typer.Typer(help="Look at, check, decode, download and convert datasets.", no_args_is_help=True)
 data_app.command("list")(list_datasets)
@@ -140,10 +144,13 @@ def audit_dataset(
         Path | None,
         typer.Option("--out", help="Also write all numbers as CSV to this file.", callback=at_home),
     ] = None,
+    results: Annotated[
+        str | None,
+        typer.Option(help="Also write them to this results folder, for its report.", callback=at_home),
+    ] = None,
 ) -> None:
     """Find numbers that see no defect and still tell the test images apart: brightness, size, position."""
     from kdbench.data.audit import LEVEL, PERMUTATIONS, audit
-    from kdbench.errors import reason
     from kdbench.grid.plan import find_data
     from kdbench.registry import get_dataset
     from kdbench.reports.statistics import holm
@@ -171,11 +178,29 @@ def audit_dataset(
     if out_:
         lines = ["category,number,image_auroc,p,p_holm"]
         lines += [f'"{s.category}","{s.number}",{s.auroc:.6f},{s.p:.6g},{s.p_holm:.6g}' for s in shortcuts]
-        try:
+        with complained(f"cannot write {out_}"):
             out_.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise RequestError([f"cannot write {out_}: {reason(error)}"]) from error
         say(f"all numbers: {out_}")
+    if results and shortcuts:
+        _for_the_report(results, name, shortcuts, data.fingerprints)
+        say(f"for the report: {results}")
+
+
+def _for_the_report(
+    results: str, name: str, shortcuts: Sequence["Shortcut"], fingerprints: Mapping[str, str]
+) -> None:
+    """Write the rows of an audit to a results folder, in place of those of an earlier one."""
+    from kdbench.data.fingerprint import fingerprint_of
+    from kdbench.results.schema import SCHEMA_VERSION
+    from kdbench.results.store import SHORTCUTS, Results
+
+    common = {"schema_version": SCHEMA_VERSION, "dataset": name}
+    rows = [
+        common | one.columns | {"fingerprint": fingerprint_of([fingerprints[one.category]])}
+        for one in shortcuts
+    ]
+    with complained(f"cannot write in {results}"):
+        Results(results).write(SHORTCUTS, rows)
 
 
 @data_app.command("convert")

@@ -45,6 +45,18 @@ class Shortcut:
         """Whether it is outside of what chance allows."""
         return self.p_holm < LEVEL
 
+    @property
+    def columns(self) -> dict[str, str | float | bool]:
+        """As a row of a results folder has it."""
+        return {
+            "category": self.category,
+            "number": self.number,
+            "image_auroc": self.auroc,
+            "p": self.p,
+            "p_holm": self.p_holm,
+            "flagged": self.flagged,
+        }
+
 
 def audit(
     categories: Sequence[Category], correct: Correct, tick: Tick = lambda count: None

@@ -141,6 +141,18 @@ SCORE_SCHEMA = pa.schema(
 # One row per normal image that the training held out, scored by the final detector.
 NORMAL_SCHEMA = pa.schema([SCORE_SCHEMA.field(n) for n in ("cell_id", "category", "image", "image_score")])
 
+# One row per trivial number and category of a dataset that was audited.
+SHORTCUT_SCHEMA = pa.schema(
+    [
+        *_as_rows_have("schema_version", "dataset", "category", "fingerprint"),
+        ("number", _TEXT),  # its name
+        ("image_auroc", _REAL),  # of the number as it is: 0 tells as much as 1
+        ("p", _REAL),  # two-sided, by permutation of the labels
+        ("p_holm", _REAL),  # corrected for all numbers of all categories that were audited together
+        ("flagged", pa.bool_()),  # outside of what chance allows
+    ]
+)
+
 # One row per category of a cell that succeeded: points of its ROC and PRO curves.
 CURVE_SCHEMA = pa.schema(
     [("cell_id", _TEXT), ("category", _TEXT), *((name, pa.list_(pa.float32())) for name in CURVE_COLUMNS)]

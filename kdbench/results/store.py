@@ -27,6 +27,7 @@ from kdbench.results.schema import (
     ROW_SCHEMA,
     SCHEMA_VERSION,
     SCORE_SCHEMA,
+    SHORTCUT_SCHEMA,
     TRIAL_SCHEMA,
 )
 from kdbench.results.storage import Storage
@@ -83,6 +84,8 @@ DEPLOYED = Kind("deployed", DEPLOYED_SCHEMA, ("cell_id", "device_name"))
 OF_CELLS = (CELLS, SCORES, NORMALS, CURVES, PICTURES, DETECTORS, CHECKPOINTS, PROBES, LATENCY, DEPLOYED)
 # Pictures of the images and masks of a category; all cells share them.
 INPUTS = Kind("inputs", INPUT_SCHEMA, ("category_fingerprint",))
+# What `kdbench datasets audit` finds of a dataset.
+SHORTCUTS = Kind("shortcuts", SHORTCUT_SCHEMA, ("dataset",))
 # Sweeps. A trial that still trains writes its row anew at every report.
 TRIALS = Kind("trials", TRIAL_SCHEMA, ("trial_id",))
 AUDITS = Kind("audits", AUDIT_SCHEMA, ("trial_id",))
@@ -90,9 +93,10 @@ AUDITS = Kind("audits", AUDIT_SCHEMA, ("trial_id",))
 LEASES = Kind("leases", None, ("cell_id",), "")
 RUNS = Kind("runs", None, ("run_id",), ".json")
 LOGS = Kind("runs", None, ("run_id",), ".log")  # what a run said
-KINDS = (*OF_CELLS, INPUTS, TRIALS, AUDITS, LEASES, RUNS)
-# `kdbench report --rows` writes these, and `kdbench run --published` takes them over.
+KINDS = (*OF_CELLS, INPUTS, SHORTCUTS, TRIALS, AUDITS, LEASES, RUNS)
+# `kdbench report --rows` writes REPORTED, and `kdbench run --published` takes over what is of cells.
 PUBLISHED = (CELLS, SCORES, NORMALS, LATENCY, PROBES, DEPLOYED)
+REPORTED = (*PUBLISHED, SHORTCUTS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,11 +4,13 @@ import itertools
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from kdbench.data.audit import audit, auroc_and_p, numbers_of, random_labellings, trivial_numbers
+from kdbench.data.fingerprint import fingerprint, fingerprint_of
 from kdbench.registry import get_dataset
 from kdbench.reports.statistics import holm
 
@@ -122,3 +124,20 @@ def test_the_brightness_of_the_real_screws_is_found(shared):
     found = {s.number: s for s in audit([screw], holm)}
     assert found["mean brightness"].auroc == 1.0
     assert found["mean brightness"].flagged
+
+
+def test_the_command_leaves_rows_for_the_report(tmp_path, kdbench):
+    own = category(tmp_path, PLANTED["mean brightness"])
+    code, text = kdbench(
+        "datasets", "audit", "mvtec_ad", "--root", tmp_path, "--results", tmp_path / "results"
+    )
+    assert code == 0, text
+    rows = pd.read_parquet(tmp_path / "results/shortcuts/mvtec_ad.parquet").set_index("number")
+    found = {one.number: one for one in audit([own], holm)}
+    assert set(rows.index) == set(found)
+    brightness = rows.loc["mean brightness"]
+    assert (brightness["category"], brightness["dataset"]) == ("bottle", "mvtec_ad")
+    assert brightness["image_auroc"] == found["mean brightness"].auroc
+    assert brightness["flagged"]
+    assert not rows["flagged"].all()
+    assert brightness["fingerprint"] == fingerprint_of([fingerprint(get_dataset("mvtec_ad"), own)])

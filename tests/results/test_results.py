@@ -21,6 +21,7 @@ from kdbench.results.schema import (
     ROW_SCHEMA,
     SCHEMA_VERSION,
     SCORE_SCHEMA,
+    SHORTCUT_SCHEMA,
     STATUSES,
     TRIAL_SCHEMA,
     TRIAL_STATUSES,
@@ -130,6 +131,18 @@ FROZEN_NORMALS = [
     ("category", "string"),
     ("image", "string"),
     ("image_score", "double"),
+]
+
+FROZEN_SHORTCUTS = [
+    ("schema_version", "int64"),
+    ("dataset", "string"),
+    ("category", "string"),
+    ("fingerprint", "string"),
+    ("number", "string"),
+    ("image_auroc", "double"),
+    ("p", "double"),
+    ("p_holm", "double"),
+    ("flagged", "bool"),
 ]
 
 FROZEN_TRIALS = [
@@ -283,6 +296,7 @@ def test_the_schema_is_frozen() -> None:
     assert [(field.name, str(field.type)) for field in ROW_SCHEMA] == FROZEN_ROWS
     assert [(field.name, str(field.type)) for field in SCORE_SCHEMA] == FROZEN_SCORES
     assert [(field.name, str(field.type)) for field in NORMAL_SCHEMA] == FROZEN_NORMALS
+    assert [(field.name, str(field.type)) for field in SHORTCUT_SCHEMA] == FROZEN_SHORTCUTS
     assert [(field.name, str(field.type)) for field in CURVE_SCHEMA] == FROZEN_CURVES
     assert [(field.name, str(field.type)) for field in PICTURE_SCHEMA] == FROZEN_PICTURES
     assert [(field.name, str(field.type)) for field in INPUT_SCHEMA] == FROZEN_INPUTS

@@ -1,0 +1,74 @@
+"""Categories whose labels a number tells that sees no defect, and means with and without them."""
+
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+
+from kdbench.reports.entries import MAIN, TITLES, Entry, means, shown
+from kdbench.reports.rows import Group, Rows
+from kdbench.reports.tables import Table, Value, hole, number, percent, text
+
+
+def flagged(group: Group, found: Sequence[Entry], rows: Rows) -> Iterator[Table]:
+    """What `kdbench datasets audit` found of the dataset; nothing where it was not audited."""
+    audited = rows.shortcuts[rows.shortcuts["dataset"] == group.dataset]
+    expected = found[0].dataset_categories
+    audited = audited[audited["category"].isin(expected)]
+    if audited.empty:
+        return
+    own = rows.cells[rows.cells["dataset"] == group.dataset]
+    bad = audited[audited["flagged"].astype(bool)]
+    there = [category for category in expected if category in set(bad["category"])]
+    yield Table(
+        title=f"Categories that give their labels away: {group.title}",
+        head=("category", "image AUROC", "number", "p (Holm)", "other numbers"),
+        body=tuple(_line(category, bad[bad["category"] == category]) for category in there),
+        keys=("category",),
+        notes=(
+            f"Audited: {audited['category'].nunique()} of {len(expected)} categories. Flagged: {len(there)}. "
+            "Of a flagged category a number that sees no defect, such as the mean brightness, tells normal "
+            "from defective test images better than chance. An AUROC near 0 tells as much as one near 100. A "
+            "flag does not prove that a detector uses the number: large defects move some by themselves.",
+            *_other_images(audited, own),
+        ),
+    )
+    if there:
+        yield _with_and_without(group, found, there)
+
+
+def _line(category: str, numbers: pd.DataFrame) -> tuple[Value, ...]:
+    """The number that tells most, then the others."""
+    order = (numbers["image_auroc"] - 0.5).abs().sort_values(ascending=False, kind="stable").index
+    first, *others = numbers.loc[order].to_dict("records")
+    words = ", ".join(f"{one['number']} {100 * one['image_auroc']:.1f}" for one in others)
+    strongest = (percent(first["image_auroc"]), text(first["number"]))
+    return (text(category), *strongest, number(first["p_holm"], f"{first['p_holm']:.2g}"), text(words))
+
+
+def _other_images(audited: pd.DataFrame, cells: pd.DataFrame) -> Iterator[str]:
+    """Categories whose oneclass cells have other images than the audit; multiclass cells do not tell."""
+    known = cells[cells["setting"] == "oneclass"].groupby("category")["fingerprint"].agg(set)
+    seen = audited.groupby("category")["fingerprint"].first()
+    other = [name for name, one in seen.items() if name in known and one not in known[name]]
+    if other:
+        yield f"Audited on other images than those of the cells: {', '.join(map(str, other))}."
+
+
+def _with_and_without(group: Group, found: Sequence[Entry], bad: Sequence[str]) -> Table:
+    """The means of every entry over all categories, and over those that are not flagged."""
+    left = len(found[0].dataset_categories) - len(bad)
+    body = []
+    for entry in found:
+        others = entry.rows[~entry.rows["flagged"]]
+        ids, line = [*dict.fromkeys(others["cell_id"])], [text(entry.name)]
+        within = {} if entry.holes or not left else means(others)
+        for metric in MAIN:
+            without = shown(within[metric], ids) if within else hole("" if left else "none is left")
+            line += [shown(entry.means[metric], entry.cell_ids), without]
+        body.append((*line, text("; ".join(entry.remarks))))
+    return Table(
+        title=f"Means with and without these categories: {group.title}",
+        head=("method", *(part for m in MAIN for part in (TITLES[m], f"{TITLES[m]} without")), "holes"),
+        body=tuple(body),
+        notes=(f"Without: over the {left} categories that are not flagged. No rank uses it.",),
+    )

@@ -52,7 +52,11 @@ class Labelled:
 def read_coco(file: Path, images: Path | None, complaints: Complaints) -> list[Labelled]:
     """A COCO file; its images lie in `images`, or beside it. RequestError if it is no COCO file at all."""
     parts = _coco_parts(file)
-    kinds = {_number(entry, "id"): str(entry.get("name", "")) for entry in parts["categories"]}
+    kinds = dict[int | None, str]()
+    for entry in parts["categories"]:
+        number, name = _number(entry, "id"), str(entry.get("name", ""))
+        if kinds.setdefault(number, name) != name:
+            complaints.add(f"{file}: two categories have the id {number}: {kinds[number]} and {name}")
     listed, found = dict[int, str](), dict[int, Labelled]()
     for entry in parts["images"]:
         number, name = _number(entry, "id"), entry.get("file_name")
@@ -228,7 +232,12 @@ def _yolo_names(folder: Path) -> dict[int, str]:
     """Class number -> name, from classes.txt (a line for each) or from `names` of data.yaml."""
     plain = [path for path in (folder / "classes.txt", folder / "labels/classes.txt") if path.is_file()]
     if plain:
-        return dict(enumerate(line.strip() for line in _lines(plain[0]) if line.strip()))
+        names = [line.strip() for line in _lines(plain[0])]
+        while names and not names[-1]:
+            del names[-1]
+        if "" in names:  # programs disagree about whether it has a number
+            raise DataError(f"{plain[0]}: line {names.index('') + 1} is empty, and lines number the classes")
+        return dict(enumerate(names))
     file = folder / "data.yaml"
     if not file.is_file():
         raise DataError(f"{folder} has neither classes.txt nor data.yaml with the names of the classes")

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdbench.deploy.archive import save_program
-from kdbench.deploy.metadata import NAME, PROPERTY
+from kdbench.deploy.metadata import NAME, PROPERTY, TENSORS
 from kdbench.errors import RequestError
-from kdbench.files import written_aside
+from kdbench.files import file_sha256, written_aside
 
 if TYPE_CHECKING:
+    import openvino
     from torch.onnx import ONNXProgram
 
     from kdbench.deploy.module import Deployed
@@ -94,9 +95,18 @@ def export_openvino(traced: Traced, path: Path, metadata: str = "") -> None:
         traced.onnx.save(graph, external_data=False)
         model = openvino.Core().read_model(graph)
         model.set_rt_info(metadata, [PROPERTY])
-        openvino.save_model(model, graph.with_suffix(".xml"), compress_to_fp16=False)
+        save_ir(model, graph.with_suffix(".xml"))
         for suffix in (".bin", ".xml"):
             graph.with_suffix(suffix).replace(path.with_suffix(suffix))
+
+
+def save_ir(model: "openvino.Model", path: Path) -> None:
+    """Write a model's graph (.xml) and tensors (.bin); the graph keeps a hash of the tensors' file."""
+    import openvino
+
+    openvino.save_model(model, path, compress_to_fp16=False)
+    model.set_rt_info(file_sha256(path.with_suffix(".bin")), [TENSORS])
+    openvino.save_model(model, path, compress_to_fp16=False)
 
 
 WRITERS = {"onnx": export_onnx, "openvino": export_openvino, "torch": export_torch}

@@ -1,15 +1,20 @@
 """What an exported detector says of itself, in its file and in the JSON beside it."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kdbench.deploy.threshold import Threshold
 from kdbench.errors import RequestError, first_line
 
+if TYPE_CHECKING:
+    import openvino
+
 NAME = "kdbench.json"  # of the metadata inside of an archive; ONNX and OpenVINO have a property `kdbench`
 PROPERTY = "kdbench"
+# A property of OpenVINO's graph (.xml): the SHA-256 of the file of its tensors (.bin).
+TENSORS = "kdbench_tensors"
 
 
 class Scale(BaseModel):
@@ -98,8 +103,12 @@ def _of_onnx(path: Path) -> str:
 def _of_openvino(path: Path) -> str:
     import openvino
 
-    model = openvino.Core().read_model(path)
-    return str(model.get_rt_info([PROPERTY]).astype(str)) if model.has_rt_info([PROPERTY]) else ""
+    return rt_info(openvino.Core().read_model(path), PROPERTY)
+
+
+def rt_info(model: "openvino.Model", name: str) -> str:
+    """A property of OpenVINO's graph; "" if it has none of this name."""
+    return str(model.get_rt_info([name]).astype(str)) if model.has_rt_info([name]) else ""
 
 
 _READERS = {".pt2": _of_archive, ".onnx": _of_onnx, ".xml": _of_openvino}

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kdbench.deploy.export import save_ir
+
 if TYPE_CHECKING:
     from onnx import ModelProto
 
@@ -42,7 +44,7 @@ def _quantise_openvino(source: Path, target: Path, images: np.ndarray) -> None:
         model = openvino.Core().read_model(source)
         calibration = nncf.Dataset([image[None] for image in images])
         quantised = nncf.quantize(model, calibration, subset_size=len(images))
-    openvino.save_model(quantised, target, compress_to_fp16=False)
+    save_ir(quantised, target)
 
 
 def _quantise_onnx(source: Path, target: Path, images: np.ndarray) -> None:

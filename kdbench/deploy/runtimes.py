@@ -15,7 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from kdbench.deploy.archive import load_program
+from kdbench.deploy.metadata import TENSORS, rt_info
 from kdbench.errors import RequestError, first_line, unknown
+from kdbench.files import file_sha256
 
 TORCH = "torch"  # the default; the latency of all rows that name no runtime
 INT8 = "int8"
@@ -207,6 +209,11 @@ class _OpenVino:
 
         core = openvino.Core()
         model = core.read_model(path)
+        written = rt_info(model, TENSORS)
+        if written and written != file_sha256(path.with_suffix(".bin")):
+            raise RequestError(
+                [f"{path.with_suffix('.bin')} is not the one written with {path.name}. Copy the two together"]
+            )
         operations = {operation.get_type_name() for operation in model.get_ops()}
         _check_quantised(path, precision, bool(operations & {"FakeQuantize", "FakeConvert"}))
         hint = _OPENVINO_HINTS.get(precision, "f32")  # what int8 leaves out is computed in fp32

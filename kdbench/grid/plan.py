@@ -8,15 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from kdbench.cell import PROFILES, SETTINGS, Cell, Place, canonical_json, groups_of
 from kdbench.data.fingerprint import Contents, check_apart, contents, fingerprint_of, shared_images
 from kdbench.dataset import Category, Dataset
 from kdbench.deploy.runtimes import PRECISIONS, RUNTIMES, why_not
 from kdbench.errors import Complaints, DataError, RequestError, reason, unknown
 from kdbench.grid.cluster import Cluster, Need
-from kdbench.grid.request import EVERY, OF_METHODS, Request, complaints_of
+from kdbench.grid.request import EVERY, OF_METHODS, Request, validated
 from kdbench.metrics.presets import PRESETS
 from kdbench.registry import dataset_names, get_dataset, get_method, method_facts, method_names, usual_methods
 from kdbench.results.storage import Storage
@@ -287,10 +285,7 @@ def _tried(request: Request, method: str, complaints: Complaints) -> Iterator[di
 def _config(method: str, values: Mapping[str, Any], preset: str) -> dict[str, Any]:
     """The validated configuration; RequestError if the method or the preset does not take it."""
     config_class = get_method(method).Config
-    try:
-        config = config_class.model_validate(values).model_dump(mode="json")
-    except ValidationError as error:
-        raise RequestError(complaints_of(f"{method}.", error, config_class)) from error
+    config = validated(config_class, values, f"{method}.").model_dump(mode="json")
     smoothing, own = PRESETS[preset].sigma if preset in PRESETS else None, config.get("sigma", 0.0)
     if smoothing is not None and own != smoothing:
         raise RequestError(

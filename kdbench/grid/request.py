@@ -211,10 +211,31 @@ def read_model(model: type[Model], file: Path | None, options: Mapping[str, Any]
     }
     given["set"] = kept | given["set"]
     values |= given
+    return validated(model, values)
+
+
+def validated(model: type[Model], values: Mapping[str, Any], prefix: str = "") -> Model:
+    """The model with these values; RequestError with every complaint, each beginning with `prefix`.
+
+    true and false are no numbers, though pydantic takes them for 1 and 0.
+    """
     try:
-        return model.model_validate(values)
+        taken = model.model_validate(values)
     except ValidationError as error:
-        raise RequestError(complaints_of("", error, model)) from error
+        raise RequestError(complaints_of(prefix, error, model)) from error
+    complaints = [
+        f"{prefix}{key}={value!r}: true and false are no numbers"
+        for key, value in values.items()
+        if _has_truth(value) and not _has_truth(getattr(taken, key))
+    ]
+    if complaints:
+        raise RequestError(complaints)
+    return taken
+
+
+def _has_truth(value: object) -> bool:
+    """Whether this is true or false, or a list with one of them."""
+    return isinstance(value, bool) or (isinstance(value, list | tuple) and any(map(_has_truth, value)))
 
 
 def read_toml(file: Path) -> dict[str, Any]:
@@ -243,6 +264,8 @@ def parse_sets(assignments: Iterable[str]) -> dict[str, Any]:
         if not equals or "." not in name:
             complaints.append(f"--set {text!r} is not METHOD.KEY=VALUE")
             continue
+        if name in found:
+            complaints.append(f"--set {name} is given twice. To try several values, write {name}=A,B")
         found[name] = _values(value)
     if complaints:
         raise RequestError(complaints)
@@ -269,11 +292,15 @@ def _flat(sets: object, where: str = "") -> dict[str, Any]:
     if not isinstance(sets, Mapping):
         raise RequestError([f"{where}set={sets!r} is not a table of METHOD.KEY = VALUE"])
     flat: dict[str, Any] = {}
+    twice = []
     for name, value in sets.items():
+        own = {name: value}
         if isinstance(value, Mapping) and "." not in name:
-            flat |= {f"{name}.{key}": inner for key, inner in value.items()}
-        else:
-            flat[name] = value
+            own = {f"{name}.{key}": inner for key, inner in value.items()}
+        twice += [f"{where}set {key} is given twice" for key in own if key in flat]
+        flat |= own
+    if twice:
+        raise RequestError(twice)
     return flat
 
 

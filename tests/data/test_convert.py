@@ -220,6 +220,9 @@ def changed(part: str, index: int, **values: object) -> Callable[[dict[str, Any]
     return change
 
 
+TWICE = "two categories have the id 1: scratch and hole"
+
+
 def dropped(part: str) -> Callable[[dict[str, Any]], object]:
     return lambda content: {name: value for name, value in content.items() if name != part}
 
@@ -249,6 +252,10 @@ def dropped(part: str) -> Callable[[dict[str, Any]], object]:
         (changed("annotations", 0, segmentation=[]), "annotation 1 has neither a segmentation nor a bbox"),
         (changed("annotations", 1, segmentation={"size": [12, 16], "counts": [9]}), "is RLE of 9 pixels"),
         (changed("annotations", 1, segmentation={"size": [9, 9], "counts": RUNS}), "is of 9x9, the image"),
+        (
+            lambda content: content | {"categories": [*content["categories"], {"id": 1, "name": "hole"}]},
+            TWICE,
+        ),
         (changed("categories", 0, name="a/b"), "the class 'a/b', which cannot name a folder"),
         (changed("categories", 0, name="good"), "the class 'good', which cannot name a folder"),
         (lambda content: content | {"annotations": []}, "none of 13 images has a defect"),
@@ -281,6 +288,7 @@ def yolo_label(line: str) -> Callable[[Path], object]:
         (yolo_label("0 0.1 0.2 0.3"), "has 3 numbers: a polygon has"),
         (yolo_label("0 10 20 30 40"), "has numbers outside of 0 to 1"),
         (yolo_label("0 0.1 0.2 x 0.4"), "'x' is no number"),
+        (lambda root: (root / "classes.txt").write_text("dent\n\nhole\n"), "classes.txt: line 2 is empty"),
         (lambda root: (root / "data.yaml").unlink(), "has neither classes.txt nor data.yaml"),
         (lambda root: (root / "data.yaml").write_text("train: x"), "data.yaml has no `names`"),
         (lambda root: (root / "data.yaml").write_text("names: [a"), "data.yaml is no YAML"),

@@ -1,6 +1,7 @@
 """Exported detectors: every method in every format gives what torch gives, from one file without pickle."""
 
 import pickle
+import shutil
 import zipfile
 from collections.abc import Callable
 from functools import cache
@@ -101,6 +102,22 @@ def test_every_format_gives_what_torch_gives(exported, name):
             assert np.abs(found_maps - maps).max() <= 1e-3 * np.abs(maps).max(), kind
             assert np.abs(found_scores - scores).max() <= 1e-3 * np.abs(scores).max(), kind
             assert found_maps.dtype == found_scores.dtype == np.float32
+
+
+def test_tensors_of_another_detector_beside_a_graph_of_openvino_are_refused(exported, tmp_path):
+    """Two detectors of one method fit one another, and their thresholds do not."""
+    _, files = exported("stfpm")
+    graph = Path(shutil.copy(files["openvino"], tmp_path))
+    tensors = Path(shutil.copy(files["openvino"].with_suffix(".bin"), tmp_path))
+    open_runtime(graph, runtime="openvino")
+    content = bytearray(tensors.read_bytes())
+    content[100] ^= 1
+    tensors.write_bytes(content)
+    with pytest.raises(RequestError) as raised:
+        open_runtime(graph, runtime="openvino")
+    assert raised.value.complaints == (
+        f"{tensors} is not the one written with {graph.name}. Copy the two together",
+    )
 
 
 def test_the_metadata_are_inside_of_every_format(exported):

@@ -77,6 +77,23 @@ def test_every_text_that_is_no_setting_is_a_complaint() -> None:
     ]
 
 
+def test_a_key_that_is_set_twice_is_a_complaint_and_not_the_last_one() -> None:
+    assert complaints_of(parse_sets, ["stfpm.lr=0.1", "all.lr=1", "stfpm.lr=0.2"]) == [
+        "--set stfpm.lr is given twice. To try several values, write stfpm.lr=A,B"
+    ]
+
+
+def test_true_is_no_number(planned: Callable[..., Plan]) -> None:
+    assert complaints_of(planned, seeds=(0, True), epochs=True) == [
+        "seeds=(0, True): true and false are no numbers",
+        "epochs=True: true and false are no numbers",
+    ]
+    assert complaints_of(planned, set={"all.batch_size": True, "stfpm.levels": [[True, 2]]}) == [
+        "stfpm.batch_size=True: true and false are no numbers",
+        "stfpm.levels=[True, 2]: true and false are no numbers",
+    ]
+
+
 # --- files ------------------------------------------------------------------------------------------------
 
 
@@ -208,6 +225,11 @@ def test_what_is_wrong_in_a_file_is_a_complaint_each(
     assert len(found) == len(expected)
     for complaint, beginning in zip(found, expected, strict=True):
         assert beginning in complaint
+
+
+def test_a_key_that_a_file_sets_in_two_ways_is_a_complaint(toml: Callable[[str], Path]) -> None:
+    file = toml('[set]\n"stfpm.lr" = 0.1\n[set.stfpm]\nlr = 0.2\n')
+    assert complaints_of(read_request, file, {}) == [f"{file}: set stfpm.lr is given twice"]
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

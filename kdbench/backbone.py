@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from kdbench.errors import RequestError
+from kdbench.errors import Complaints, RequestError
 from kdbench.weights import (
     EMBEDDED,
     EMBEDDED_PACKAGE,
@@ -276,7 +276,38 @@ def _load(body: nn.Module, state: dict[str, Tensor], backbone: str, weights: Wei
                 f"{len(wrong)} of another shape, first: {first}{_other_names(list(state), missing)}"
             ]
         )
-    body.load_state_dict({n: state[n] for n in wanted if n in state}, strict=False)
+    own = {n: state[n] for n in wanted if n in state}
+    _refuse_others(own, list(state), backbone, weights)
+    body.load_state_dict(own, strict=False)
+
+
+def _refuse_others(own: dict[str, Tensor], names: list[str], backbone: str, weights: Weights) -> None:
+    """RequestError for weights of a larger network, and for values that no training gives.
+
+    A ResNet-34 has all tensors of a ResNet-18 and some more, `names` are those of the whole file.
+    """
+    complaints = Complaints()
+    if not is_pdn(backbone) and set(names) - set(own):
+        import timm
+
+        with torch.device("meta"):
+            whole = timm.create_model(architecture(backbone), pretrained=False, num_classes=0).state_dict()
+        parts = {name.partition(".")[0] for name in whole}
+        more = [name for name in names if name.partition(".")[0] in parts and name not in whole]
+        if more:
+            complaints.add(
+                f"{weights.path} does not fit {backbone}: it has {len(more)} tensors that this network "
+                f"has not, first: {more[0]}"
+            )
+    for name, tensor in own.items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        if not tensor.is_floating_point():
+            complaints.add(f"{weights.path}: {name} is of {tensor.dtype}, and weights are floating-point")
+        elif not tensor.isfinite().all():
+            complaints.add(f"{weights.path}: {name} has values that are NaN or infinite")
+    complaints.texts[3:] = []
+    complaints.check()
 
 
 def _other_names(names: list[str], missing: list[str]) -> str:

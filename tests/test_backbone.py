@@ -389,6 +389,39 @@ def test_the_weights_of_another_network_are_an_error(tmp_path: Path) -> None:
         teacher(RESNET, (1,), weights(tmp_path / "w.pth"))
 
 
+def test_the_weights_of_a_deeper_network_are_an_error_though_all_tensors_are_there(tmp_path: Path) -> None:
+    """A ResNet-34 begins each stage as a ResNet-18."""
+    state = own_weights(tmp_path / "w.pth")
+    for name in ("layer1.2.conv1.weight", "layer4.2.conv1.weight"):
+        torch.save(state | {name: torch.zeros(3)}, tmp_path / "w.pth")
+        with pytest.raises(RequestError) as raised:
+            teacher(RESNET, LEVELS, weights(tmp_path / "w.pth"))
+        assert str(raised.value) == (
+            f"{tmp_path}/w.pth does not fit {RESNET}: it has 1 tensors that this network "
+            f"has not, first: {name}"
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t.to(torch.int8), "is of torch.int8, and weights are floating-point"),
+        (lambda t: t.to(torch.complex64), "is of torch.complex64, and weights are floating-point"),
+        (lambda t: t * torch.nan, "has values that are NaN or infinite"),
+        (lambda t: t / 0, "has values that are NaN or infinite"),
+    ],
+)
+def test_weights_that_no_training_gives_are_an_error(
+    tmp_path: Path, change: Callable[[torch.Tensor], torch.Tensor], said: str
+) -> None:
+    state = own_weights(tmp_path / "w.pth")
+    name = "layer2.0.conv1.weight"
+    torch.save(state | {name: change(state[name])}, tmp_path / "w.pth")
+    with pytest.raises(RequestError) as raised:
+        teacher(RESNET, LEVELS, weights(tmp_path / "w.pth"))
+    assert str(raised.value) == f"{tmp_path}/w.pth: {name} {said}"
+
+
 def test_foreign_names_are_an_error(tmp_path: Path) -> None:
     torch.save(STATE, tmp_path / "w.pth")
     with pytest.raises(RequestError, match=r"does not fit .*\. The file has 2 tensors, first: a, b$"):

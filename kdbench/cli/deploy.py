@@ -1,5 +1,6 @@
 """`kdbench export` and `kdbench predict`: a detector becomes a file, and scores a user's images."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -84,6 +85,8 @@ def predict(
 
     if bool(images) == (watch is not None):
         raise RequestError(["name images, or --watch FOLDER: one of the two"])
+    if threshold is not None and not math.isfinite(threshold):  # no score is larger than NaN
+        raise RequestError([f"--threshold {threshold}: it is a finite number"])
     if watch is not None and not watch.is_dir():
         raise RequestError([f"--watch {watch}: there is no such folder"])
     found, others = find_images(images or [])

@@ -22,6 +22,7 @@ from kdbench.picture import read_header
 
 OUTSIDE = 1.0  # pixels by which a point may lie outside of its image: tools round
 COLUMNS = ("image", "kind")  # of a CSV; polygon, box and split may follow
+KNOWN = (*COLUMNS, "polygon", "box", "split")
 Point = tuple[float, float]
 
 
@@ -54,9 +55,9 @@ def read_coco(file: Path, images: Path | None, complaints: Complaints) -> list[L
     parts = _coco_parts(file)
     kinds = dict[int | None, str]()
     for entry in parts["categories"]:
-        number, name = _number(entry, "id"), str(entry.get("name", ""))
-        if kinds.setdefault(number, name) != name:
-            complaints.add(f"{file}: two categories have the id {number}: {kinds[number]} and {name}")
+        number, called = _number(entry, "id"), str(entry.get("name", ""))
+        if kinds.setdefault(number, called) != called:
+            complaints.add(f"{file}: two categories have the id {number}: {kinds[number]} and {called}")
     listed, found = dict[int, str](), dict[int, Labelled]()
     for entry in parts["images"]:
         number, name = _number(entry, "id"), entry.get("file_name")
@@ -133,6 +134,9 @@ def read_csv(file: Path, images: Path | None, complaints: Complaints) -> list[La
         raise RequestError(
             [f"{file} has no column {', '.join(absent)}. It has {reader.fieldnames or 'none'}"]
         )
+    for name in reader.fieldnames or ():
+        if name not in KNOWN and name.strip().lower() in KNOWN:
+            complaints.add(f"{file}: the column {name!r} is not read. Call it {name.strip().lower()!r}")
     found: dict[str, Labelled] = {}
     normal: set[str] = set()
     for number, row in enumerate(reader, 2):
@@ -232,12 +236,12 @@ def _yolo_names(folder: Path) -> dict[int, str]:
     """Class number -> name, from classes.txt (a line for each) or from `names` of data.yaml."""
     plain = [path for path in (folder / "classes.txt", folder / "labels/classes.txt") if path.is_file()]
     if plain:
-        names = [line.strip() for line in _lines(plain[0])]
-        while names and not names[-1]:
-            del names[-1]
-        if "" in names:  # programs disagree about whether it has a number
-            raise DataError(f"{plain[0]}: line {names.index('') + 1} is empty, and lines number the classes")
-        return dict(enumerate(names))
+        lines = [line.strip() for line in _lines(plain[0])]
+        while lines and not lines[-1]:
+            del lines[-1]
+        if "" in lines:  # programs disagree about whether it has a number
+            raise DataError(f"{plain[0]}: line {lines.index('') + 1} is empty, and lines number the classes")
+        return dict(enumerate(lines))
     file = folder / "data.yaml"
     if not file.is_file():
         raise DataError(f"{folder} has neither classes.txt nor data.yaml with the names of the classes")
@@ -274,6 +278,10 @@ def _polygon(where: str, values: Sequence[float], size: tuple[int, int]) -> list
     if len(values) < 6 or len(values) % 2:
         raise DataError(f"{where} has {len(values)} numbers: a polygon has x and y of three points or more")
     points = list(zip(values[::2], values[1::2], strict=True))
+    if all(0 <= value <= 1 for value in values):
+        raise DataError(
+            f"{where} lies within the first pixel: its numbers are pixels, not shares of the size"
+        )
     for x, y in points:
         if not (-OUTSIDE <= x <= size[0] + OUTSIDE and -OUTSIDE <= y <= size[1] + OUTSIDE):
             raise DataError(f"{where} has the point {x:g}, {y:g} outside of the image, which is {_by(size)}")

@@ -4,8 +4,8 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
-from contextlib import AbstractContextManager, ExitStack, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from socket import gethostname
 from uuid import uuid4
@@ -30,6 +30,7 @@ from kdbench.grid.costs import (
     with_needs,
 )
 from kdbench.grid.execution import Execution, Executor, Work, refuse_impossible
+from kdbench.grid.finished import check_said, reading, succeeded_in
 from kdbench.grid.plan import Found, Job, plan
 from kdbench.grid.prepare import enough_disk, prepare
 from kdbench.grid.request import Request
@@ -37,7 +38,7 @@ from kdbench.grid.status import RunFile, write_run
 from kdbench.grid.stopping import Stop, Stopped
 from kdbench.grid.timing import measure, read_measured, to_evaluate, to_time, without_timing
 from kdbench.grid.view import Log, Silent, View
-from kdbench.results.store import CELLS, DEPLOYED, End, Results, read
+from kdbench.results.store import DEPLOYED, End, Results
 
 NOT_RUN = "not run"
 
@@ -102,10 +103,13 @@ def plan_grid(request: Request, cluster: Cluster | None = None) -> Grid:
     joined = cluster or _joined(request)
     planned, machines = plan(request, joined), joined or this_machine()
     results = Results(request.results)
-    with _reading(request.results):
+    cells = {job.cell.id: job.cell for job in planned.jobs}
+    with reading(request.results):
+        ends = results.ends(cells)
+    check_said(request.results, cells, {cell_id: end.said for cell_id, end in ends.items()})
+    with reading(request.results):
         costs = known_costs(results.storage)
-        ends = results.ends(job.cell.id for job in planned.jobs)
-    published = _published(request.published, {job.cell.id for job in planned.jobs} - ends.keys())
+    published = succeeded_in(request.published, {name: cells[name] for name in cells.keys() - ends.keys()})
     # Decided by the outcomes read above; a cell that another run finishes later is not redone.
     failed = {cell_id: end for cell_id, end in ends.items() if end.status != "ok"}
     again = {"all": ends, "failed": failed}.get(request.redo or "", {})
@@ -302,7 +306,7 @@ class _Run:
         """Time a detector of each entry that was not timed yet; returns how many could not be timed."""
         grid, request = self.grid, self.grid.request
         good = self._good()
-        with _reading(request.results):
+        with reading(request.results):
             there = read_measured(self.results)
         jobs = to_time(good, there, self._device_name(good), busy_again=request.redo == "failed")
         lacking = without_timing(good, there)
@@ -320,7 +324,7 @@ class _Run:
     def evaluate_exported(self) -> int:
         """Compute the metrics of each exported detector that has none; returns how many failed."""
         good = self._good()
-        with _reading(self.grid.request.results):
+        with reading(self.grid.request.results):
             there = read_measured(self.results, DEPLOYED)
         jobs = to_evaluate(good, there, self._device_name(good))
         if jobs:
@@ -363,19 +367,6 @@ def _cannot_be_timed(jobs: Sequence[Job]) -> str:
         f"{len(jobs)} detectors were not kept, so they cannot be timed; "
         f"first: {cell.method} on {cell.dataset}, {cell.setting}"
     )
-
-
-def _published(folder: str | None, wanted: Set[str]) -> frozenset[str]:
-    """Which of these cells succeeded among published rows."""
-    if folder is None:
-        return frozenset()
-    with _reading(folder):
-        ends = read(folder, CELLS, columns=["cell_id", "status"]).to_pylist()
-    return frozenset({end["cell_id"] for end in ends if end["status"] == "ok"} & wanted)
-
-
-def _reading(results: str) -> AbstractContextManager[None]:
-    return complained(f"cannot read results in {results}")
 
 
 def _replacing(job: Job, before: End | None) -> Job:

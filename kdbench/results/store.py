@@ -1,8 +1,9 @@
 """A results folder: which kinds of file it has, and how rows are written and read, whole or not at all."""
 
+import dataclasses
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -21,6 +22,7 @@ from kdbench.results.schema import (
     DEPLOYED_SCHEMA,
     INPUT_SCHEMA,
     LATENCY_SCHEMA,
+    MEASURED,
     NORMAL_SCHEMA,
     PICTURE_SCHEMA,
     PROBE_SCHEMA,
@@ -99,12 +101,17 @@ PUBLISHED = (CELLS, SCORES, NORMALS, LATENCY, PROBES, DEPLOYED)
 REPORTED = (*PUBLISHED, SHORTCUTS)
 
 
+# What the id of a cell is made of, as its rows have it; rows of all categories of a cell agree in them.
+OF_IDENTITY = ("method", "config", "dataset", "setting", "fingerprint", "teacher_sha256", "seed", "preset")
+
+
 @dataclass(frozen=True, kw_only=True)
 class End:
-    """How a cell finished, and in which run."""
+    """How a cell finished, and in which run; `said` is what its first row says of its identity."""
 
     status: str
     run_id: str
+    said: Mapping[str, object] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
 
 class Results:
@@ -137,10 +144,11 @@ class Results:
     def end_of(self, cell_id: str) -> End | None:
         """How and in which run a cell finished; None if it did not. DataError for a damaged file."""
         try:
-            table = _read(self.storage, CELLS.name(cell_id), ["status", "run_id"])
+            table = _read(self.storage, CELLS.name(cell_id), ["status", "run_id", *OF_IDENTITY])
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return End(status=table["status"][0].as_py(), run_id=table["run_id"][0].as_py())
+        first = table.slice(0, 1).to_pylist()[0]
+        return End(status=first.pop("status"), run_id=first.pop("run_id"), said=first)
 
     def take_over(self, published: str | Path, cell_ids: Set[str]) -> None:
         """Copy the rows of these cells, of all PUBLISHED kinds, from a folder of `kdbench report --rows`."""
@@ -236,6 +244,8 @@ def read_and_copies(
     with ThreadPoolExecutor(1 if storage.local else 8) as pool:
         tables, copies = _without_copies(kind, list(pool.map(of, names)))
     rows = pa.concat_tables(tables) if tables else schema.empty_table()
+    if kind is CELLS:
+        _check_shares(rows, storage)
     if kind is CELLS and only is None and not rows.num_rows:
         raise FileNotFoundError(f"no results in {where}: `kdbench run --results {where}` writes them")
     return rows, copies
@@ -338,6 +348,17 @@ def _read(storage: Storage, name: str, columns: list[str] | None = None) -> pa.T
     if table.num_rows == 0:
         raise _damaged(path, "no rows")
     return table
+
+
+def _check_shares(rows: pa.Table, storage: Storage) -> None:
+    """DataError for a metric that is no share: nothing but a hand writes such a row."""
+    for name in set(MEASURED) & set(rows.column_names):
+        bounds = pc.min_max(rows[name]).as_py()
+        for value in bounds.values():
+            if value is not None and not 0 <= value <= 1:
+                raise DataError(
+                    f"{storage} has a row whose {name} is {value:g}, and all metrics are from 0 to 1"
+                )
 
 
 def _damaged(path: str, why: str) -> DataError:

@@ -247,6 +247,7 @@ def test_a_cell_and_its_file_give_the_same_scores(kdbench, exported, cells, trai
     ("words", "complaint"),
     [
         (("{file}",), "name images, or --watch FOLDER"),
+        (("{file}", "{file}", "--threshold", "nan"), "--threshold nan: it is a finite number"),
         (("{file}", "nowhere.png", "*.bmp"), "there is no file nowhere.png"),
         (("{file}", "nowhere.png", "*.bmp"), "*.bmp fits no file"),
         (("nowhere.onnx", "{image}"), "there is no file nowhere.onnx"),

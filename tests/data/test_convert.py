@@ -248,6 +248,7 @@ def dropped(part: str) -> Callable[[dict[str, Any]], object]:
         (changed("annotations", 0, segmentation=[[1, 2, "x", 4, 3, 8]]), "'x' is no number"),
         (changed("annotations", 0, segmentation=[[1, 2, float("nan"), 4, 3, 8]]), "nan is no number"),
         (changed("annotations", 0, segmentation=[3 * [1, 2]]), "a.png: its polygons hold no centre"),
+        (changed("annotations", 0, segmentation=[[0.1, 0.1, 0.5, 0.1, 0.5, 0.5]]), "not shares of the size"),
         (changed("annotations", 0, segmentation=7), "neither polygons nor RLE"),
         (changed("annotations", 0, segmentation=[]), "annotation 1 has neither a segmentation nor a bbox"),
         (changed("annotations", 1, segmentation={"size": [12, 16], "counts": [9]}), "is RLE of 9 pixels"),
@@ -314,6 +315,7 @@ def test_a_broken_yolo_folder_has_one_clear_message(
     ("old", "new", "said"),
     [
         ("image,kind", "file,kind", "has no column image"),
+        ("polygon,split", "Polygon,split", "the column 'Polygon' is not read. Call it 'polygon'"),
         (
             "n0.png,good,,train",
             "n0.png,good,,val",

@@ -1,0 +1,38 @@
+"""Which cells of a plan have finished, by rows that are indeed theirs."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+
+from kdbench.cell import Cell
+from kdbench.errors import Complaints, complained
+from kdbench.results.store import CELLS, OF_IDENTITY, read
+
+
+def succeeded_in(folder: str | None, wanted: Mapping[str, Cell]) -> frozenset[str]:
+    """Which of these cells succeeded among published rows; RequestError if one's rows are of another cell."""
+    if folder is None:
+        return frozenset()
+    with reading(folder):
+        rows = read(folder, CELLS, columns=["cell_id", "status", *OF_IDENTITY]).to_pylist()
+    succeeded = {row["cell_id"]: row for row in rows if row["status"] == "ok" and row["cell_id"] in wanted}
+    check_said(folder, wanted, succeeded)
+    return frozenset(succeeded)
+
+
+def check_said(where: str, cells: Mapping[str, Cell], said: Mapping[str, Mapping[str, object]]) -> None:
+    """RequestError for each cell whose rows say of its identity what it is not: somebody changed them."""
+    complaints = Complaints()
+    for cell_id, row in said.items():
+        for name in OF_IDENTITY:
+            own = getattr(cells[cell_id], name)
+            if row[name] is not None and row[name] != own:
+                complaints.add(
+                    f"{where}: a row of cell {cell_id} has the {name} {row[name]!r}, the cell has {own!r}. "
+                    "Somebody changed the rows: delete them, and the cell will run again"
+                )
+    complaints.check()
+
+
+def reading(results: str) -> AbstractContextManager[None]:
+    """What cannot be read of a results folder becomes a RequestError."""
+    return complained(f"cannot read results in {results}")

@@ -27,7 +27,7 @@ from kdbench.reports.entries import (
     why_ranked_by,
 )
 from kdbench.reports.evidence import Evidence
-from kdbench.reports.rows import Group, recipe_differences
+from kdbench.reports.rows import Group, recipe_differences, several_draws
 from kdbench.reports.significance import p_cells, paired_difference
 from kdbench.reports.statistics import MIN_PAIRS
 from kdbench.reports.tables import HOLE, Table, Value, as_best, hole, number, percent, text
@@ -62,8 +62,12 @@ def ranking(group: Group, found: Sequence[Entry], evidence: Evidence) -> Table:
             "holes",
         ),
         body=tuple(body),
-        notes=(*((by,) if by else ()), *marked_note(body)),
+        notes=(*((by,) if by else ()), *marked_note(body), *_several_draws(found)),
     )
+
+
+def _several_draws(found: Sequence[Entry]) -> tuple[str, ...]:
+    return several_draws(place for entry in found if not entry.outside for place in entry.ok["place"])
 
 
 def further(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
@@ -149,7 +153,7 @@ def partial(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
             title=title,
             head=("method", *(TITLES[one] for one in COLUMNS), "seeds"),
             body=tuple(body),
-            notes=marked_note(body),
+            notes=(*marked_note(body), *_several_draws(found)),
         )
 
 

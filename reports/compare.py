@@ -16,7 +16,7 @@ from kdbench.reports.entries import COLUMNS, MAIN, TITLES
 from kdbench.reports.estimates import Estimate
 from kdbench.reports.evidence import Evidence, Judged
 from kdbench.reports.leave_one_out import IMAGE_METRICS
-from kdbench.reports.rows import APART, Group, Rows, differing_keys, load, named
+from kdbench.reports.rows import APART, Group, Rows, differing_keys, load, named, several_draws
 from kdbench.reports.significance import OTHER_WAY, p_cells, paired_difference
 from kdbench.reports.tables import HOLE, Table, Value, markdown_line, percent, text, to_csv, to_markdown
 from kdbench.results.schema import VERSIONS
@@ -260,6 +260,7 @@ def _origins(sides: tuple[Rows, Rows]) -> Table:
         head=("what", "before", "after", "differs"),
         body=tuple(body),
         keys=("what",),
+        notes=several_draws(place for side in sides for place in side.cells["place"]),
     )
 
 

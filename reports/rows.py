@@ -5,7 +5,7 @@ APART. Costs and latencies are kept apart by `place`, too.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from kdbench.results.store import (
 from kdbench.results.superseded import COLUMNS, last_asked, superseded
 
 TORCH = "torch"
+UNKNOWN = "unknown device"
 APART = [*Section._fields, "oracle"]
 
 
@@ -162,7 +163,7 @@ def with_place(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows with `place`, where a cost was measured: the name of the device, and the threads of a CPU."""
 
     def place(device: object, name: object, threads: float) -> str:
-        known = str(name) if isinstance(name, str) and name else "unknown device"
+        known = str(name) if isinstance(name, str) and name else UNKNOWN
         if device != "cpu" or threads != threads:
             return known
         return f"{known}, {threads:.0f} thread{'s' if threads > 1 else ''}"
@@ -170,6 +171,17 @@ def with_place(rows: pd.DataFrame) -> pd.DataFrame:
     columns = (rows["device"], rows["device_name"], rows["num_threads"])
     places = [place(*values) for values in zip(*columns, strict=True)]
     return rows.assign(place=pd.Series(places, rows.index, dtype=object))
+
+
+def several_draws(places: Iterable[str]) -> tuple[str, ...]:
+    """The note below numbers that come from several `place`s, which docs/reproducibility.md explains."""
+    known = sorted({place for place in places if not place.startswith(UNKNOWN)})
+    if len(known) < 2:
+        return ()
+    return (
+        f"The rows come from {'; '.join(known)}. The same seed on another device or with another number of "
+        "threads is another draw, so numbers may differ as those of two seeds do.",
+    )
 
 
 def with_runtime(rows: pd.DataFrame) -> pd.DataFrame:

@@ -99,6 +99,8 @@ def compare(
     for table in (found.origins, found.ends, found.means, found.beyond):
         if table.body:
             show_values(table)
+    for note in found.origins.notes:
+        say(f"note: {note}", style="yellow")
     if out:
         try:
             say(f"all differences: {write_comparison(found, out)}")

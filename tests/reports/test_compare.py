@@ -246,6 +246,22 @@ def test_versions_and_machines_that_differ_are_marked(folders: tuple[Path, Path]
     assert lines["host"] == ["node", "node", ""]
 
 
+@pytest.mark.parametrize(
+    ("after", "told"),
+    [({"num_threads": 2}, True), ({"num_threads": 1}, False), ({"device": "cuda", "num_threads": 1}, True)],
+)
+def test_the_same_seed_elsewhere_is_said_to_be_another_draw(
+    folders: tuple[Path, Path], kdbench: Call, after: dict[str, Any], told: bool
+) -> None:
+    write(folders[0], {"a": 0.9}, device="cpu", device_name="chip", num_threads=1)
+    write(folders[1], {"a": 0.9}, **{"device": "cpu", "device_name": "chip"} | after)
+    assert ("is another draw" in " ".join(kdbench("compare", *folders)[1].split())) == told
+    other = "chip, 2 threads" if after["num_threads"] == 2 else "chip; chip, 1 thread"
+    notes = compare(*folders, 0.01).origins.notes
+    assert len(notes) == told
+    assert all(other in note for note in notes)
+
+
 def test_everything_can_be_written(folders: tuple[Path, Path], kdbench: Call, tmp_path: Path) -> None:
     write(folders[0], {"a": 0.9, "b": 0.8})
     write(folders[1], {"a": 0.9, "b": 0.7})

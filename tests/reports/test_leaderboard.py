@@ -64,6 +64,18 @@ def test_complete_methods_are_ranked_by_their_mean_over_categories_and_seeds(tmp
     assert "stfpm: I-AUROC 86.00 ± 7.07" in headline
 
 
+def test_rows_of_several_devices_are_said_to_be_several_draws(tmp_path):
+    write(tmp_path, "m1", {"a": 0.8, "b": 0.6}, device="cpu", device_name="chip", num_threads=1)
+    write_leaderboard(tmp_path, tmp_path / "out")
+    assert "another draw" not in (tmp_path / "out/leaderboard.md").read_text()
+    write(tmp_path, "m2", {"a": 0.8, "b": 0.6}, device="cpu", device_name="chip", num_threads=2)
+    write(tmp_path, "m3", {"a": 0.8, "b": 0.6}, device=None, device_name=None)
+    write_leaderboard(tmp_path, tmp_path / "out")
+    text = (tmp_path / "out/leaderboard.md").read_text()
+    ranking = text.partition("## toy, multiclass")[2].partition("\n## ")[0].partition("\n### ")[0]
+    assert "The rows come from chip, 1 thread; chip, 2 threads. The same seed" in ranking
+
+
 def test_a_mean_over_fewer_categories_is_never_the_mean(tmp_path):
     write(tmp_path, "stfpm", {"a": 0.99}, setting="oneclass", categories=["a"])
     text = write_leaderboard(tmp_path, tmp_path / "out")[0].read_text()

@@ -29,7 +29,8 @@ MADE = {
     "metrics.md": reference.metrics,
     "presets.md": reference.presets,
 }
-PYTHON = "# Python interface\n\n::: kdbench.api\n\n# What a method may use\n\n::: kdbench.method\n"
+PYTHON = "# Python interface\n\n::: kdbench.api\n"
+METHOD = "# What a method may use\n\n::: kdbench.method\n"
 log = logging.getLogger("mkdocs.hooks.site")
 
 
@@ -58,7 +59,7 @@ def linked(text: str, path: str) -> tuple[str, set[str]]:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages and files outside of docs/ that some page links, and the page of the Python interface."""
+    """Add what lies outside of docs/ and some page links, and the pages of the Python interface."""
     waiting = ["README.md", "CHANGELOG.md", *(f"docs/{one.src_uri}" for one in files.documentation_pages())]
     done = set()
     while waiting:
@@ -76,6 +77,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         if not inside:
             files.append(File.generated(config, place(path), content=content))
     files.append(File.generated(config, "python.md", content=PYTHON))
+    files.append(File.generated(config, "method.md", content=METHOD))
     return files
 
 
@@ -85,4 +87,4 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         markdown = linked(markdown, f"docs/{page.file.src_uri}")[0]
     if page.file.src_uri in MADE:
         markdown += f"\n\n{MADE[page.file.src_uri]()}\n"
-    return markdown
+    return markdown.replace(" ± ", "\u00a0±\u00a0")  # a number and its deviation stay on one line

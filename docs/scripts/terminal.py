@@ -1,6 +1,6 @@
 """Draw what a command prints in a terminal as an SVG file.
 
-    python docs/scripts/terminal.py --out docs/run.svg -- kdbench run --methods stfpm --setting multiclass
+    python docs/scripts/terminal.py --out docs/run.svg -- kdbench run --methods stfpm,dcam --categories wood
 
 The command runs in a terminal of its own. The drawing has the lines that are there at the end: bars that move
 are not in it. Its letters are those of the reader's machine, and nothing is fetched.
@@ -28,11 +28,11 @@ FONT_FACE = re.compile(r"\s*@font-face \{.*?\}", re.DOTALL)  # rich names addres
 
 
 def recorded(command: list[str], width: int) -> tuple[str, int]:
-    """What a command writes to a terminal of this width, and its exit code."""
+    """What a command writes to its standard output, a terminal of this width, and its exit code."""
     ours, its = pty.openpty()
     fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
     environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": str(width)}
-    process = subprocess.Popen(command, stdin=its, stdout=its, stderr=its, env=environment)
+    process = subprocess.Popen(command, stdin=its, stdout=its, env=environment)
     os.close(its)
     parts = []
     try:
@@ -71,7 +71,7 @@ def drawing(lines: list[str], title: str, width: int) -> str:
         record=True, width=width, file=StringIO(), force_terminal=True, color_system="truecolor"
     )
     for line in lines:
-        console.print(Text.from_ansi(line), soft_wrap=True)
+        console.print(Text.from_ansi(line))
     svg = console.export_svg(title=title, theme=SVG_EXPORT_THEME, unique_id="terminal")
     svg = FONT_FACE.sub("", svg).replace("Fira Code, monospace", "monospace")
     return "\n".join(line.rstrip() for line in svg.splitlines()) + "\n"
@@ -88,7 +88,7 @@ def main() -> None:
     if code:
         sys.exit(f"{output}\nthe command left with {code}: nothing was drawn")
     shown = " ".join(asked.command)
-    lines = [f"\x1b[1m$ {shown}\x1b[0m", *screen(output)]
+    lines = [f"\x1b[1m$ {shown}\x1b[0m", *filter(None, screen(output))]
     asked.out.write_text(drawing(lines, "kdbench", asked.width), encoding="utf-8")
 
 

@@ -72,7 +72,7 @@ def test_rows_of_several_devices_are_said_to_be_several_draws(tmp_path):
     write(tmp_path, "m3", {"a": 0.8, "b": 0.6}, device=None, device_name=None)
     write_leaderboard(tmp_path, tmp_path / "out")
     text = (tmp_path / "out/leaderboard.md").read_text()
-    ranking = text.partition("## toy, multiclass")[2].partition("\n## ")[0].partition("\n### ")[0]
+    ranking = text.partition("\n### ")[2].partition("\n### ")[0]
     assert "The rows come from chip, 1 thread; chip, 2 threads. The same seed" in ranking
 
 

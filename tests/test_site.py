@@ -116,6 +116,10 @@ def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path):
     for name, page in pages.items():
         fetched = re.findall(r'<(?:script|img|link|iframe)[^>]* (?:src|href)="?(?:https?:)?//[^>]*', page)
         assert not fetched, name
+    report = tmp_path / "reports/published/first-comparison/report.html"
+    figures = set(re.findall(r'href="(figures/[^"]+)', report.read_text(encoding="utf-8")))
+    assert figures
+    assert [name for name in figures if not (report.parent / name).is_file()] == []
     assert "--checkpoint-every" in pages["commands"]
     assert "kdbench.api.ResultsFolder.rows" in pages["python"]
     assert "list&lt;" in pages["results-format"]

@@ -68,6 +68,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             continue
         done.add(path)
         inside = path.startswith("docs/")
+        if path.endswith("report.html"):  # it offers its figures as files
+            waiting += [one.relative_to(ROOT).as_posix() for one in (ROOT / path).parent.glob("figures/*")]
         if not path.endswith(".md"):
             if not inside:
                 files.append(File.generated(config, place(path), abs_src_path=str(ROOT / path)))

@@ -67,6 +67,7 @@ def options_of(model: type[BaseModel]) -> Callable[[Command], Command]:
         def filled(**given: object) -> None:
             config = given.pop("config")
             asked = {name: given.pop(name) for name in model.model_fields}
+            asked |= {name: _once(name, value) for name, value in asked.items() if name != "set"}
             texts = asked.get("set")
             asked["set"] = parse_sets(texts) if isinstance(texts, list) else {}
             request = read_model(model, config if isinstance(config, Path) else None, asked)
@@ -83,6 +84,16 @@ def options_of(model: type[BaseModel]) -> Callable[[Command], Command]:
         return filled
 
     return with_options
+
+
+def _once(name: str, value: object) -> object:
+    """The only value of a comma list: of two the parser would drop the first and say nothing."""
+    if not isinstance(value, list):
+        return value
+    if len(value) > 1:
+        option = f"--{name.replace('_', '-')}"
+        raise RequestError([f"{option} is given {len(value)} times: write {option} {','.join(value)}"])
+    return value[0] if value else None
 
 
 def _parameter(name: str, field: FieldInfo, text: str) -> inspect.Parameter:
@@ -119,7 +130,7 @@ def _without_none(annotation: object) -> object:
 
 def _type_of_option(of_field: object) -> type:
     """What Typer parses; what it cannot parse is text, which the model parses."""
-    if get_origin(of_field) is Mapping:
+    if get_origin(of_field) in (Mapping, tuple):
         return list[str]
     return of_field if isinstance(of_field, type) and of_field in (bool, int, float, Path) else str
 

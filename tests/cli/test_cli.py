@@ -959,6 +959,8 @@ def test_the_options_of_run_are_frozen() -> None:
         "--setting",
         "--split",
         "--timeout",
+        "--wait",
+        "--wait-for-gpus",
         "--weights",
     ]
 

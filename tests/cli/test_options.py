@@ -88,6 +88,12 @@ def test_a_list_that_names_nothing_is_an_error(kdbench, option):
     assert text == f"error: {option[2:]}=',': it names nothing\n"
 
 
+@pytest.mark.parametrize("option", ["--methods", "--seeds", "--setting", "--dataset", "--runtime-precision"])
+def test_a_list_that_is_given_twice_is_an_error_and_not_its_last_part(kdbench, option):
+    code, text = kdbench("run", option, "a,b", option, "c", "--dry-run")
+    assert (code, text) == (2, f"error: {option} is given 2 times: write {option} a,b,c\n")
+
+
 def test_a_category_with_a_comma_in_its_name_is_named_in_a_toml_list(kdbench, mvtec):
     (mvtec / "bottle").rename(mvtec / "a,b")
     toml = TOML.format(root=mvtec, more="").replace("bottle", "a,b").replace("mvtec_ad", "folder")

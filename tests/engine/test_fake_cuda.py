@@ -1,0 +1,67 @@
+"""Every method on a GPU that computes nothing: whether all tensors are on it, and nothing waits for a value.
+
+Fake tensors have a shape, a type and a device, and no values. A tensor that stays on the CPU is an error, and
+so is code that reads a value: on a GPU it would wait, and could not be captured in a graph. Backward passes
+need a real GPU.
+"""
+
+import pytest
+import torch
+from engine.test_train import CPU
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+
+from kdbench.backbone import teacher
+from kdbench.engine.device import autocast_for
+from kdbench.method import Method, gaussian_blur
+from kdbench.registry import get_method, method_names
+from kdbench.weights import find_weights
+
+SIZE = 64
+CUDA = torch.device("cuda")
+# Their losses draw numbers on the host: no wait, but a graph cannot hold them either.
+DRAW_ON_THE_HOST = {"destseg", "efficientad", "rdpp"}
+
+pytestmark = pytest.mark.slow
+
+
+def build(name: str) -> Method:
+    """The method with fake tensors on a GPU in place of its own; a fake mode is active."""
+    kind = get_method(name)
+    config = kind.Config(**{"backbone": "tiny", "image_size": SIZE, "batch_size": 4, **kind.tiny})
+    with unset_fake_temporarily():
+        method = kind(config, teacher(config.backbone, config.levels, find_weights(config.backbone)))
+    for module in method.modules():
+        for key, tensor in module.named_parameters(recurse=False):
+            fake = torch.empty(tensor.shape, dtype=tensor.dtype, device=CUDA)
+            module._parameters[key] = torch.nn.Parameter(fake, requires_grad=tensor.requires_grad)
+        for key, tensor in module.named_buffers(recurse=False):
+            module._buffers[key] = torch.empty(tensor.shape, dtype=tensor.dtype, device=CUDA)
+    return method
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("name", method_names())
+def test_losses_maps_and_scores_stay_on_the_gpu(name, precision, monkeypatch):
+    monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+    with FakeTensorMode():
+        method = build(name)
+        images = torch.randn(4, 3, SIZE, SIZE, device=CUDA).contiguous(memory_format=torch.channels_last)
+        with autocast_for(precision, CUDA):
+            taught = method.train().teacher(images)
+            losses = [] if name in DRAW_ON_THE_HOST else [method.loss(images, taught)]
+            maps = method.eval().anomaly_map(images, taught)
+            score = method.image_score(maps)
+    assert [(x.device.type, x.dtype, x.shape) for x in losses] in ([], [("cuda", torch.float32, ())])
+    assert (maps.device.type, maps.dtype, maps.shape) == ("cuda", torch.float32, (4, SIZE, SIZE))
+    assert (score.device.type, score.shape) == ("cuda", (4,))
+
+
+def test_a_map_is_blurred_on_the_gpu():
+    with FakeTensorMode():
+        smooth = gaussian_blur(torch.rand(2, 48, 32, device=CUDA), 4.0)
+    assert (smooth.device.type, smooth.shape) == ("cuda", (2, 48, 32))
+
+
+def test_a_tensor_left_on_the_cpu_is_seen():
+    with FakeTensorMode(), pytest.raises(RuntimeError, match="device"):
+        torch.randn(2, device=CUDA) + torch.randn(2, device=CPU)

@@ -82,6 +82,8 @@ class {class_name}(Method):
     #   self.step, self.num_steps   how far the training is, in optimizer steps; self.progress from 0 to 1
     #   self.teach(images)          the teacher's levels of images that the loss has changed
     #   scheduler(optimizer)        of the learning rate; scheduler_every = "step" steps it after every step
+    #   terms(images, taught)       in place of loss: its parts by name, which the report shows side by side
+    #   observed()                  further values of the last batch that the report shows beside them
     #   image_score(anomaly_map)    [B]; the maximum of the map if it is not given
 
 

@@ -13,7 +13,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
 
 from kdbench.errors import first_line
 from kdbench.files import cache_folder
@@ -59,6 +58,8 @@ class Compiler:
     def _guarded(
         self, function: Callable[..., Tensor], compiled: Callable[..., Tensor]
     ) -> Callable[..., Tensor]:
+        from torch._dynamo.exc import TorchDynamoException  # takes a second to import
+
         def call(*args: object, **kwargs: object) -> Tensor:
             if self.problem:
                 return function(*args, **kwargs)

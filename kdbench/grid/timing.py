@@ -64,18 +64,19 @@ def to_time(
     found = []
     for alike in _entries(jobs):
         able = [job for job in alike if DETECTORS.name(job.cell.id) in there.kept]
-        if able and (runtimes := _lacking(alike, done)):
+        if able and (runtimes := _lacking(alike, done, _on_its_device(alike))):
             found.append(_in_runtimes(able[0], runtimes))
     return found
 
 
 def without_timing(jobs: Sequence[Job], there: Measured) -> list[Job]:
-    """One job of each entry and section of a report that lacks a timing and has no detector to time."""
-    done = there.done()
+    """One job of each entry and section that has no timing on any device and no detector to time."""
+    done: set[tuple[str, ...]] = {(cell_id, *way) for cell_id, _, *way in there.done()}
     return [
         alike[0]
         for alike in _entries(jobs)
-        if not any(DETECTORS.name(job.cell.id) in there.kept for job in alike) and _lacking(alike, done)
+        if not any(DETECTORS.name(job.cell.id) in there.kept for job in alike)
+        and _lacking(alike, done, {(job.cell.id,) for job in alike})
     ]
 
 
@@ -83,13 +84,23 @@ def to_evaluate(jobs: Sequence[Job], there: Measured, device_name: str | None = 
     """The jobs whose detector was kept and was not evaluated in each runtime, which their places name."""
     done = there.done(device_name)
     able = [job for job in jobs if DETECTORS.name(job.cell.id) in there.kept]
-    return [_in_runtimes(job, runtimes) for job in able if (runtimes := _lacking([job], done))]
+    return [
+        _in_runtimes(job, runtimes)
+        for job in able
+        if (runtimes := _lacking([job], done, _on_its_device([job])))
+    ]
 
 
-def _lacking(alike: Sequence[Job], done: Set[tuple[str, ...]]) -> tuple[str, ...]:
-    """The runtimes in which a cell of these was not measured in all precisions that were asked for."""
+def _on_its_device(jobs: Sequence[Job]) -> set[tuple[str, ...]]:
+    return {(job.cell.id, device_type(job)) for job in jobs}
+
+
+def _lacking(alike: Sequence[Job], done: Set[tuple[str, ...]], keys: Set[tuple[str, ...]]) -> tuple[str, ...]:
+    """The runtimes in which no cell of these was measured in all precisions that were asked for.
+
+    `keys` are what entries of `done` about them begin with.
+    """
     place = alike[0].place
-    keys = {(job.cell.id, device_type(job)) for job in alike}
 
     def measured(*way: str) -> bool:
         return any((*key, *way) in done for key in keys)

@@ -144,7 +144,9 @@ def files_of(*rows: dict[str, Any]) -> list[str]:
     ids = {row["cell_id"]: row["status"] for row in rows}
     well = [cell for cell, status in ids.items() if status == "ok"]
     kept = [f"detectors/{cell}.safetensors" for cell in well]
-    kept += [f"{part}/{cell}.parquet" for part in ("curves", "pictures", "scores") for cell in well]
+    kept += [
+        f"{part}/{cell}.parquet" for part in ("curves", "normals", "pictures", "scores") for cell in well
+    ]
     return sorted([f"cells/{cell}.parquet" for cell in ids] + kept)
 
 

@@ -116,10 +116,8 @@ def test_the_truth_of_loco_is_what_saturating_pro_takes(tmp_path: Path) -> None:
     assert truth.saturating is not None
     scores = np.random.default_rng(0).permutation(len(truth.regions)).astype(np.float64)
     normal = np.flatnonzero(truth.regions == 0)
-    # A pixel of two defects stands there twice, once for each: no normal pixel is counted in another way.
-    order = np.concatenate([normal, truth.saturating.pixel])
-    region = np.concatenate([np.zeros(len(normal), np.int32), truth.saturating.region])
-    value = spro(scores[order][None, None], region[None, None], truth.saturating.area, limit=1.0)
+    saturating = truth.saturating
+    value = spro(scores, saturating.pixel, saturating.region, saturating.area, limit=1.0)
     # Slowly, for each mask by itself: the share found above each normal pixel, at most 1, over the rates.
     shares = [
         [

@@ -6,12 +6,14 @@ from dataclasses import replace
 import pandas as pd
 
 from kdbench.metrics.threshold import FALSE_ALARMS, LEVEL, expected_above, rank_of
-from kdbench.reports.entries import Entry, Mean, shown
+from kdbench.reports.accuracy import partial_title
+from kdbench.reports.entries import Entry, Mean, common_categories, shown
 from kdbench.reports.estimates import Interval
 from kdbench.reports.rows import Group, Rows
 from kdbench.reports.significance import interval_shown
 from kdbench.reports.tables import Table, Value, hole, number, percent, text
 
+RATE = f"{100 * FALSE_ALARMS:g} %"
 RATES = ("false_alarms", "misses", "f1")
 
 
@@ -22,6 +24,7 @@ def at_threshold(group: Group, found: Sequence[Entry], rows: Rows) -> Iterator[T
     if thresholds.empty:
         return
     rates = _rates(rows.scores, thresholds)
+    over = common_categories(found) if any(entry.holes for entry in found) else []
     held_out = rows.cells.drop_duplicates("cell_id").set_index("cell_id")["num_heldout"]
     yield Table(
         title=f"False alarms and misses at the threshold from normals: {group.title}",
@@ -29,9 +32,10 @@ def at_threshold(group: Group, found: Sequence[Entry], rows: Rows) -> Iterator[T
             *("method", "expected", "95 % interval", "false alarms", "misses", "I-F1"),
             *("held out per detector", "remark"),
         ),
-        body=tuple(_line(entry, thresholds, rates, held_out) for entry in found),
+        body=tuple(_line(entry, over, thresholds, rates, held_out) for entry in found),
         notes=(
-            f"Each detector has one threshold, which aims at {FALSE_ALARMS:.0%} false alarms: the smallest "
+            *([f"{partial_title(found, over)}."] if over else []),
+            f"Each detector has one threshold, which aims at {RATE} false alarms: the smallest "
             "score of the normal images that its training held out above which a new normal image lies with "
             "at most this probability, else the largest. No test image chose it. Expected: the share of new "
             "normal images above it, the mean over the detectors, with its interval, whatever the "
@@ -73,10 +77,16 @@ def _rates(scores: pd.DataFrame, thresholds: pd.DataFrame) -> pd.DataFrame:
 
 
 def _line(
-    entry: Entry, thresholds: pd.DataFrame, rates: pd.DataFrame, held_out: pd.Series
+    entry: Entry,
+    over: Sequence[str],
+    thresholds: pd.DataFrame,
+    rates: pd.DataFrame,
+    held_out: pd.Series,
 ) -> tuple[Value, ...]:
-    known = entry.ok.join(thresholds, on="cell_id").join(rates, on=["cell_id", "category"])
-    if why := _missing(entry, known, held_out):
+    """The line of an entry; `over` are the categories that all entries have, if one lacks some."""
+    rows = entry.ok[entry.ok["category"].isin(over)] if over else entry.ok
+    known = rows.join(thresholds, on="cell_id").join(rates, on=["cell_id", "category"])
+    if why := ("" if over else "; ".join(entry.holes)) or _missing(entry, known, held_out):
         missing = replace(hole(cell_ids=entry.cell_ids), hole=why)
         return (text(entry.name), *(missing for _ in range(6)), text(why))
     by_seed = known.groupby("seed")[[*RATES]].mean()
@@ -89,7 +99,7 @@ def _line(
     counts = sorted({int(count) for count in cells["count"]})
     many = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
     needed = round(1 / FALSE_ALARMS) - 1
-    few = f"{FALSE_ALARMS:.0%} takes {needed} held-out images" if counts[0] < needed else ""
+    few = f"{RATE} takes {needed} held-out images" if counts[0] < needed else ""
     return (
         text(entry.name),
         percent(expected, cell_ids=entry.cell_ids, bounds=within),
@@ -104,8 +114,6 @@ def _missing(entry: Entry, known: pd.DataFrame, held_out: pd.Series) -> str:
     """Why an entry has no numbers; "" if it has all."""
     if entry.outside:
         return "another program scored the images: there are no scores of held-out ones"
-    if entry.holes:
-        return "; ".join(entry.holes)
     without = known.loc[known["value"].isna(), "cell_id"].drop_duplicates()
     if len(without):
         none = held_out[without].fillna(0) == 0

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
-from kdbench.reports.entries import MAIN, TITLES, Entry, means, shown
+from kdbench.reports.accuracy import partial_title
+from kdbench.reports.entries import MAIN, TITLES, Entry, common_categories, means, shown
 from kdbench.reports.rows import Group, Rows
 from kdbench.reports.tables import Table, Value, hole, number, percent, text
 
@@ -55,20 +56,34 @@ def _other_images(audited: pd.DataFrame, cells: pd.DataFrame) -> Iterator[str]:
 
 
 def _with_and_without(group: Group, found: Sequence[Entry], bad: Sequence[str]) -> Table:
-    """The means of every entry over all categories, and over those that are not flagged."""
-    left = len(found[0].dataset_categories) - len(bad)
+    """The means of every entry over all categories, and over those that are not flagged.
+
+    If an entry lacks categories, both are over those that all entries have.
+    """
+    common = common_categories(found) if any(entry.holes for entry in found) else []
+    over = common or found[0].dataset_categories
+    left = len(set(over) - set(bad))
     body = []
     for entry in found:
-        others = entry.rows[~entry.rows["flagged"]]
-        ids, line = [*dict.fromkeys(others["cell_id"])], [text(entry.name)]
-        within = {} if entry.holes or not left else means(others)
-        for metric in MAIN:
-            without = shown(within[metric], ids) if within else hole("" if left else "none is left")
-            line += [shown(entry.means[metric], entry.cell_ids), without]
-        body.append((*line, text("; ".join(entry.remarks))))
+        every = entry.rows[entry.rows["category"].isin(over)]
+        known = bool(common) or not entry.holes
+        pair = [_means(rows, known) for rows in (every, every[~every["flagged"]])]
+        if not left:
+            pair[1] = [hole("none is left")] * len(MAIN)
+        values = (value for both in zip(*pair, strict=True) for value in both)
+        body.append((text(entry.name), *values, text("; ".join(entry.remarks))))
     return Table(
         title=f"Means with and without these categories: {group.title}",
         head=("method", *(part for m in MAIN for part in (TITLES[m], f"{TITLES[m]} without")), "holes"),
         body=tuple(body),
-        notes=(f"Without: over the {left} categories that are not flagged. No rank uses it.",),
+        notes=(
+            *([f"{partial_title(found, common)}."] if common else []),
+            f"Without: over the {left} categories that are not flagged. No rank uses it.",
+        ),
     )
+
+
+def _means(rows: pd.DataFrame, known: bool) -> list[Value]:
+    """The MAIN means of rows as body cells; holes where they are not known."""
+    found, ids = means(rows) if known else dict.fromkeys(MAIN), [*dict.fromkeys(rows["cell_id"])]
+    return [shown(found[metric], ids) for metric in MAIN]

@@ -55,7 +55,7 @@ def test_one_detector_has_the_rates_that_one_counts_by_hand(tmp_path):
     low, high = beta(1, 10).interval(0.95)
     assert (found["95 % interval"].low, found["95 % interval"].high) == pytest.approx((low, high))
     assert found["held out per detector"].text == "10"
-    assert found["remark"].text == "1% takes 99 held-out images"
+    assert found["remark"].text == "1 % takes 99 held-out images"
 
 
 def test_enough_images_meet_the_rate_and_the_interval_of_several_seeds_is_no_shorter(tmp_path):
@@ -124,3 +124,20 @@ def test_the_page_shows_the_section_of_each_setting(tmp_path):
     assert multiclass["held out per detector"].text == "300"
     assert oneclass["expected"].mean == pytest.approx(1 / 21)
     assert 0 < multiclass["false alarms"].mean < oneclass["false alarms"].mean < 0.1
+
+
+def test_where_a_method_lacks_categories_the_rates_are_over_those_that_all_have(tmp_path):
+    results = Results(tmp_path)
+    write(results, "c0", np.arange(10.0))
+    only_a = {"method": "half", "setting": "multiclass", "categories": ["a"], "num_heldout": 10}
+    results.write(NORMALS, held_out("c1", "a", np.arange(10.0) + 11))  # the largest: 20
+    tested = [("1.png", False, 1.0), ("2.png", False, 21.0), ("3.png", True, 30.0)]
+    tested += [("0.png", False, 20.0), ("4.png", True, 20.0)]  # not above the threshold
+    names = {"cell_id": "c1", "category": "a", "defect": "d"}
+    results.write(SCORES, [names | {"image": i, "label": y, "image_score": s} for i, y, s in tested])
+    results.write(CELLS, [row(cell_id="c1", category="a", **only_a | all_metrics(0.5))])
+    table = table_of(tmp_path)
+    assert table.notes[0] == "Not the dataset's mean: over 1 of 2 categories (a)."
+    assert line(table, "half")["false alarms"].mean == pytest.approx(1 / 3)
+    assert line(table, "half")["misses"].mean == 0.5
+    assert line(table, "fabricated_a")["false alarms"].mean == 0.5

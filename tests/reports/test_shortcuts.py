@@ -149,3 +149,14 @@ def test_the_page_shows_tables_and_marks(tmp_path):
     assert first["fabricated_15, multiclass"].text.endswith(" †")
     assert "†" not in first["fabricated_12, multiclass"].text
     assert overview.notes[0].startswith("†: ")
+
+
+def test_where_a_method_lacks_categories_both_means_are_over_those_that_all_have(folder):
+    facts = {"dataset_categories": [*VALUES], "categories": ["a", "b"], "method": "half", "cell_id": "half"}
+    Results(folder).write(CELLS, [row(category=c, **facts | all_metrics(VALUES[c] - 0.2)) for c in "ab"])
+    (table,) = tables(folder, WITHOUT)
+    found = {line[0].text: dict(zip(table.head, line, strict=True)) for line in table.body}
+    assert found["half"]["mAD"].mean == pytest.approx(0.6)
+    assert found["half"]["mAD without"].mean == pytest.approx(0.5)
+    assert found["fabricated_a"]["mAD"].mean == pytest.approx(0.8)
+    assert table.notes[0] == "Not the dataset's mean: over 2 of 3 categories (a, b)."

@@ -10,20 +10,13 @@ import typer.main
 from kdbench.cli.app import app
 from kdbench.metrics.exact import DEFINITIONS
 from kdbench.metrics.presets import PRESETS, metric_version
-from kdbench.results import schema
+from kdbench.results import store
 
 # Folder of the results -> columns of its files.
 SCHEMAS = {
-    "cells": schema.ROW_SCHEMA,
-    "scores": schema.SCORE_SCHEMA,
-    "curves": schema.CURVE_SCHEMA,
-    "pictures": schema.PICTURE_SCHEMA,
-    "inputs": schema.INPUT_SCHEMA,
-    "latency": schema.LATENCY_SCHEMA,
-    "deployed": schema.DEPLOYED_SCHEMA,
-    "probes": schema.PROBE_SCHEMA,
-    "trials": schema.TRIAL_SCHEMA,
-    "audits": schema.AUDIT_SCHEMA,
+    kind.folder: kind.schema
+    for kind in vars(store).values()
+    if isinstance(kind, store.Kind) and kind.schema is not None
 }
 OF = {
     "image": "images: a score and a label each",

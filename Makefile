@@ -21,9 +21,10 @@ test: .venv/.tools
 test-all: test .venv/.extras
 	$(BIN)/python -m pytest -q -m "slow and not gpu and not network"
 
-# The site in build/site, a warning being an error; it fetches nothing. Material prints an advertisement unless it is told not to.
+# The site in build/site, a warning being an error (-q would hide them from --strict); it fetches nothing.
+# Material prints an advertisement unless it is told not to.
 docs: .venv/.docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "the site is in build/site: $(BIN)/python -m http.server --directory build/site"
 
 # How long the parts of a cell take here.

@@ -1,5 +1,6 @@
 """`kdbench run`: a request becomes a grid, the grid is run, and the report is written."""
 
+import atexit
 import gc
 import signal
 import sys
@@ -153,3 +154,4 @@ def _without_collecting() -> Iterator[None]:
     finally:
         gc.enable()
         gc.freeze()
+        atexit.register(gc.unfreeze)  # Triton, which comes with torch, prints what is not freed at the end

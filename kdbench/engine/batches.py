@@ -64,7 +64,6 @@ class Batches:
     @property
     def cache(self) -> str:
         """Where the levels are kept: device, disk or recomputed."""
-        """Where the levels are kept: device, disk or recomputed."""
         if self.features is not None:
             return "disk"
         return "recomputed" if self.levels is None else "device"

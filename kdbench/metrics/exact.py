@@ -180,7 +180,14 @@ def saturating_metrics_of(curve: Curve) -> dict[str, float]:
     return _metrics_of(curve, "saturating")
 
 
-def spro(maps: Floats, pixel: Any, region: Any, saturation: Floats, *, limit: float = PRO_LIMIT_05) -> float:
+def spro(
+    maps: Floats,
+    pixel: NDArray[np.int64],
+    region: NDArray[np.int32],
+    saturation: Floats,
+    *,
+    limit: float = PRO_LIMIT_05,
+) -> float:
     """Area under the PRO of a `saturating_curve` up to `limit`, as a share of `limit`."""
     return saturating_curve(maps, pixel, region, saturation).area_under_pro(limit)
 

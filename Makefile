@@ -99,7 +99,7 @@ endef
 
 .venv/.tools: .venv/.installed
 	@echo "installing what the tests need"
-	$(call install,.venv,-e '.[dev,deploy,serve]')
+	$(call install,.venv,-e '.[dev]' -e '.[deploy]' -e '.[serve]')
 
 .venv/.extras: .venv/.tools
 	$(call install,.venv,-e '.[browser]' -e '.[docs]' -e '.[sweep]')

@@ -4,9 +4,10 @@ import atexit
 import functools
 import gc
 import hashlib
+import itertools
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,26 @@ def kdbench(
 def slow_but(names: Iterable[str], *quick: str) -> list[Any]:
     """Parameters of a test: `quick` ones run with the default tests, the other names with the slow ones."""
     return [*quick, *(pytest.param(name, marks=pytest.mark.slow) for name in names if name not in quick)]
+
+
+def replaced(usual: Sequence[object], words: Sequence[object]) -> list[object]:
+    """The words of a command: those of `usual`, without options that `words` give too, then `words`.
+
+    The options of `usual` have one value each, or none. An option given twice is an error.
+    """
+
+    def names(given: Sequence[object]) -> list[str]:
+        texts = [*map(str, given), ""]
+        pairs = itertools.pairwise(texts)
+        return [one + two.partition("=")[0] * (one == "--set") for one, two in pairs if one.startswith("--")]
+
+    kept: list[object] = []
+    given, keep = set(names(words)), True
+    for index, word in enumerate(usual):
+        if str(word).startswith("--"):
+            keep = names(usual[index : index + 2])[0] not in given
+        kept += [word] * keep
+    return [*kept, *words]
 
 
 # The smallest run there is: three convolutions, 32 pixels, two epochs.

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import typer
-from conftest import TINY, write_image
+from conftest import TINY, replaced, write_image
 from fabricated import row as fabricated_row
 from fabricated import trial_row as trial
 
@@ -100,7 +100,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def run(kdbench: Call, mvtec: Path) -> Call:
     """`kdbench run` of STFPM on the tiny tree, with more words."""
     usual = ("--methods", "stfpm", "--dataset", "mvtec_ad", "--root", mvtec, *TINY)
-    return lambda *words: kdbench("run", *usual, *words)
+    return lambda *words: kdbench("run", *replaced(usual, words))
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def brittle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Call) -> Itera
 
     def call(*words: object) -> tuple[int, str]:
         try:
-            return run("--methods", "brittle", "--categories", "bottle", *words)
+            return run(*replaced(("--methods", "brittle", "--categories", "bottle"), words))
         finally:  # of `full_disk`; not at the fixture's end, pytest writes its own log before
             resource.setrlimit(resource.RLIMIT_FSIZE, limit)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import TINY, slow_but, write_category, write_image
+from conftest import TINY, replaced, slow_but, write_category, write_image
 from PIL import Image
 from scipy import ndimage
 
@@ -199,18 +199,10 @@ def test_defects_with_an_empty_mask_count_for_image_metrics_only(tmp_path):
 @pytest.mark.parametrize("preset", slow_but(sorted(PRESETS), "stfpm_legacy"))
 def test_every_preset_runs_and_says_what_it_was(kdbench, mvtec, tmp_path, preset):
     method = "rd4ad" if preset == "rd4ad_legacy" else "stfpm"
-    words = ["--methods", method, "--dataset", "mvtec_ad", "--root", mvtec, "--categories", "bottle", *TINY]
-    words += [
-        "--set",
-        "all.image_size=64",
-        "--preset",
-        preset,
-        "--results",
-        tmp_path / "r",
-        "--report",
-        tmp_path / "o",
-    ]
-    code, printed = kdbench("run", *words)
+    usual = ["--methods", method, "--dataset", "mvtec_ad", "--root", mvtec, "--categories", "bottle", *TINY]
+    words = ["--set", "all.image_size=64", "--preset", preset]
+    words += ["--results", tmp_path / "r", "--report", tmp_path / "o"]
+    code, printed = kdbench("run", *replaced(usual, words))
     assert code == 0, printed
     (row,) = pd.read_parquet(tmp_path / "r/cells").to_dict("records")
     rules = PRESETS[preset]

@@ -386,10 +386,10 @@ def test_an_address_in_a_file_wins_over_the_environment(mvtec, tmp_path, kdbench
 
 
 @slow
-def test_a_timing_whose_process_is_killed_ends_no_other(mvtec, tmp_path, monkeypatch):
-    monkeypatch.setattr(timing, "time_detector", ray_work.dies_at_bottles)
+def test_a_timing_whose_process_is_killed_ends_no_other(mvtec, tmp_path):
     jobs = planned(mvtec, tmp_path / "r").jobs
-    bottle, screw = (error for _, error in timing.measure(jobs, executor="local", run_id="run-1"))
+    timed = timing.measure(jobs, ray_work.dies_at_bottles, executor="local", run_id="run-1")
+    bottle, screw = (error for _, error in timed)
     assert bottle.startswith("BrokenProcessPool: ")
     assert screw == ""
 

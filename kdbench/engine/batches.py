@@ -133,16 +133,23 @@ class Batches:
 
 
 def batches_of(
-    method: Method, pixels: np.ndarray, *, cached: bool = False, shared: Shared | None = None
+    method: Method,
+    pixels: np.ndarray,
+    *,
+    precision: str | None = None,
+    cached: bool = False,
+    shared: Shared | None = None,
 ) -> Batches:
-    """Batches of uint8 images [N,S,S,3] for a method: its teacher, batch size, precision and device."""
+    """Batches of uint8 images [N,S,S,3] for a method: its teacher, batch size, device, and its own precision
+    unless another is given.
+    """
     device = device_of(method)
     return Batches(
         pixels,
         method.teacher,
         method.config.backbone,
         device=device,
-        precision=choose_precision(method.config.precision, device, method),
+        precision=precision or choose_precision(method.config.precision, device, method),
         batch_size=method.config.batch_size,
         cached=cached,
         shared=shared,

@@ -1,6 +1,5 @@
 """A trained detector of a cell becomes a file: with its threshold, its metadata, and compared with torch."""
 
-import importlib.metadata
 import json
 import tempfile
 from collections.abc import Iterator
@@ -116,7 +115,7 @@ def _normals(row: dict[str, Any], method: Method, root: Path | None) -> Normals:
         return Normals(pixels=np.zeros((0, size, size, 3), np.uint8), missing=str(error))
     stored = [open_images(dataset, *of_category, size).train for of_category in categories.values()]
     pixels, kind = np.concatenate(stored), TRAINED
-    if method.config.checkpoint == "heldout" or method.calibrates:
+    if method.holds_out(method.config.checkpoint):
         share = method.config.heldout_share
         pixels, kind = pixels[split_heldout([len(s) for s in stored], share, row["seed"])[1]], HELD_OUT
     return Normals(pixels=pixels, kind=kind)
@@ -177,7 +176,7 @@ def compare(module: Deployed, path: Path, normals: np.ndarray) -> str:
 def _metadata(
     row: dict[str, Any], method: Method, threshold: Threshold | None, scale: Scale | None
 ) -> Metadata:
-    found = {name: _version(name) for name in PACKAGES}
+    found = {name: provenance.package_version(name) for name in PACKAGES}
     versions = {"kdbench": provenance.code_provenance()["kdbench_version"], **found}
     return Metadata(
         **{name: row[name] for name in ("cell_id", "method", "dataset", "setting", "seed", "profile")},
@@ -198,13 +197,6 @@ def _metadata(
         threshold=threshold,
         scale=scale,
     )
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
 
 
 def _notes(metadata: Metadata, row: dict[str, Any], normals: Normals, compared: str) -> Iterator[str]:

@@ -10,9 +10,8 @@ import torch
 from PIL import Image
 
 from kdbench.data.store import decode, resized
-from kdbench.engine.batches import Batches
+from kdbench.engine.batches import batches_of
 from kdbench.engine.build import load_detector
-from kdbench.engine.device import choose_precision
 from kdbench.engine.evaluate import score
 from kdbench.errors import RequestError
 from kdbench.files import expanded
@@ -125,16 +124,7 @@ class Detector:
             for first in range(0, len(everything), config.batch_size):
                 part = everything[first : first + config.batch_size]
                 pixels = np.stack(list(pool.map(lambda image: _pixels(image, size), part)))
-                batches = Batches(
-                    pixels,
-                    self._method.teacher,
-                    config.backbone,
-                    device=self._device,
-                    precision=choose_precision(config.precision, self._device, self._method),
-                    batch_size=config.batch_size,
-                    cached=False,
-                )
-                found = score(self._method, batches, lambda count: None)
+                found = score(self._method, batches_of(self._method, pixels), lambda count: None)
                 maps.append(found.maps)
                 scores.append(found.image_score)
         if not maps:

@@ -11,7 +11,7 @@ import torch
 from kdbench.data.fingerprint import fingerprint, fingerprint_of
 from kdbench.data.store import open_images
 from kdbench.dataset import Category, Dataset
-from kdbench.engine.batches import Batches
+from kdbench.engine.batches import batches_of
 from kdbench.engine.build import config_of, load_detector
 from kdbench.engine.evaluate import Scored, score
 from kdbench.errors import DataError, RequestError
@@ -34,17 +34,8 @@ class Kept:
 
     def scored(self, category: Category, own_fingerprint: str) -> Scored:
         """Maps and scores of a category's test images, in the precision of the row."""
-        config = self.method.config
-        images = open_images(self.dataset, category, own_fingerprint, config.image_size)
-        batches = Batches(
-            np.asarray(images.test),
-            self.method.teacher,
-            config.backbone,
-            device=next(self.method.parameters()).device,
-            precision=self.row["precision"],
-            batch_size=config.batch_size,
-            cached=False,
-        )
+        images = open_images(self.dataset, category, own_fingerprint, self.method.config.image_size)
+        batches = batches_of(self.method, np.asarray(images.test), precision=self.row["precision"])
         return score(self.method, batches, lambda count: None)
 
 

@@ -25,7 +25,7 @@ def code_provenance() -> dict[str, Any]:
         commit = _git(root, "rev-parse", "HEAD")
         status = _git(root, "status", "--porcelain")
         dirty = bool(status) if status is not None else None
-    versions = {f"{name}_version": _version(name) for name in ("torch", "torchvision", "timm", "ray")}
+    versions = {f"{name}_version": package_version(name) for name in ("torch", "torchvision", "timm", "ray")}
     return {
         "git_commit": commit,
         "git_dirty": dirty,
@@ -70,7 +70,8 @@ def _git(root: Path, *words: str) -> str | None:
     return done.stdout.strip()
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """The version of an installed package; None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -182,9 +182,9 @@ class Method(nn.Module):
             )
 
     @classmethod
-    def holds_out(cls, checkpoint: str) -> bool:
-        """Whether this checkpoint rule sets training images aside; without, one image can be trained on."""
-        return checkpoint == "heldout" or cls.calibrates
+    def holds_out(cls, config: Any) -> bool:
+        """Whether this Config sets training images aside; without, one image can be trained on."""
+        return config.checkpoint == "heldout" or cls.calibrates
 
     @classmethod
     def recipe(cls, profile: str, setting: str) -> dict[str, Any]:

@@ -88,6 +88,10 @@ class DSKD(ReverseRecipe):
             self.calibrates = True
             self.register_buffer("means", torch.ones(2 if config.students == "both" else 1))
 
+    @classmethod
+    def holds_out(cls, config: Any) -> bool:
+        return super().holds_out(config) or config.student_fusion == "mean_one"
+
     def calibrate(self, normals: Iterable[Pair]) -> None:
         if self.config.student_fusion == "mean_one":
             batches = [self.student_maps(*pair).mean((2, 3)) for pair in normals]

@@ -115,7 +115,7 @@ def _normals(row: dict[str, Any], method: Method, root: Path | None) -> Normals:
         return Normals(pixels=np.zeros((0, size, size, 3), np.uint8), missing=str(error))
     stored = [open_images(dataset, *of_category, size).train for of_category in categories.values()]
     pixels, kind = np.concatenate(stored), TRAINED
-    if method.holds_out(method.config.checkpoint):
+    if method.holds_out(method.config):
         share = method.config.heldout_share
         pixels, kind = pixels[split_heldout([len(s) for s in stored], share, row["seed"])[1]], HELD_OUT
     return Normals(pixels=pixels, kind=kind)

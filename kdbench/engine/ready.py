@@ -68,7 +68,7 @@ class Ready:
         """
         stored = [store.train for store in self.stores]
         normal = np.concatenate(stored)
-        looks = self.method.holds_out(self.config.checkpoint)
+        looks = self.method.holds_out(self.config)
         kept, aside = np.arange(len(normal)), np.arange(0)
         if looks or always_split:
             kept, aside = split_heldout([len(s) for s in stored], self.config.heldout_share, self.cell.seed)

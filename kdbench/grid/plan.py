@@ -301,22 +301,27 @@ def _too_few_to_hold_out(request: Request, found: Mapping[str, Found], configs: 
     """Which categories have one training image, for methods that hold some out."""
     for data in found.values():
         profile = request.profile or data.dataset.profile
-        holding = {
-            method: None
-            for (method, of_profile, _), tried in configs.items()
-            if of_profile == profile
-            and any(get_method(method).holds_out(config["checkpoint"]) for config in tried)
-        }
+        holding: dict[str, list[dict[str, Any]]] = {}
+        for (method, of_profile, _), tried in configs.items():
+            if of_profile == profile and (some := [c for c in tried if _holds_out(method, c)]):
+                holding.setdefault(method, []).extend(some)
         for name, category in data.categories.items():
             if holding and len(category.train) < 2:
                 whole = [
-                    f"{method}.checkpoint=last" for method in holding if not get_method(method).calibrates
+                    f"{method}.checkpoint=last"
+                    for method, tried in holding.items()
+                    if not any(_holds_out(method, config | {"checkpoint": "last"}) for config in tried)
                 ]
                 advice = f". Add images, or hold out none: --set {' --set '.join(whole)}" if whole else ""
                 yield (
                     f"{data.dataset.name} {name} has 1 training image, and some are held out by "
                     f"{', '.join(holding)}: at least 2 are needed{advice}"
                 )
+
+
+def _holds_out(method: str, config: Mapping[str, Any]) -> bool:
+    found = get_method(method)
+    return found.holds_out(found.Config.model_validate(config))
 
 
 def _weights(request: Request, configs: Configs, complaints: Complaints) -> dict[str, Weights]:

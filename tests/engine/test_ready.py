@@ -57,3 +57,16 @@ def test_the_random_start_of_a_method_follows_the_seed_and_an_unknown_method_is_
     assert not torch.equal(states[0], states[2])
     with pytest.raises(RequestError, match="no method 'stfmp'"):
         build_method("stfmp", cell.config, place.weights, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("fusion", "num_heldout"), [("sum", 0), ("mean_one", 4)])
+def test_a_method_that_calibrates_in_one_config_gets_images_in_that_one(mvtec, tmp_path, fusion, num_heldout):
+    (job,) = tiny_jobs(
+        mvtec,
+        tmp_path / "r",
+        methods=("dskd",),
+        setting=("multiclass",),
+        set={"all.image_size": 64, "dskd.student_fusion": fusion},
+    )
+    images = ready_cell(job.cell, job.place).training_batches()
+    assert len(images.heldout or []) == len(images.aside) == num_heldout

@@ -263,6 +263,7 @@ def test_starts_of_the_encoder(images):
 def test_maps_of_both_students_are_divided_by_their_means_on_held_out_images(images):
     method = build(DSKD, student_fusion="mean_one", sigma=0.0).eval()
     assert method.calibrates
+    assert method.holds_out(method.config)
     assert not build(DSKD).calibrates
     pairs = [(part, method.teacher(part)) for part in (images[:2], images[2:])]
     with torch.no_grad():

@@ -51,20 +51,16 @@ class DSKD(ReverseRecipe):
         def _fits_together(self) -> "DSKD.Config":
             alone, taught = self.students == "decoder", self.dfe_source == "teacher"
             next_level = self.dfe == "none" and self.students != "encoder"  # the decoder starts from it
-            own_start = self.encoder_rate != 1 or self.encoder_start != "random"
+            misplaced = self.dfe == "none" and taught
+            copied = next_level and self.encoder_start == "teacher"
+            no_encoder = alone and taught and (self.encoder_rate != 1 or self.encoder_start != "random")
             wrong = {
-                "dfe 'none' feeds the decoder the encoder's next level: dfe_source is 'student'": (
-                    self.dfe == "none" and taught
-                ),
+                "dfe 'none' feeds the decoder the encoder's next level: dfe_source is 'student'": misplaced,
                 "detach_dfe would leave the encoder untrained": self.detach_dfe and alone and not taught,
                 "detach_dfe would leave the encoder's next level untrained": self.detach_dfe and next_level,
                 "dfe 'none' takes the level behind the last, of four": next_level and self.levels[-1] > 3,
-                "dfe 'none' takes a level that the teacher lacks: encoder_start is not 'teacher'": (
-                    next_level and self.encoder_start == "teacher"
-                ),
-                "this decoder has no encoder: no encoder_rate, no encoder_start": alone
-                and taught
-                and own_start,
+                "dfe 'none' takes a level that the teacher lacks: encoder_start is not 'teacher'": copied,
+                "this decoder has no encoder: no encoder_rate, no encoder_start": no_encoder,
             }
             if any(wrong.values()):
                 raise ValueError("; ".join(text for text, applies in wrong.items() if applies))

@@ -6,7 +6,17 @@ from itertools import groupby
 from pathlib import Path
 
 from kdbench.files import written_aside
-from kdbench.reports import accuracy, costs, deployment, gaps, normals, shortcuts, significance, sweep
+from kdbench.reports import (
+    accuracy,
+    costs,
+    deployment,
+    gaps,
+    normals,
+    shortcuts,
+    significance,
+    sweep,
+    verdict,
+)
 from kdbench.reports.entries import (
     MAIN,
     TITLES,
@@ -38,6 +48,8 @@ class Section:
     title: str
     tables: tuple[Table, ...]
     headline: str = ""  # what the terminal shows of it
+    conclusion: str = ""  # what its paired tests allow to say
+    standing: Table | None = None  # its ranking in a few columns
 
 
 def write_leaderboard(results: str | Path, folder: Path) -> tuple[Path, str]:
@@ -117,6 +129,8 @@ def _overviews(found: Sequence[tuple[Group, list[Entry]]], evidence: Evidence) -
 def _section(group: Group, found: list[Entry], rows: Rows, evidence: Evidence) -> Section:
     common = common_categories(found)
     some = common if any(entry.holes for entry in found) else []
+    pairs = [*significance.comparisons(found, group.title)]
+    over_images = [*significance.differences_over_images(evidence, found, common, group.title)]
     tables = [
         accuracy.ranking(group, found, evidence),
         *accuracy.partial(group, found),
@@ -131,14 +145,20 @@ def _section(group: Group, found: list[Entry], rows: Rows, evidence: Evidence) -
         *costs.training(group, found),
         *significance.intervals(evidence, found, group.title),
         *significance.partial_intervals(evidence, found, some, group.title),
-        *significance.comparisons(found, group.title),
-        *significance.differences_over_images(evidence, found, common, group.title),
+        *pairs,
+        *over_images,
         significance.average_ranks(found, ranked_by(found), group.title),
         *(accuracy.per_category(group, found, metric) for metric in accuracy.PER_CATEGORY),
         *accuracy.published(group, found),
         *accuracy.interference(group, found, rows.probes),
     ]
-    return Section(title=group.title, tables=tuple(tables), headline=_headline(group, found))
+    return Section(
+        title=group.title,
+        tables=tuple(tables),
+        headline=_headline(group, found),
+        conclusion=verdict.conclusion(found, pairs, over_images),
+        standing=verdict.standing(found, group.title),
+    )
 
 
 def _headline(group: Group, found: list[Entry]) -> str:
@@ -163,6 +183,7 @@ def _headline(group: Group, found: list[Entry]) -> str:
 
 def _markdown(section: Section) -> str:
     parts = [f"## {markdown_line(section.title)}\n"]
+    parts += [f"{markdown_line(section.conclusion)}\n"] if section.conclusion else []
     for table in section.tables:
         title = table.title.removesuffix(f": {section.title}")
         parts.append(f"### {markdown_line(title)}\n\n{to_markdown(table)}")

@@ -102,6 +102,8 @@ def write_page(results: Storage, rows: Rows, found: Sequence[Section], folder: P
                 ],
                 "figures": drawn.get(section.title, ()),
                 "gallery": galleries.get(section.title),
+                "conclusion": section.conclusion,
+                "standing": section.standing and _table(section.standing, ""),
             }
             for i, section in enumerate(found)
         ],

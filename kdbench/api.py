@@ -70,6 +70,7 @@ def run(
     gpus_per_cell: float | None = None,
     memory_per_cell: float | None = None,
     checkpoint_every: float | None = None,
+    measure_every: int | None = None,
     compile: str | None = None,
     latency: bool | None = None,
     runtimes: Names | None = None,

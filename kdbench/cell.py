@@ -86,6 +86,7 @@ class Place:
     large_masks: bool = False  # the user accepted masks that mark more than half of their image
     compile: Literal["auto", "on", "off"] = "auto"  # whether losses are compiled
     checkpoint_every_s: float = 600.0  # 0: never
+    measure_every: int = 0  # epochs between two looks at the test images; 0: only the trained detector
     replaces: str | None = None  # the run whose result of this cell is to be replaced
     runtimes: tuple[str, ...] = ("torch",)  # that its detector is measured in, when it is trained
     runtime_precisions: tuple[str, ...] = ()  # empty: fp32, and the one that it was trained in

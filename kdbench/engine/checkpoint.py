@@ -22,6 +22,7 @@ class Checkpoints:
         self.every_s, self.made_by = every_s, made_by
         self.started = self.written = time.monotonic()
         self.earlier_s = 0.0  # of training before it was resumed
+        self.paused_s = 0.0  # of the time since then, not of training
         self.problem = ""  # why the last one could not be written
 
     def load(self) -> State | None:
@@ -68,7 +69,7 @@ class Checkpoints:
     @property
     def train_s(self) -> float:
         """Seconds of training so far, with those before it was resumed."""
-        return self.earlier_s + time.monotonic() - self.started
+        return self.earlier_s + time.monotonic() - self.started - self.paused_s
 
 
 def remove_checkpoint(storage: Storage, cell_id: str) -> None:

@@ -15,6 +15,7 @@ from kdbench.dataset import Category, Dataset
 from kdbench.engine import evaluate, provenance, train
 from kdbench.engine.checkpoint import Checkpoints
 from kdbench.engine.compiled import choose_compiler
+from kdbench.engine.course import Course
 from kdbench.engine.device import peak_memory_bytes, threads
 from kdbench.engine.ready import Ready, TrainingBatches, ready_cell
 from kdbench.engine.terms import columns_of
@@ -38,6 +39,7 @@ class CellOutput:
     scores: list[dict[str, Any]]
     detector: dict[str, torch.Tensor]
     normals: list[dict[str, Any]] = field(default_factory=list)  # scores of held-out images
+    epochs: list[dict[str, Any]] = field(default_factory=list)  # metrics of epochs before the last
     curves: list[dict[str, Any]] = field(default_factory=list)
     pictures: list[dict[str, Any]] = field(default_factory=list)
     inputs: list[list[dict[str, Any]]] = field(default_factory=list)  # of each category that has none stored
@@ -60,12 +62,14 @@ def _train_and_evaluate(cell: Cell, place: Place, notify: Notify) -> CellOutput:
     ready = ready_cell(cell, place)
     images = ready.training_batches()
     prepare_s = time.perf_counter() - started
-    common = _train(cell, place, ready, images, tell) | {"prepare_s": prepare_s}
+    common, epochs = _train(cell, place, ready, images, tell)
+    common["prepare_s"] = prepare_s
     normals = _held_out_scores(ready, images)
     del images  # evaluation needs the room of the cached features
 
     tell.phase("evaluate", total=sum(len(store.test) for store in ready.stores))
-    output = CellOutput(rows=[], scores=[], detector=on_cpu(ready.method.detector_state()), normals=normals)
+    detector = on_cpu(ready.method.detector_state())
+    output = CellOutput(rows=[], scores=[], detector=detector, normals=normals, epochs=epochs)
     for category, store in zip(ready.categories, ready.stores, strict=True):
         output.add(_evaluate(cell, place, ready, category, store, tell))
     output.rows = [common | row for row in output.rows]
@@ -77,8 +81,11 @@ def _train_and_evaluate(cell: Cell, place: Place, notify: Notify) -> CellOutput:
 
 def _train(
     cell: Cell, place: Place, ready: Ready, images: TrainingBatches, tell: "_Teller"
-) -> dict[str, Any]:
-    """Train the cell's method, from its checkpoint if there is one; returns the columns of all its rows."""
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Train the cell's method, from its checkpoint if there is one.
+
+    Returns the columns of all its rows, and the rows of its measured epochs.
+    """
     pixels = ready.config.epochs * len(images.fitted) * ready.config.image_size**2
     compiler = choose_compiler(place.compile, ready.device, pixels)
     checkpoints = Checkpoints(
@@ -94,6 +101,12 @@ def _train(
     tell.phase("train", total=num_images * epochs, epochs=epochs, epoch=min(done + 1, epochs))
     tell.step(done * num_images + begun)
 
+    course = Course(cell, place, ready, images.heldout, done)
+
+    def after(epoch: train.Epoch) -> None:
+        checkpoints.paused_s += course.after(epoch.number)
+        tell.epoch(epoch)
+
     def checkpoint(state: Callable[[], dict[str, Any]]) -> None:
         checkpoints.after_epoch(state)
         tell.problem(checkpoints.problem)
@@ -104,13 +117,13 @@ def _train(
         images.heldout,
         generator=torch.Generator().manual_seed(cell.seed),
         on_step=tell.step,
-        on_epoch=tell.epoch,
+        on_epoch=after,
         resume=state,
         checkpoint=checkpoint,
         on_stop=checkpoints.write,
         compiler=compiler,
     )
-    return {
+    columns = {
         **identity(cell, place, ready.dataset),
         **provenance.code_provenance(),
         **provenance.machine_provenance(ready.device),
@@ -120,6 +133,7 @@ def _train(
         "train_s": checkpoints.train_s,
         "resumed_at_epoch": done + 1 if state else None,
     }
+    return columns, course.rows
 
 
 class _Teller:

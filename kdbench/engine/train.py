@@ -126,10 +126,7 @@ class Training:
             self.method.load_detector(self.kept)
         else:
             self.history.best_epoch = len(self.history.epochs)
-        if heldout:
-            self.method.eval()
-            with torch.no_grad(), heldout.autocast:
-                self.method.calibrate(heldout.pairs())
+        calibrate(self.method, heldout)
         return self.history
 
     def _train(self, train: Batches, on_step: StepEnd) -> float:
@@ -221,6 +218,14 @@ def fit(
         on_stop(training.state)
         raise
     return training.finish(heldout)
+
+
+def calibrate(method: Method, heldout: Batches | None) -> None:
+    """Let the method calibrate its maps on held-out normal images, if there are any."""
+    if heldout:
+        method.eval()
+        with torch.no_grad(), heldout.autocast:
+            method.calibrate(heldout.pairs())
 
 
 def fused(optimizer: Optimizer, device: torch.device) -> Optimizer:

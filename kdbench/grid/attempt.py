@@ -29,6 +29,7 @@ from kdbench.results.store import (
     CHECKPOINTS,
     CURVES,
     DETECTORS,
+    EPOCHS,
     INPUTS,
     NORMALS,
     PICTURES,
@@ -162,7 +163,12 @@ def write_output(
     results.discard(cell_id)
     inputs = ((INPUTS, rows) for rows in output.inputs)
     parts = (
-        *((SCORES, output.scores), (NORMALS, output.normals), (CURVES, output.curves)),
+        *(
+            (SCORES, output.scores),
+            (NORMALS, output.normals),
+            (EPOCHS, output.epochs),
+            (CURVES, output.curves),
+        ),
         *inputs,
         (PICTURES, output.pictures),
     )

@@ -362,6 +362,7 @@ def _jobs(
                     keep_pictures=request.keep_pictures,
                     large_masks=request.large_masks,
                     checkpoint_every_s=60 * request.checkpoint_every,
+                    measure_every=request.measure_every,
                     compile=request.compile,
                     runtimes=request.runtimes,
                     runtime_precisions=request.runtime_precision,

@@ -150,6 +150,9 @@ class Request(BaseModel):
     checkpoint_every: Annotated[float, Shown(metavar="MINUTES")] = Field(
         10.0, ge=0, description="Minutes between checkpoints of a training; 0: none."
     )
+    measure_every: Annotated[int, Shown(metavar="EPOCHS")] = Field(
+        0, ge=0, description="Epochs between two looks at the test images, which choose nothing; 0: none."
+    )
     compile: Annotated[Literal["auto", "on", "off"], Shown(metavar="auto|on|off")] = Field(
         "auto", description="Compile losses: auto does where a long training saves time by it."
     )

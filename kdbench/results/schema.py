@@ -141,6 +141,16 @@ SCORE_SCHEMA = pa.schema(
 # One row per normal image that the training held out, scored by the final detector.
 NORMAL_SCHEMA = pa.schema([SCORE_SCHEMA.field(n) for n in ("cell_id", "category", "image", "image_score")])
 
+# One row per category and measured epoch of a training: the detector as it was after that epoch.
+EPOCH_SCHEMA = pa.schema(
+    [
+        *_as_rows_have("cell_id", "category"),
+        ("epoch", _WHOLE),
+        ("epochs", _WHOLE),  # of the whole training
+        *_as_rows_have(*MEASURED),
+    ]
+)
+
 # One row per trivial number and category of a dataset that was audited.
 SHORTCUT_SCHEMA = pa.schema(
     [

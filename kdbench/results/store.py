@@ -20,6 +20,7 @@ from kdbench.results.schema import (
     AUDIT_SCHEMA,
     CURVE_SCHEMA,
     DEPLOYED_SCHEMA,
+    EPOCH_SCHEMA,
     INPUT_SCHEMA,
     LATENCY_SCHEMA,
     MEASURED,
@@ -76,6 +77,7 @@ class Kind:
 CELLS = Kind("cells", ROW_SCHEMA, ("cell_id",))
 SCORES = Kind("scores", SCORE_SCHEMA, ("cell_id",))
 NORMALS = Kind("normals", NORMAL_SCHEMA, ("cell_id",))
+EPOCHS = Kind("epochs", EPOCH_SCHEMA, ("cell_id",))
 CURVES = Kind("curves", CURVE_SCHEMA, ("cell_id",))
 PICTURES = Kind("pictures", PICTURE_SCHEMA, ("cell_id",))
 DETECTORS = Kind("detectors", None, ("cell_id",), ".safetensors")  # without the teacher; also of a trial
@@ -83,7 +85,10 @@ CHECKPOINTS = Kind("checkpoints", None, ("cell_id",), ".pt")  # also of a trial
 PROBES = Kind("probes", PROBE_SCHEMA, ("cell_id",))
 LATENCY = Kind("latency", LATENCY_SCHEMA, ("cell_id", "device_name"))
 DEPLOYED = Kind("deployed", DEPLOYED_SCHEMA, ("cell_id", "device_name"))
-OF_CELLS = (CELLS, SCORES, NORMALS, CURVES, PICTURES, DETECTORS, CHECKPOINTS, PROBES, LATENCY, DEPLOYED)
+OF_CELLS = (
+    *(CELLS, SCORES, NORMALS, EPOCHS, CURVES, PICTURES),
+    *(DETECTORS, CHECKPOINTS, PROBES, LATENCY, DEPLOYED),
+)
 # Pictures of the images and masks of a category; all cells share them.
 INPUTS = Kind("inputs", INPUT_SCHEMA, ("category_fingerprint",))
 # What `kdbench datasets audit` finds of a dataset.
@@ -97,7 +102,7 @@ RUNS = Kind("runs", None, ("run_id",), ".json")
 LOGS = Kind("runs", None, ("run_id",), ".log")  # what a run said
 KINDS = (*OF_CELLS, INPUTS, SHORTCUTS, TRIALS, AUDITS, LEASES, RUNS)
 # `kdbench report --rows` writes REPORTED, and `kdbench run --published` takes over what is of cells.
-PUBLISHED = (CELLS, SCORES, NORMALS, LATENCY, PROBES, DEPLOYED)
+PUBLISHED = (CELLS, SCORES, NORMALS, EPOCHS, LATENCY, PROBES, DEPLOYED)
 REPORTED = (*PUBLISHED, SHORTCUTS)
 
 

@@ -1,0 +1,68 @@
+"""Metrics of the test images in the middle of a training: they are looked at and choose nothing."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from kdbench.cell import Cell, Place
+from kdbench.data.store import Truth, open_truth
+from kdbench.engine import evaluate
+from kdbench.engine.batches import Batches
+from kdbench.engine.ready import Ready
+from kdbench.engine.train import calibrate
+from kdbench.method import Method
+from kdbench.metrics.presets import PRESETS
+from kdbench.results.schema import MEASURED
+from kdbench.results.store import EPOCHS, Results, read
+
+
+class Course:
+    """The rows of a cell's measured epochs. They are stored at once, so that a resumed training has them.
+
+    `done` epochs were trained before: the rows of these stay.
+    """
+
+    def __init__(self, cell: Cell, place: Place, ready: Ready, heldout: Batches | None, done: int) -> None:
+        self.cell, self.place, self.ready, self.heldout = cell, place, ready, heldout
+        self.results = Results(place.results)
+        stored = read(self.results.storage, EPOCHS, only=[cell.id]).to_pylist() if done else []
+        self.rows: list[dict[str, Any]] = [row for row in stored if row["epoch"] <= done]
+
+    def after(self, epoch: int) -> float:
+        """Measure the detector as it is after this epoch, if it is one to measure; returns the seconds."""
+        if not self.place.measure_every or epoch % self.place.measure_every:
+            return 0.0
+        started = perf_counter()
+        with looked_at(self.ready.method, self.heldout) as method:
+            for category, store in zip(self.ready.categories, self.ready.stores, strict=True):
+                scored = evaluate.score(method, self.ready.batches(store.test), lambda count: None)
+                preset = PRESETS[self.cell.preset]
+                content = self.ready.fingerprints[category.name]
+                truth = open_truth(self.ready.dataset, category, content, preset)
+                self.rows.append(self._row(epoch, category.name, scored, truth))
+        self.results.write(EPOCHS, self.rows)
+        return perf_counter() - started
+
+    def _row(self, epoch: int, category: str, scored: evaluate.Scored, truth: Truth) -> dict[str, Any]:
+        metrics = evaluate.measure(scored, truth, PRESETS[self.cell.preset]).metrics
+        return {
+            "cell_id": self.cell.id,
+            "category": category,
+            "epoch": epoch,
+            "epochs": self.ready.config.epochs,
+            **{name: metrics.get(name) for name in MEASURED},
+        }
+
+
+@contextmanager
+def looked_at(method: Method, heldout: Batches | None) -> Iterator[Method]:
+    """The method, calibrated for a look at it; afterwards all of it is as before, random state included."""
+    kept = {n: t.clone() for n, t in method.state_dict().items() if not n.startswith("teacher.")}
+    on_gpu: Sequence[torch.device] = [t.device for t in list(kept.values())[:1] if t.device.type == "cuda"]
+    with torch.random.fork_rng(devices=on_gpu):
+        calibrate(method, heldout)
+        yield method
+    method.load_state_dict(kept, strict=False)

@@ -1,0 +1,63 @@
+"""Test metrics in the middle of a training: they change nothing, and a resumed training has them all."""
+
+import pytest
+import torch
+from conftest import ALL_SET, slow_but, write_category
+from engine.test_checkpoint import job, lose, numbers
+
+from kdbench.engine.run import run_cell
+from kdbench.grid.attempt import execute_cell
+from kdbench.registry import get_method, method_names
+from kdbench.results.schema import MEASURED
+from kdbench.results.store import EPOCHS, Results, read
+
+
+def quiet(progress):
+    pass
+
+
+@pytest.mark.parametrize("method", slow_but(method_names(), "stfpm"))
+def test_looking_at_the_test_images_changes_nothing_of_a_cell(tmp_path, method):
+    root = tmp_path / "mvtec"
+    write_category(root, "bottle", seed=1)
+    smallest = dict(get_method(method).tiny)
+    changes = {"backbone": smallest.pop("backbone", "tiny")}
+    if smallest:
+        own = {f"{method}.{key}": value for key, value in smallest.items()}
+        changes["set"] = ALL_SET | own | {"all.image_size": 64}
+    blind, looking = (
+        job(root, tmp_path / name, methods=(method,), measure_every=every, **changes)
+        for name, every in (("blind", 0), ("looking", 2))
+    )
+    assert blind.cell.id == looking.cell.id
+    blind, looking = (run_cell(one.cell, one.place, quiet) for one in (blind, looking))
+    assert numbers(blind.rows) == numbers(looking.rows)
+    assert (blind.scores, blind.normals) == (looking.scores, looking.normals)
+    assert all(torch.equal(looking.detector[name], tensor) for name, tensor in blind.detector.items())
+    assert [row["epoch"] for row in looking.epochs] == [2, 4]
+    assert blind.epochs == []
+    if blind.rows[0]["best_epoch"] == 4:
+        last = looking.epochs[-1]
+        assert {name: last[name] for name in MEASURED} == {name: blind.rows[0][name] for name in MEASURED}
+    # Without a look at other weights, both would be equal.
+    assert looking.epochs[0] != looking.epochs[1] | {"epoch": 2}
+
+
+def test_a_resumed_training_keeps_what_was_measured_before(mvtec, tmp_path):
+    changes = {"measure_every": 1, "methods": ("rd4ad",)}
+    lost, undisturbed = (job(mvtec, tmp_path / name, **changes) for name in ("lost", "undisturbed"))
+    lose(lost, epoch=3)
+    for one in (lost, undisturbed):
+        assert execute_cell(one.cell, one.place, "run-2", quiet).status == "ok"
+    stored = [read(tmp_path / name, EPOCHS).to_pylist() for name in ("lost", "undisturbed")]
+    assert stored[0] == stored[1]
+    assert [row["epoch"] for row in stored[0]] == [1, 2, 3, 4]
+
+
+def test_rows_of_epochs_that_a_lost_worker_trained_after_its_checkpoint_are_measured_again(mvtec, tmp_path):
+    planned = job(mvtec, tmp_path / "r", measure_every=1, checkpoint_every=0)
+    lose(planned, epoch=3)
+    results = Results(tmp_path / "r")
+    assert len(EPOCHS.names(results.storage)) == 1
+    seen = run_cell(planned.cell, planned.place, quiet)
+    assert [row["epoch"] for row in seen.epochs] == [1, 2, 3, 4]

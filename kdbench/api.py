@@ -93,8 +93,7 @@ def run(
 
     Returns the results folder, with the rows of earlier runs too; a cell that fails is a row. Raises
     RequestError for a wrong request, ResultsError if rows cannot be written, and KeyboardInterrupt if the
-    run was interrupted; the same call resumes. A user without a home folder gets one: Ray needs it. Signal
-    handlers and streams stay as they are: SIGTERM ends the process at once.
+    run was interrupted; the same call resumes. A user without a home folder gets one. SIGTERM ends at once.
     """
     request = _asked(Request, locals())
     from kdbench.cli.run import carry_out, planned

@@ -8,6 +8,7 @@ from pathlib import Path
 from kdbench.files import written_aside
 from kdbench.reports import (
     accuracy,
+    budget,
     costs,
     deployment,
     gaps,
@@ -143,6 +144,7 @@ def _section(group: Group, found: list[Entry], rows: Rows, evidence: Evidence) -
         *deployment.runtimes(group, found, rows.latencies, rows.untimed),
         *deployment.exported(group, found, rows),
         *costs.training(group, found),
+        *budget.flattened(group, found, rows),
         *significance.intervals(evidence, found, group.title),
         *significance.partial_intervals(evidence, found, some, group.title),
         *pairs,

@@ -20,6 +20,7 @@ import pandas as pd
 import kdbench
 from kdbench.files import written_aside
 from kdbench.reports import (
+    budget,
     figures,
     figures_accuracy,
     figures_deployment,
@@ -179,6 +180,7 @@ def _sketches(
         *figures_accuracy.curves(group, found, curves, look),
         figures_accuracy.critical_differences(group, found, look),
         figures_accuracy.training(group, cells, look),
+        *budget.courses(group, found, rows, look),
         *figures_terms.drivers(group, cells),
         figures_accuracy.interference(group, found, rows.probes, look),
     ]

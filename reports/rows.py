@@ -19,6 +19,7 @@ from kdbench.results.store import (
     AUDITS,
     CELLS,
     DEPLOYED,
+    EPOCHS,
     LATENCY,
     NORMALS,
     PROBES,
@@ -43,6 +44,7 @@ class Rows:
     cells: pd.DataFrame  # a row per category of a cell, with `entry`, `oracle` and `place`
     scores: pd.DataFrame  # a row per test image, of cells that have rows
     normals: pd.DataFrame  # a row per normal image that their training held out
+    epochs: pd.DataFrame  # a row per category and epoch that was measured before the training ended
     # With `entry`, `machine` and `place` (the machine, and the runtime unless it is torch), of cells that
     # have rows. A row of `untimed` says why a runtime has no times.
     latencies: pd.DataFrame
@@ -111,6 +113,7 @@ def load(results: str | Path) -> Rows:
         cells=cells,
         scores=known(SCORES),
         normals=known(NORMALS),
+        epochs=known(EPOCHS),
         latencies=latencies[timed].reset_index(drop=True),
         untimed=latencies[~timed].reset_index(drop=True),
         deployed=measured(DEPLOYED),

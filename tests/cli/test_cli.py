@@ -941,6 +941,7 @@ def test_the_options_of_run_are_frozen() -> None:
         "--keep-pictures",
         "--large-masks",
         "--latency",
+        "--measure-every",
         "--memory-per-cell",
         "--methods",
         "--no-evaluate-exported",

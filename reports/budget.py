@@ -32,45 +32,49 @@ def flattened(group: Group, found: Sequence[Entry], rows: Rows) -> Iterator[Tabl
     """What the last quarter of each training still changed; nothing if no training has enough epochs."""
     cells = rows.cells.drop_duplicates("cell_id").set_index("cell_id")
     every = {cell_id for entry in found for cell_id in entry.ok["cell_id"]}
-    curves = cells.loc[cells.index.isin(every), ["epoch_loss", "epoch_heldout"]]
-    changes = curves.map(change)
+    changes = cells.loc[cells.index.isin(every), ["epoch_loss", "epoch_heldout"]].map(change)
     if changes["epoch_loss"].isna().all():
         return
-    measured = rows.epochs[rows.epochs["cell_id"].isin(every)]
     yield Table(
         title=f"When may one stop: {group.title}",
-        head=(
-            *("method", "steps", "loss", "held-out map", "flat"),
-            *(f"{TITLES[name]} at {100 * share:g} %" for name in SHOWN for share in SHARES),
-        ),
-        body=tuple(_line(entry, changes, measured) for entry in found),
+        head=("method", "steps", "loss", "held-out map", "flat"),
+        body=tuple(_line(entry, changes) for entry in found),
         notes=(
-            "Loss, held-out map: by how much, in percent, the mean over the last quarter of the epochs "
-            "lies below that of the quarter before; a negative number says that it rose. The held-out map "
-            "is the mean anomaly map of the normal images that a training left out, if it left some out. "
-            f"Flat: how many detectors changed by less than {100 * FLAT:g} % in both. Fewer than {FEWEST} "
-            "epochs do not tell.",
-            "At 25, 50, 100 %: test metrics of the detector as it was after that share of the epochs: "
-            "means over the categories, then over the seeds that were measured (--measure-every). They "
-            "chose nothing. If held-out images chose an earlier epoch, the ranking shows another "
-            "detector.",
+            "Loss, held-out map: by how much, in percent, the mean over the last quarter of the epochs lies "
+            "below that of the quarter before; a negative number says that it rose. The held-out map is the "
+            "mean anomaly map of the normal images that a training left out, if it left some out. Flat: how "
+            f"many detectors changed by less than {100 * FLAT:g} % in both. Fewer than {FEWEST} epochs do "
+            "not tell.",
         ),
     )
 
 
-def _line(entry: Entry, changes: pd.DataFrame, measured: pd.DataFrame) -> tuple[Value, ...]:
+def _line(entry: Entry, changes: pd.DataFrame) -> tuple[Value, ...]:
     own = changes.loc[[*dict.fromkeys(entry.ok["cell_id"])]]
     ids, known = tuple(own.index), own["epoch_loss"].notna()
     still = own[known].abs()
     flat = (still["epoch_loss"] < FLAT) & ~(still["epoch_heldout"] >= FLAT)
-    of = number(int(flat.sum()), f"{flat.sum()} of {len(own)}", ids) if known.any() else hole()
-    return (
-        text(entry.name),
-        text(entry.conditions.num_steps),
-        _share(own["epoch_loss"], ids),
-        _share(own["epoch_heldout"], ids),
-        of,
-        *(_at(entry, measured, name, share) for name in SHOWN for share in SHARES),
+    of = number(int(flat.sum()), f"{flat.sum()} of {len(own)}", ids) if known.any() else hole(cell_ids=ids)
+    changed = (_share(own[column], ids) for column in ("epoch_loss", "epoch_heldout"))
+    return (text(entry.name), text(entry.conditions.num_steps), *changed, of)
+
+
+def in_between(group: Group, found: Sequence[Entry], rows: Rows) -> Iterator[Table]:
+    """Test metrics after a quarter, half and all of the training; nothing where no epoch was measured."""
+    if not any(rows.epochs["cell_id"].isin(entry.cell_ids).any() for entry in found):
+        return
+    yield Table(
+        title=f"Test metrics in the middle of the training: {group.title}",
+        head=("method", *(f"{TITLES[name]} at {100 * share:g} %" for name in SHOWN for share in SHARES)),
+        body=tuple(
+            (text(entry.name), *(_at(entry, rows.epochs, name, share) for name in SHOWN for share in SHARES))
+            for entry in found
+        ),
+        notes=(
+            "By the detector as it was after that share of the epochs: means over the categories, then over "
+            "the seeds that were measured (--measure-every). They chose nothing. If held-out images chose an "
+            "earlier epoch, the ranking shows another detector.",
+        ),
     )
 
 

@@ -145,6 +145,7 @@ def _section(group: Group, found: list[Entry], rows: Rows, evidence: Evidence) -
         *deployment.exported(group, found, rows),
         *costs.training(group, found),
         *budget.flattened(group, found, rows),
+        *budget.in_between(group, found, rows),
         *significance.intervals(evidence, found, group.title),
         *significance.partial_intervals(evidence, found, some, group.title),
         *pairs,

@@ -58,12 +58,18 @@ def folder(tmp_path):
     return tmp_path
 
 
+def lines_of(folder, title):
+    """The lines of a table by their columns."""
+    (table,) = (table for table in all_tables(folder) if table.title.startswith(title))
+    return [dict(zip(table.head, line, strict=True)) for line in table.body]
+
+
 def test_the_table_says_what_still_changed_and_what_was_measured(folder):
-    (table,) = (table for table in all_tables(folder) if table.title.startswith("When may one stop"))
-    one, two = (dict(zip(table.head, line, strict=True)) for line in table.body)
+    one, two = lines_of(folder, "When may one stop")
     assert (one["method"].text, one["flat"].text, one["loss"].mean) == ("one", "2 of 2", pytest.approx(0.025))
     assert (two["flat"].text, two["held-out map"].mean) == ("0 of 2", pytest.approx((4 / 7 + 0.025) / 2))
     assert one["held-out map"].hole
+    one, two = lines_of(folder, "Test metrics in the middle of the training")
     assert one["I-AUROC at 25 %"].mean == pytest.approx(0.65)  # (0.6 + 0.7) / 2
     assert one["I-AUROC at 50 %"].mean == pytest.approx(0.75)
     assert one["I-AUROC at 100 %"].mean == pytest.approx(0.9)  # of the one seed that was measured then

@@ -6,7 +6,7 @@ docs/datasets.md. The pixels of ordinary RGB and grey files are what Pillow deco
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,6 +30,7 @@ LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp", "tiff_sgilog", "tiff_sgilog24")  # co
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 PLAIN = ("1", "L", "RGB", "I", "I;16", "I;16B")  # modes whose stored values are their colours
 
+MOST_PAGES = 1000  # of a mask; to count those of a TIFF takes Pillow longer and longer
 FULL_RANGE = 4096  # a 16-bit image without a higher value was made by a camera of 8, 10 or 12 bit
 # Tags of TIFF and their values.
 PHOTOMETRIC, MIN_IS_WHITE, EXTRA_SAMPLES, UNSPECIFIED, SAMPLE_FORMAT, SIGNED = 262, 0, 338, 0, 339, 2
@@ -83,11 +84,9 @@ def opened(
 ) -> Iterator[ImageFile.ImageFile]:
     """The file, its content not yet decoded; whatever Pillow raises is one DataError with the path."""
     try:
-        ImageFile.LOAD_TRUNCATED_IMAGES = (
-            False  # if another package has set it, Pillow would read half of an image
-        )
-        # Given a path, Pillow maps the pixels of an uncompressed TIFF into memory, and scrambles a turned
-        # one.
+        # If another package has set this, Pillow would read half of an image. Given a path, it maps pixels of
+        # an uncompressed TIFF into memory, and scrambles a turned one.
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
         with path.open("rb") as stream, Image.open(stream, formats=formats) as file:
             yield file
     except DataError:
@@ -152,14 +151,15 @@ def read_mask(path: Path, above: int = 0, max_values: int | None = None) -> np.n
     """
     with opened(path, "a mask") as file:
         united: np.ndarray | None = None
-        for page in range(_num_pages(file)):
+        if (num_pages := _num_pages(file)) > MOST_PAGES:
+            raise ValueError(f"it has more than {MOST_PAGES} pages, as no mask needs: unite them in one")
+        for page in range(num_pages):
             file.seek(page)
             _refuse_mask(file, path, above)
             marked = _marked(ImageOps.exif_transpose(file), above, None if above else max_values)
             if united is not None and united.shape != marked.shape:
-                raise ValueError(
-                    f"its pages have different sizes, {_sizes(file)}: nothing says which one is meant"
-                )
+                sizes = _sizes(file)
+                raise ValueError(f"its pages have different sizes, {sizes}: nothing says which one is meant")
             united = marked if united is None else united | marked
     assert united is not None
     return united
@@ -200,9 +200,10 @@ def mask_by_rule(path: Path, above: int) -> bool:
 def _refuse_image(file: ImageFile.ImageFile) -> None:
     """ValueError for what the header of an image rules out."""
     _check_size(file)
-    if _num_pages(file) > 1:
+    if (num_pages := _num_pages(file)) > 1:
+        count = str(num_pages) if num_pages <= MOST_PAGES else f"more than {MOST_PAGES}"
         raise ValueError(
-            f"it has {_num_pages(file)} pages ({file.format}), {_sizes(file)}. "
+            f"it has {count} pages ({file.format}), {_sizes(file)}. "
             f"Save the page that is the image as a file of its own"
         )
     _refuse_unclear(file)
@@ -221,17 +222,25 @@ def _refuse_mask(file: ImageFile.ImageFile, path: Path, above: int) -> None:
 
 
 def _num_pages(file: ImageFile.ImageFile) -> int:
-    """Pages or frames; one for an MPO: its first is the photograph, the others previews or other views."""
-    return 1 if file.format == "MPO" else int(getattr(file, "n_frames", 1))
+    """Pages or frames, at most MOST_PAGES + 1; one for an MPO: the others are previews or other views."""
+    if file.format != "TIFF":
+        return 1 if file.format == "MPO" else min(int(getattr(file, "n_frames", 1)), MOST_PAGES + 1)
+    page, count = file.tell(), 1
+    with suppress(EOFError):
+        while count <= MOST_PAGES:
+            file.seek(count)
+            count += 1
+    file.seek(page)
+    return count
 
 
 def _sizes(file: ImageFile.ImageFile) -> str:
     """The sizes of the first pages, for a message."""
-    sizes = []
-    for page in range(min(_num_pages(file), 4)):
+    sizes, num_pages = [], _num_pages(file)
+    for page in range(min(num_pages, 4)):
         file.seek(page)
         sizes.append(f"{file.width}x{file.height}")
-    return ", ".join(sizes) + (", ..." if _num_pages(file) > 4 else "")
+    return ", ".join(sizes) + (", ..." if num_pages > 4 else "")
 
 
 def _check_size(file: ImageFile.ImageFile) -> None:

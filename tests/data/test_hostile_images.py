@@ -2,6 +2,7 @@
 
 import re
 import struct
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -116,6 +117,18 @@ def tiff(values: np.ndarray, **tags: int | tuple[int, ...]) -> Write:
     return lambda path: path.write_bytes(head + entries + b"\0\0\0\0" + tail + body)
 
 
+def long_tiff(num_pages: int) -> Write:
+    """A TIFF of black pages of one strip that all of them share."""
+    height, width = SHAPE
+    body, tags = bytes(height * width), {256: width, 257: height, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1}
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items()]
+    entries += [struct.pack("<HHII", 278, 4, 1, height), struct.pack("<HHII", 279, 4, 1, len(body))]
+    page = struct.pack("<H", len(entries)) + b"".join(entries)
+    starts = [8 + len(body) + number * (len(page) + 4) for number in range(num_pages)]
+    chain = b"".join(page + struct.pack("<I", following) for following in (*starts[1:], 0))
+    return lambda path: path.write_bytes(b"II*\0" + struct.pack("<I", starts[0]) + body + chain)
+
+
 def content(data: bytes) -> Write:
     return lambda path: path.write_bytes(data)
 
@@ -219,6 +232,11 @@ REFUSED_IMAGES: dict[str, tuple[Write, str]] = {
     "five pages": (
         pages(*[COLOURS] * 5),
         "it has 5 pages (TIFF), 12x8, 12x8, 12x8, 12x8, .... "
+        "Save the page that is the image as a file of its own",
+    ),
+    "more pages than are counted": (
+        long_tiff(1001),
+        "it has more than 1000 pages (TIFF), 12x8, 12x8, 12x8, 12x8, .... "
         "Save the page that is the image as a file of its own",
     ),
     "animated png": (
@@ -407,6 +425,10 @@ REFUSED_MASKS: dict[str, tuple[Write, str]] = {
         pages(WHITE, WHITE[::2, ::2]),
         "its pages have different sizes, 12x8, 6x4: nothing says which one is meant",
     ),
+    "more pages than are counted": (
+        long_tiff(1001),
+        "it has more than 1000 pages, as no mask needs: unite them in one",
+    ),
     "colour or alpha": (save(np.dstack([rgb(WHITE), np.roll(WHITE, 2, 1)])), UNCLEAR),
     "black strokes over hidden white": (save(np.dstack([rgb(255 - WHITE), WHITE])), UNCLEAR),
     "all transparent": (
@@ -476,6 +498,19 @@ def test_a_mask_that_could_be_read_in_two_ways_is_refused_with_what_to_do(tmp_pa
     with pytest.raises(DataError) as raised:
         read_mask(path, 0, 32)
     said_exactly(raised.value, f"{path} cannot be read as a mask: {expected}")
+
+
+def test_a_mask_of_many_pages_is_read_in_time(tmp_path):
+    """Pillow counts the pages of a TIFF by comparing each with all before it."""
+    long_tiff(500)(tmp_path / "a.tif")
+    started = time.process_time()
+    assert not read_mask(tmp_path / "a.tif").any()
+    with pytest.raises(DataError, match="it has 500 pages"):
+        open_image(tmp_path / "a.tif")
+    long_tiff(20_000)(tmp_path / "a.tif")
+    with pytest.raises(DataError, match="it has more than 1000 pages"):
+        open_image(tmp_path / "a.tif")
+    assert time.process_time() - started < 3
 
 
 def as_mode(mask: np.ndarray, mode: str) -> Image.Image:

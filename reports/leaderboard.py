@@ -170,13 +170,16 @@ def _headline(group: Group, found: list[Entry]) -> str:
     def say(name: str, numbers: Means) -> str:
         return f"  {name}: " + ", ".join(f"{TITLES[m]} {shown(numbers[m]).text}" for m in MAIN)
 
+    common = common_categories(found)
+    partial = f"{len(common)} of {len(found[0].dataset_categories)} categories" if common else ""
     for entry in found:
+        if entry.holes == (partial,):
+            continue  # the means over these categories follow
         if entry.holes:
             lines.append(f"  {entry.name}: no mean, {'; '.join(entry.holes)}")
         else:
             remark = f" ({'; '.join(entry.unlike)}: not ranked)" if entry.unlike else ""
             lines.append(say(entry.name, entry.means) + remark)
-    common = common_categories(found)
     if common and any(entry.holes for entry in found):
         lines.append(f"  {accuracy.partial_title(found, common)}")
         for entry in found:

@@ -1,20 +1,20 @@
 """`kdbench datasets`: look at, check, decode, download and convert datasets."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.markup import escape
 
 from kdbench.cli.look import list_datasets
-from kdbench.cli.options import Root, at_home, comma_list
-from kdbench.cli.terminal import SOME_FAILED, decoding_bar, new_table, out, say, show, shows_bars
+from kdbench.cli.options import Root, at_home, comma_list, unusual
+from kdbench.cli.tables import Line, show
+from kdbench.cli.terminal import SOME_FAILED, decoding_bar, note, out, say, say_next, shows_bars
 from kdbench.errors import complained
 
 if TYPE_CHECKING:
     from kdbench.data.audit import Shortcut
+    from kdbench.data.check import CategoryCheck
 
 data_app = typer.Typer(help="Look at, check, decode, download and convert datasets.", no_args_is_help=True)
 data_app.command("list")(list_datasets)
@@ -48,21 +48,12 @@ def check_dataset(
             accept_large=large_masks,
             on_progress=lambda c, done, total: bars.update(bar, description=c, completed=done, total=total),
         )
-    head = ("category", "train", "normal test", "defective", "masks", "published")
-    table = new_table(*head, title=str(folder))
-    for one in found:
-        counts = one.found
-        numbers = (counts.train, counts.normal, counts.defective, counts.masks) if counts else ("-",) * 4
-        published = "/".join(map(str, one.published)) if one.published else "unknown"
-        fine = None if not one.remarks else "yellow"
-        style = fine if one.good else "yellow" if not one.present else "red"
-        table.add_row(escape(one.category), *map(str, numbers), published, style=style)
-    show(table)
+    _show_categories(found, folder)
     for one in found:
         for problem in one.problems if one.present else ():
             say(problem)  # each names its category or its path
         for remark in one.remarks:
-            say(f"note: {remark}", style="yellow")
+            note(remark)
         if one.num_empty_masks:
             say(
                 f"{one.category}: {one.num_empty_masks} masks mark nothing; they count for image metrics only"
@@ -72,8 +63,27 @@ def check_dataset(
     noted = sum(one.good and bool(one.remarks) for one in found)
     good = f"{len(found) - len(bad) - absent} of {len(found)} categories good"
     say(f"{good}{f' ({noted} with notes)' if noted else ''}, {len(bad)} wrong, {absent} absent")
+    if bad:
+        say("next: mend the files that are named above, then check again")
+    elif len(found) > absent:
+        say_next(
+            "compare methods on them", "kdbench", "run", "--dataset", name, *unusual("--root", root, None)
+        )
     if bad or absent:
         raise typer.Exit(SOME_FAILED)
+
+
+def _show_categories(found: "Sequence[CategoryCheck]", folder: Path) -> None:
+    """A table of the counts of each category."""
+    lines = []
+    for one in found:
+        counts = one.found
+        numbers = (counts.train, counts.normal, counts.defective, counts.masks) if counts else ("-",) * 4
+        published = "/".join(map(str, one.published)) if one.published else "unknown"
+        fine = None if not one.remarks else "yellow"
+        style = fine if one.good else "yellow" if not one.present else "red"
+        lines.append(Line(cells=(one.category, *map(str, numbers), published), style=style))
+    show(("category", "train", "normal test", "defective", "masks", "published"), lines, title=str(folder))
 
 
 @data_app.command("prepare")
@@ -90,15 +100,15 @@ def prepare_dataset(
     from kdbench.registry import get_dataset
 
     dataset, wanted = get_dataset(name), comma_list("categories", categories)
-    notes: list[str] = []
+    notices: list[str] = []
     try:
         with decoding_bar() as tick:
             num_images = decode_dataset(
-                dataset, root, wanted, image_size=image_size, preset=preset, tick=tick, note=notes.append
+                dataset, root, wanted, image_size=image_size, preset=preset, tick=tick, note=notices.append
             )
     finally:
-        for note in notes:
-            say(f"note: {note}", style="yellow")
+        for notice in notices:
+            note(notice)
     say(f"{sum(num_images.values())} images of {len(num_images)} categories are ready in {cache_folder()}")
 
 
@@ -132,7 +142,8 @@ def download_dataset(
                 bar, description=what, completed=done, total=total
             ),
         )
-    say(f"{dataset.title} is in {path}; compare it: kdbench datasets check {name} --root {path}")
+    say(f"{dataset.title} is in {path}")
+    say_next("compare it with what was published", "kdbench", "datasets", "check", name, "--root", str(path))
 
 
 @data_app.command("audit")
@@ -167,19 +178,20 @@ def audit_dataset(
 
         shortcuts = audit(found, holm, count)
     flagged = [shortcut for shortcut in shortcuts if shortcut.flagged]
-    table = new_table("category", "number", "image AUROC", "p (Holm)", title=str(data.root))
-    for one in flagged:
-        table.add_row(escape(one.category), one.number, f"{100 * one.auroc:.1f}", f"{one.p_holm:.2g}")
-    show(table)
+    lines = [
+        Line(cells=(one.category, one.number, f"{100 * one.auroc:.1f}", f"{one.p_holm:.2g}"))
+        for one in flagged
+    ]
+    show(("category", "number", "image AUROC", "p (Holm)"), lines, title=str(data.root))
     say(
         f"{len(flagged)} of {len(shortcuts)} numbers tell normal from defective test images of {len(found)} "
         f"categories better than chance (p < {LEVEL:g} after Holm, {PERMUTATIONS} permutations each)"
     )
     if out_:
-        lines = ["category,number,image_auroc,p,p_holm"]
-        lines += [f'"{s.category}","{s.number}",{s.auroc:.6f},{s.p:.6g},{s.p_holm:.6g}' for s in shortcuts]
+        numbers = ["category,number,image_auroc,p,p_holm"]
+        numbers += [f'"{s.category}","{s.number}",{s.auroc:.6f},{s.p:.6g},{s.p_holm:.6g}' for s in shortcuts]
         with complained(f"cannot write {out_}"):
-            out_.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            out_.write_text("\n".join(numbers) + "\n", encoding="utf-8")
         say(f"all numbers: {out_}")
     if results and shortcuts:
         _for_the_report(results, name, shortcuts, data.fingerprints)
@@ -229,9 +241,9 @@ def convert_dataset(
     say(f"{done.num_good} normal and {sum(done.kinds.values())} defective test images: {kinds}")
     say("images without an annotation count as normal", style="yellow")
     if done.boxes and masks:
-        say(
-            f"note: {done.boxes} images have boxes. A box is a label of its image and no mask: no masks are "
-            f"written, and there will be no pixel metrics",
-            style="yellow",
+        note(
+            f"{done.boxes} images have boxes. A box is a label of its image and no mask: no masks are "
+            f"written, and there will be no pixel metrics"
         )
-    say(f"{out_} is ready: kdbench datasets check folder --root {shlex.quote(str(out_))} --deep")
+    say(f"{out_} is ready")
+    say_next("check it", "kdbench", "datasets", "check", "folder", "--root", str(out_), "--deep")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kdbench.cli.options import Results, Root, Weights, at_home
-from kdbench.cli.terminal import SOME_FAILED, reading, say, shows_bars
+from kdbench.cli.terminal import SOME_FAILED, note, reading, say, shows_bars
 from kdbench.cli.terminal import out as console
 from kdbench.errors import RequestError, complained, unknown
 
@@ -51,17 +51,14 @@ def export(
         raise RequestError(["name cells, or --best METRIC: one of the two"])
     rows = _best(_rows(results), best) if best else [_one(_rows(results), name) for name in cells or ()]
     if best:
-        say(
-            f"note: {best} is of test images, so that the best of many cells looks better than it is",
-            "yellow",
-        )
+        note(f"{best} is of test images, so that the best of many cells looks better than it is")
     for row in rows:
         with reading(results):
             detector = _detector(results, row, weights, device)
         delivered = detector.delivered(format, out, false_alarms, root)
         say(f"{detector}: {delivered.path}")
-        for note in delivered.notes:
-            say(f"  {note}")
+        for text in delivered.notes:
+            say(f"  {text}")
 
 
 def predict(
@@ -92,7 +89,7 @@ def predict(
     found, others = find_images(images or [])
     predictor = predictor_of(detector, threshold, results, weights, device)
     if others:
-        say(f"note: left out what is no image by its name in the folders: {others}", style="yellow")
+        note(f"left out what is no image by its name in the folders: {others}")
     predictions: list[Prediction] = []
     with complained(f"cannot write in {out}"):
         if watch is None:
@@ -169,8 +166,7 @@ def _chosen(given: float | None, stored: "Threshold | None") -> float | None:
     if given is not None:
         return given
     if stored is None:
-        note = "note: the detector has no threshold, so nothing is decided: --threshold gives one"
-        say(note, style="yellow")
+        note("the detector has no threshold, so nothing is decided: --threshold gives one")
         return None
     say(stored.words)
     return stored.value

@@ -9,7 +9,7 @@ import typer
 
 from kdbench.cli.options import Weights, at_home
 from kdbench.cli.run import leaving_on_signals
-from kdbench.cli.terminal import out, say, shows_bars
+from kdbench.cli.terminal import out, say, say_next, shows_bars
 from kdbench.engine.recipe import SIZES, TEACHERS, Recipe
 from kdbench.errors import CellStopped, RequestError, unknown
 from kdbench.grid.stopping import ASKING, Stop, stop_on_signals
@@ -93,6 +93,6 @@ def carry_out(
         except CellStopped:
             assert stop is not None
             stop.check()
-    say(
-        f"wrote {file}; next: kdbench run --methods efficientad --backbone {recipe.backbone} --weights {file}"
-    )
+    say(f"wrote {file}")
+    words = ("--methods", "efficientad", "--backbone", recipe.backbone, "--weights", str(file))
+    say_next("train with it", "kdbench", "run", *words)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from kdbench.files import cache_folder, folder_of, written_aside
 from kdbench.registry import dataset_names, get_dataset
-from kdbench.weights import BACKBONES, RANDOM
+from kdbench.weights import BACKBONES, RANDOM, is_pdn
 
 PACKAGES = (
     "torch",
@@ -99,17 +99,16 @@ def _folders() -> list[Finding]:
 def _weights() -> list[Finding]:
     from kdbench.weights import cached_weights
 
-    found = []
-    for name in BACKBONES:
-        if name in RANDOM:
-            continue
-        weights = cached_weights(name)
-        advice = (
-            "" if weights else "downloaded at the first use; or --weights FILE, or the folder KDBENCH_WEIGHTS"
-        )
-        found.append(
-            Finding(what=f"teacher {name}", found=weights.source if weights else "not here", advice=advice)
-        )
+    sources = {name: cached_weights(name) for name in BACKBONES if name not in RANDOM}
+    found = [
+        Finding(what=f"teacher {name}", found=weights.source) for name, weights in sources.items() if weights
+    ]
+    of_efficientad = "a file of yours (--weights), or kdbench distil-teacher"
+    of_others = "downloaded at the first use; or --weights FILE, or the folder KDBENCH_WEIGHTS"
+    for advice, own in ((of_others, False), (of_efficientad, True)):
+        absent = [name for name, weights in sources.items() if weights is None and is_pdn(name) == own]
+        if absent:
+            found.append(Finding(what="teachers not here", found=", ".join(absent), advice=advice))
     return found
 
 
@@ -123,10 +122,13 @@ def _datasets() -> list[Finding]:
         if name == "synthetic":
             found.append(Finding(what=f"dataset {name}", found="embedded"))
             continue
+        if not dataset.categories:
+            found.append(Finding(what=f"dataset {name}", found="your own images: --root FOLDER"))
+            continue
         folder = data / name if data else None
         present = dataset.present(folder) if folder and folder.is_dir() else ()
         total = len(dataset.categories)
-        advice = "" if len(present) == total else f"from {dataset.source} ({dataset.licence})"
+        advice = "" if len(present) == total else f"from {dataset.source}"
         found.append(
             Finding(what=f"dataset {name}", found=f"{len(present)} of {total} categories", advice=advice)
         )

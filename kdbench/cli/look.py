@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
-from kdbench.cli.options import Results, at_home
-from kdbench.cli.terminal import SOME_FAILED, duration, new_table, reading, say, show
+from kdbench.cli.options import Results, at_home, unusual
+from kdbench.cli.tables import Line, show
+from kdbench.cli.terminal import SOME_FAILED, complain, duration, reading, say, say_next
 from kdbench.errors import RequestError
 
 list_app = typer.Typer(
@@ -41,6 +41,8 @@ def status(results: Results = "results") -> None:
             say(f"  {at}: {holder.label} · {where}{epochs}, for {took}{problem}")
         if not state.running and state.counts["waiting"]:
             say("  nobody is running it: the same `kdbench run` command resumes it")
+    if not any(state.running for state in going):
+        say_next("a page of what finished", "kdbench", "report", *unusual("--results", results, "results"))
 
 
 @list_app.callback()
@@ -63,15 +65,14 @@ def list_methods(
         sys.stdout.write(methods_page())
         return
     families = list(methods_by_family(method_names()))
-    table = new_table(
-        *("family", "method", "year", "paper", "authors' licence", "fidelity", "what it is"), title="methods"
-    )
+    lines = []
     for family, facts in families:
         for fact in facts:
             year = "" if fact.year is None else str(fact.year)
             words = (family, fact.name, year, fact.paper, fact.licence, fact.fidelity, fact.summary)
-            table.add_row(*map(escape, words), end_section=fact is facts[-1])
-    show(table)
+            lines.append(Line(cells=words, ends_section=fact is facts[-1]))
+    head = ("family", "method", "year", "paper", "authors' licence", "fidelity", "what it is")
+    show(head, lines, title="methods")
     for family, facts in families:
         say(f"{family or 'other'}: {FAMILIES[family]}")
         for fact in facts:
@@ -79,6 +80,7 @@ def list_methods(
                 say(f"  {fact.name}: needs {fact.needs}; it runs where --methods names it")
             for departure in fact.departures:
                 say(f"  {fact.name}: {departure}")
+    say_next("compare some of them", "kdbench", "run", "--methods", "NAME,NAME")
 
 
 @list_app.command("datasets")
@@ -86,16 +88,17 @@ def list_datasets() -> None:
     """List datasets with their categories and licences."""
     from kdbench.registry import dataset_names, get_dataset
 
-    table = new_table("dataset", "categories", "licence", "download", title="datasets")
+    lines = []
     for name in dataset_names():
         dataset = get_dataset(name)
         known = f"{len(dataset.categories)}: {', '.join(dataset.categories)}"
-        row = (name, known if dataset.categories else "what is on disk", dataset.licence)
-        table.add_row(*map(escape, row), "yes" if dataset.archives else "")
-    show(table)
+        words = (name, known if dataset.categories else "what is on disk", dataset.licence)
+        lines.append(Line(cells=(*words, "yes" if dataset.archives else "")))
+    show(("dataset", "categories", "licence", "download"), lines, title="datasets")
     for name in dataset_names():
         for note in get_dataset(name).notes:
             say(f"{name}: {note}")
+    say_next("look at images on disk", "kdbench", "datasets", "check", "NAME", "--root", "FOLDER")
 
 
 @list_app.command("backbones")
@@ -103,11 +106,10 @@ def list_backbones() -> None:
     """List the teachers that were tried; every timm backbone with feature maps can be named, as NAME.TAG."""
     from kdbench.weights import BACKBONES
 
-    table = new_table("backbone", "what it is", title="backbones")
-    for name, what in BACKBONES.items():
-        table.add_row(name, what)
-    show(table)
+    lines = [Line(cells=(name, what)) for name, what in BACKBONES.items()]
+    show(("backbone", "what it is"), lines, title="backbones")
     say("and every timm backbone with feature maps, as NAME.TAG")
+    say_next("train with one of them", "kdbench", "run", "--backbone", "NAME")
 
 
 def write_method(
@@ -118,7 +120,9 @@ def write_method(
     from kdbench.cli.new_method import new_method
 
     path = new_method(name, folder)
-    say(f"wrote {path}; next: pip install -e {path}, then kdbench run --methods {name}")
+    say(f"wrote {path}, a package that runs as it is")
+    say_next("install it", "pip", "install", "-e", str(path))
+    say_next("then run it", "kdbench", "run", "--methods", name)
 
 
 def doctor() -> None:
@@ -126,12 +130,13 @@ def doctor() -> None:
     from kdbench.cli.doctor import examine
 
     findings = examine()
-    table = new_table("what", "found", "what to do", title="kdbench doctor")
-    for finding in findings:
-        table.add_row(
-            *map(escape, (finding.what, finding.found, finding.advice)),
-            style="red" if finding.wrong else None,
-        )
-    show(table)
-    if any(finding.wrong for finding in findings):
+    lines = [
+        Line(cells=(one.what, one.found, one.advice), style="red" if one.wrong else None) for one in findings
+    ]
+    show(("what", "found", "what to do"), lines, title="kdbench doctor")
+    if wrong := [one for one in findings if one.wrong]:
+        for one in wrong:
+            complain(f"{one.what}: {one.found}. {one.advice}")
         raise typer.Exit(SOME_FAILED)
+    say("nothing is wrong")
+    say_next("a first run, which downloads nothing", "kdbench", "run", "--methods", "stfpm,dcam")

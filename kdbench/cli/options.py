@@ -10,7 +10,7 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from kdbench.cli.terminal import say
+from kdbench.cli.terminal import note
 from kdbench.errors import RequestError
 from kdbench.files import expanded
 from kdbench.grid.request import Request, Shown, parse_sets, read_model, split
@@ -38,6 +38,11 @@ def comma_list(option: str, value: str | None) -> tuple[str, ...]:
         raise RequestError([f"--{option} {value!r}: {error}"]) from error
 
 
+def unusual(option: str, value: object, usual: object) -> tuple[str, ...]:
+    """The words of an option, if it is not at its default."""
+    return () if value == usual else (option, str(value))
+
+
 def help_of(model: type[BaseModel], name: str) -> str:
     """What a field of a request is, with its default."""
     field = model.model_fields[name]
@@ -51,7 +56,7 @@ def report_folder(out: Path | None, former: Path | None) -> Path:
         return out or REPORT
     if out is not None:
         raise RequestError([f"--out {out} and --report {former} are the same option: leave out --report"])
-    say("note: --report is called --out now", style="yellow")
+    note("--report is called --out now")
     return former
 
 

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from kdbench.cli.options import REPORT, OldOut, Out, Results, Root, Weights, at_home, report_folder
-from kdbench.cli.terminal import SOME_FAILED, reading, say, show_values
+from kdbench.cli.options import REPORT, OldOut, Out, Results, Root, Weights, at_home, report_folder, unusual
+from kdbench.cli.tables import show_values
+from kdbench.cli.terminal import SOME_FAILED, note, reading, say, say_next
 from kdbench.errors import RequestError, complained, reason
 
 
@@ -34,6 +35,8 @@ def report(
     from kdbench.reports import publish
     from kdbench.reports.embed import embed
     from kdbench.reports.leaderboard import all_tables
+    from kdbench.results.storage import Storage
+    from kdbench.results.store import DETECTORS
 
     chosen = {"huggingface_hub": push_to_hub, "mlflow": mlflow, "wandb": wandb}
     for module in (name for name, value in chosen.items() if value):
@@ -57,6 +60,9 @@ def report(
             say(f"logged {publish.log_to_mlflow(results, files, mlflow)} runs to MLflow at {mlflow}")
         if wandb:
             say(f"logged {publish.log_to_wandb(results, files, wandb)} runs to the wandb project {wandb}")
+        if DETECTORS.names(Storage(results)):
+            where = unusual("--results", results, "results")
+            say_next("the best detectors as files", "kdbench", "export", "--best", "image_auroc", *where)
 
 
 def write(results: str, folder: Path, *, page: bool = False) -> list[Path]:
@@ -99,14 +105,17 @@ def compare(
     for table in (found.origins, found.ends, found.means, found.beyond):
         if table.body:
             show_values(table)
-    for note in found.origins.notes:
-        say(f"note: {note}", style="yellow")
+    for text in found.origins.notes:
+        note(text)
     if out:
         try:
             say(f"all differences: {write_comparison(found, out)}")
         except OSError as error:
             raise RequestError([f"cannot write the comparison in {out}: {reason(error)}"]) from error
     say(found.headline)
+    if not out:
+        words = (results_a, results_b, "--out", "FOLDER")
+        say_next("every difference as files", "kdbench", "compare", *words)
     if found.num_regressions:
         raise typer.Exit(SOME_FAILED)
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kdbench.cli.options import OldOut, Out, options_of, report_folder
+from kdbench.cli.options import REPORT, OldOut, Out, options_of, report_folder, unusual
 from kdbench.cli.report import write
 from kdbench.cli.streams import not_needed
-from kdbench.cli.terminal import OK, SOME_FAILED, complain, duration, err, new_table, out, say, show
+from kdbench.cli.tables import Line, show
+from kdbench.cli.terminal import OK, SOME_FAILED, complain, duration, err, note, out, say, say_next
 from kdbench.grid.request import Request
 from kdbench.grid.stopping import Stop, stop_on_signals
 
@@ -68,7 +69,7 @@ def planned(request: Request) -> "Grid":
         announce_drawing()
     grid = plan_grid(request)
     for notice in grid.notices:
-        say(f"note: {notice}", style="yellow")
+        note(notice)
     return grid
 
 
@@ -94,7 +95,7 @@ def announce_drawing() -> None:
 def show_plan(grid: "Grid", expected: "Estimate") -> None:
     """Show the cells in the order in which they start, those that finished before, and how long it takes."""
     head = ("cell", "method", "dataset", "setting", "category", "seed", "profile", "state", "estimate")
-    table, pending = new_table(*head), {job.cell.id for job in grid.todo}
+    lines, pending = [], {job.cell.id for job in grid.todo}
     for job in [*grid.todo, *(job for job in grid.jobs if job.cell.id not in pending)]:
         cell = job.cell
         words = (cell.id[:8], cell.method, cell.dataset, cell.setting, cell.category, str(cell.seed))
@@ -103,16 +104,17 @@ def show_plan(grid: "Grid", expected: "Estimate") -> None:
             state = (f"to run ({job.need})", "unknown" if seconds is None else duration(seconds))
         else:
             state = (grid.finished[cell.id], "")
-        table.add_row(*words, cell.profile, *state)
-    show(table)
+        lines.append(Line(cells=(*words, cell.profile, *state)))
+    show(head, lines)
     many, where = f"{len(grid.todo)} of {len(grid.jobs)} cells to run", f"{grid.executor}: {grid.cluster}"
     if expected.together_s is None or expected.one_by_one_s is None:
         say(f"{many} with {where}")
         say("no estimate: no similar cell has finished, and there is no GPU here to time a step on")
-        return
-    say(f"{many}, about {duration(expected.together_s)} with {where}")
-    if grid.executor == "ray":
-        say(f"about {duration(expected.one_by_one_s)} one after another")
+    else:
+        say(f"{many}, about {duration(expected.together_s)} with {where}")
+        if grid.executor == "ray":
+            say(f"about {duration(expected.one_by_one_s)} one after another")
+    say("next: the same command without --dry-run")
 
 
 def _finish(grid: "Grid", result: "GridResult", folder: Path) -> int:
@@ -134,7 +136,10 @@ def _finish(grid: "Grid", result: "GridResult", folder: Path) -> int:
         say("no cell succeeded: nothing to report")
     say("cells: " + ", ".join(f"{count} {status}" for status, count in counts.most_common()))
     if counts.keys() - {"ok", NOT_RUN}:
-        say("run the same command with --redo failed to try those again")
+        say("next: run the same command with --redo failed to try those again")
+    if counts["ok"]:
+        where = (*unusual("--results", grid.request.results, "results"), *unusual("--out", folder, REPORT))
+        say_next("a page with figures and images", "kdbench", "report", *where)
     return OK if result.complete else SOME_FAILED
 
 

@@ -10,7 +10,7 @@ import typer
 from kdbench.cell import SETTINGS, Cell, Place, Weights, groups_of
 from kdbench.cli.options import REPORT, Out, Results, Root, at_home, comma_list
 from kdbench.cli.report import write
-from kdbench.cli.terminal import complained, say
+from kdbench.cli.terminal import complained, note, say
 from kdbench.errors import Complaints, unknown
 
 LONGEST = 60  # characters of a name, which has to fit into tables
@@ -140,7 +140,7 @@ def carry_out(request: ScoreRequest) -> None:
             if request.latency_ms is not None:
                 results.write(LATENCY, [_timing(request, output.rows[0])])
     if given.left_out:
-        say(f"note: there is nothing for {', '.join(given.left_out)}, which get no rows", style="yellow")
+        note(f"there is nothing for {', '.join(given.left_out)}, which get no rows")
     what = "image scores" if request.maps is None else "maps"
     say(f"{request.name}: rows of the {what} of {', '.join(given.categories)}")
 

@@ -11,7 +11,7 @@ import typer
 from kdbench import __version__
 from kdbench.cli.deploy import DecideBy, DetectorName, Device, predictor_of
 from kdbench.cli.options import Results, Weights
-from kdbench.cli.terminal import say
+from kdbench.cli.terminal import note, say
 from kdbench.errors import RequestError, reason
 from kdbench.grid.stopping import ASKING, GRACE_S, Stop, stop_on_signals
 
@@ -47,7 +47,7 @@ def serve(
         shown = f"[{host}]" if ":" in host else host
         say(f"serving {detector} on http://{shown}:{sock.getsockname()[1]} until Ctrl-C")
         if host not in LOCAL:
-            say("note: whoever reaches this address can use the server: it asks for no password", "yellow")
+            note("whoever reaches this address can use the server: it asks for no password")
         _serve(app, sock, stop)
     if stop.asked_by:
         say(f"stopped by {signal.Signals(stop.asked_by).name}")

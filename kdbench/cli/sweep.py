@@ -9,7 +9,8 @@ from kdbench.cli.options import OldOut, Out, options_of, report_folder
 from kdbench.cli.report import write
 from kdbench.cli.run import announce_drawing, leaving_on_signals
 from kdbench.cli.streams import not_needed
-from kdbench.cli.terminal import SOME_FAILED, decoding_bar, say, show_values
+from kdbench.cli.tables import show_values
+from kdbench.cli.terminal import SOME_FAILED, decoding_bar, note, say
 from kdbench.cli.trials import Lines, SweepResult, result_of, summary
 from kdbench.errors import RequestError, complained
 from kdbench.sweeps._request import SweepRequest
@@ -51,7 +52,7 @@ def planned(request: SweepRequest) -> "SweepPlan":
         announce_drawing()
     plan = plan_sweep(request)
     for notice in plan.notices:
-        say(f"note: {notice}", style="yellow")
+        note(notice)
     return plan
 
 

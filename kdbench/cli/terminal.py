@@ -1,31 +1,34 @@
 """What every command says to a person: lines, tables, bars, complaints; and the exit codes."""
 
+import shlex
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TextIO
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from kdbench.errors import complained
 from kdbench.files import provide_home
 
-if TYPE_CHECKING:
-    from kdbench.reports.tables import Table as Values
 
-# Without a terminal rich assumes 80 columns and cuts tables; logs and pipes have room.
-_terminal = sys.stdout is not None and sys.stdout.isatty()  # None: the command was started without one
-out, err = (Console(stderr=e, width=None if _terminal else 160) for e in (False, True))
+def _width(stream: TextIO | None) -> int | None:
+    """Without a terminal rich assumes 80 columns; logs and pipes have room. None: the terminal's own."""
+    return None if stream is not None and stream.isatty() else 160
+
+
+out, err = Console(width=_width(sys.stdout)), Console(stderr=True, width=_width(sys.stderr))
 
 OK, SOME_FAILED, WRONG_REQUEST = 0, 1, 2  # and 128 + its number for a signal: 130 for Ctrl-C
 
 
 def shows_bars(console: Console) -> bool:
-    """Whether bars can move there: in a terminal, and in a notebook that has ipywidgets."""
-    return console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
+    """Whether bars can move there: in a terminal that can, and in a notebook that has ipywidgets."""
+    if console.is_jupyter:
+        return find_spec("ipywidgets") is not None
+    return console.is_terminal and not console.is_dumb_terminal
 
 
 @contextmanager
@@ -39,46 +42,56 @@ def silenced(really: bool = True) -> Iterator[None]:
         out.quiet, err.quiet = before
 
 
+def print_line(console: Console, text: str, style: str | None = None) -> None:
+    """Print text as it is: brackets in it are no markup. A terminal gets it folded between words."""
+    if console.is_terminal:
+        text = "\n".join(_folded(line, console.width) for line in text.split("\n"))
+    console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+def _folded(line: str, width: int) -> str:
+    """A line in parts of this width, the later ones two columns further in. Words and paths stay whole."""
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    return textwrap.fill(
+        line,
+        width,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+        drop_whitespace=True,
+    )
+
+
 def say(text: str, style: str | None = None) -> None:
-    """Print a line as it is: brackets in it are no markup, and it is never cut."""
-    out.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+    """Print a line."""
+    print_line(out, text, style)
+
+
+def note(text: str) -> None:
+    """Print what the user should know."""
+    say(f"note: {text}", style="yellow")
+
+
+def say_next(what: str, *words: str) -> None:
+    """Say which command does something now; it stays in one line, to be copied."""
+    text = f"next, {what}: {shlex.join(words)}"
+    out.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def complain(text: str) -> None:
     """Print an error on standard error."""
-    err.print(f"error: {text}", style="red", highlight=False, markup=False, soft_wrap=True)
+    print_line(err, f"error: {text}", style="red")
 
 
 def warn(text: str) -> None:
     """Print on standard error what the user should know, whatever the command."""
-    err.print(f"note: {text}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+    print_line(err, f"note: {text}", style="yellow")
 
 
 def give_home() -> None:
     """Give this process a home folder if its user has none, and say so."""
     if note := provide_home():
         warn(note)
-
-
-def new_table(*columns: str, title: str | None = None) -> Table:
-    """A table that folds long cells instead of cutting them."""
-    table = Table(title=escape(title) if title else None, title_justify="left")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def show(table: Table) -> None:
-    """Print a table."""
-    out.print(table)
-
-
-def show_values(table: "Values") -> None:
-    """Print a table of a report, without its notes."""
-    shown = new_table(*map(escape, table.head), title=table.title)
-    for line in table.body:
-        shown.add_row(*(escape(value.text) for value in line))
-    show(shown)
 
 
 def duration(seconds: float) -> str:

@@ -18,7 +18,7 @@ from rich.progress import (
 from kdbench.cell import Outcome
 from kdbench.cell import Progress as CellProgress
 from kdbench.cli.streams import dropped
-from kdbench.cli.terminal import duration, shows_bars
+from kdbench.cli.terminal import duration, print_line, shows_bars
 from kdbench.grid.execution import Running
 from kdbench.grid.lease import Holder
 from kdbench.grid.plan import Job
@@ -141,8 +141,7 @@ class View:
     def _measured(self, job: Job, error: str, wrong: str, right: str) -> None:
         self.num_measured += 1
         if error:
-            text = escape(f"error: {job.cell.label} {wrong}: {error}")
-            self.errors.print(text, style="red", highlight=False, soft_wrap=True)
+            print_line(self.errors, f"error: {job.cell.label} {wrong}: {error}", style="red")
         else:
             self._say(f"[{self.num_measured}/{self.num_to_measure}] {right}")
 
@@ -155,7 +154,7 @@ class View:
             self.bars.start()
 
     def _say(self, text: str, style: str | None = None) -> None:
-        self.console.print(escape(text), style=style, highlight=False, soft_wrap=True)
+        print_line(self.console, text, style)
 
     def _update_all(self) -> None:
         if self.all_cells is not None:

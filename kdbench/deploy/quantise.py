@@ -26,14 +26,18 @@ def calibration_images(images: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(images[np.linspace(0, len(images) - 1, count).round().astype(int)])
 
 
-def quantise(source: Path, target: Path, images: np.ndarray) -> None:
+def quantise(source: Path, target: Path, images: np.ndarray, *, symmetric: bool = False) -> None:
     """Write an int8 version of an ONNX file; `images` are normal training images uint8 [N,S,S,3].
 
     The end of `target` says for whom: .xml is for OpenVINO, by NNCF's post-training quantisation; .onnx for
     ONNX Runtime, by its static quantisation of convolutions and products of matrices, per channel. All else
-    stays in fp32. Raises what the two packages raise.
+    stays in fp32. With `symmetric` zero is 0 in every range of an .onnx, and biases stay in fp32: TensorRT
+    reads no other file. Raises what the two packages raise.
     """
-    (_quantise_openvino if target.suffix == ".xml" else _quantise_onnx)(source, target, images)
+    if target.suffix == ".xml":
+        _quantise_openvino(source, target, images)
+    else:
+        _quantise_onnx(source, target, images, symmetric)
 
 
 def _quantise_openvino(source: Path, target: Path, images: np.ndarray) -> None:
@@ -47,7 +51,7 @@ def _quantise_openvino(source: Path, target: Path, images: np.ndarray) -> None:
     save_ir(quantised, target)
 
 
-def _quantise_onnx(source: Path, target: Path, images: np.ndarray) -> None:
+def _quantise_onnx(source: Path, target: Path, images: np.ndarray, symmetric: bool) -> None:
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -69,8 +73,9 @@ def _quantise_onnx(source: Path, target: Path, images: np.ndarray) -> None:
             Reader(_input_of(prepared)),
             op_types_to_quantize=["Conv", "ConvTranspose", "Gemm", "MatMul"],
             per_channel=True,
-            activation_type=QuantType.QUInt8,
+            activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
+            extra_options={"ActivationSymmetric": symmetric, "QuantizeBias": not symmetric},
         )
 
 

@@ -20,6 +20,7 @@ from kdbench.errors import RequestError, first_line, unknown
 from kdbench.files import file_sha256
 
 TORCH = "torch"  # the default; the latency of all rows that name no runtime
+TENSORRT = "tensorrt"
 INT8 = "int8"
 PRECISIONS = ("fp32", "bf16", "fp16", INT8)
 
@@ -49,7 +50,7 @@ RUNTIMES = MappingProxyType(
         "openvino": Kind(
             package="openvino", suffixes=(".xml", ".onnx"), precisions=PRECISIONS, devices=("cpu",)
         ),
-        "tensorrt": Kind(
+        TENSORRT: Kind(
             package="onnxruntime", suffixes=(".onnx",), precisions=("fp32", "fp16", INT8), devices=("cuda",)
         ),
     }
@@ -89,7 +90,7 @@ def why_not(runtime: str, precision: str = "fp32", device: str = "cpu") -> str:
     if kind.package == "onnxruntime" and provider not in _providers():
         return (
             f"{runtime} does not run on {device}: the installed onnxruntime has {', '.join(_providers())}, "
-            f"not {provider}; onnxruntime-gpu may have it"
+            f"not {provider}. Install onnxruntime-gpu in its place{_AND_TENSORRT[runtime == TENSORRT]}"
         )
     return ""
 
@@ -185,13 +186,20 @@ class _OnnxRuntime:
         settings: dict[str, Any] = {}
         if provider != "CPUExecutionProvider":
             settings["device_id"] = int(device.partition(":")[2] or 0)
-        if runtime == "tensorrt":
+        if runtime == TENSORRT:
             settings |= {"trt_fp16_enable": precision == "fp16", "trt_int8_enable": precision == INT8}
-        self._session = onnxruntime.InferenceSession(path, options, providers=[(provider, settings)])
+            # What TensorRT cannot run would be computed by the processor, in silence.
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        self._session = onnxruntime.InferenceSession(
+            path, options, providers=[(provider, settings)], enable_fallback=False
+        )
         operations = {node.op_type for node in onnx.load(path, load_external_data=False).graph.node}
         _check_quantised(path, precision, "QuantizeLinear" in operations)
         if self._session.get_providers()[0] != provider:
-            raise RequestError([f"{runtime} does not run on {device}: {provider} did not start"])
+            libraries = f"CUDA and cuDNN{_AND_TENSORRT[runtime == TENSORRT]}"
+            raise RequestError(
+                [f"{runtime} does not run on {device}: {provider} did not start. It needs {libraries}"]
+            )
         self._input = self._session.get_inputs()[0].name
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -230,6 +238,7 @@ class _OpenVino:
         return maps, scores
 
 
+_AND_TENSORRT = {False: "", True: ", and tensorrt"}
 _OPENVINO_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
 
@@ -251,7 +260,7 @@ def _check_quantised(path: Path, precision: str, quantised: bool) -> None:
 
 def _provider(runtime: str, device: str) -> str:
     """What ONNX Runtime calls the kernels of a runtime on a device."""
-    if runtime == "tensorrt":
+    if runtime == TENSORRT:
         return "TensorrtExecutionProvider"
     return "CPUExecutionProvider" if device == "cpu" else "CUDAExecutionProvider"
 

@@ -16,7 +16,7 @@ from kdbench.data.store import open_truth
 from kdbench.deploy.export import Traced, export_onnx, export_torch
 from kdbench.deploy.module import Deployed
 from kdbench.deploy.quantise import calibration_images, quantise
-from kdbench.deploy.runtimes import INT8, RUNTIMES, TORCH, Runtime, open_runtime, why_not
+from kdbench.deploy.runtimes import INT8, RUNTIMES, TENSORRT, TORCH, Runtime, open_runtime, why_not
 from kdbench.engine import provenance
 from kdbench.engine.evaluate import Scored, measure
 from kdbench.engine.ready import Ready, ready_cell
@@ -90,9 +90,9 @@ class Exported:
             (export_torch if suffix == ".pt2" else export_onnx)(self._traced, plain)
         if way.precision != INT8:
             return plain
-        quantised = self._folder / f"int8{'.xml' if package == 'openvino' else suffix}"
+        quantised = self._folder / f"int8-{way.runtime}{'.xml' if package == 'openvino' else suffix}"
         if not quantised.exists():
-            quantise(plain, quantised, self.calibration)
+            quantise(plain, quantised, self.calibration, symmetric=way.runtime == TENSORRT)
         return quantised
 
 

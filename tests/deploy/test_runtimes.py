@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.deploy.archive import save_program
+from kdbench.deploy.quantise import quantise
 from kdbench.deploy.runtimes import RUNTIMES, open_runtime, why_not
 from kdbench.errors import RequestError
 
@@ -86,11 +87,40 @@ def test_what_a_runtime_cannot_do_is_said(files, monkeypatch):
     assert "there is no file" in complaint("none.onnx", runtime="onnxruntime")
     assert "not quantised" in complaint("small.onnx", runtime="onnxruntime", precision="int8")
     assert "not quantised" in complaint("small.onnx", runtime="openvino", precision="int8")
-    assert "not CUDAExecutionProvider" in complaint("small.onnx", runtime="onnxruntime", device="cuda")
+    import onnxruntime
+
+    has = f"the installed onnxruntime has {', '.join(onnxruntime.get_available_providers())}, not"
+    assert complaint("small.onnx", runtime="onnxruntime", device="cuda") == (
+        f"onnxruntime does not run on cuda: {has} CUDAExecutionProvider. Install onnxruntime-gpu in its place"
+    )
+    assert complaint("small.onnx", runtime="tensorrt", device="cuda") == (
+        f"tensorrt does not run on cuda: {has} TensorrtExecutionProvider. "
+        "Install onnxruntime-gpu in its place, and tensorrt"
+    )
+    assert complaint("small.onnx", runtime="tensorrt") == "tensorrt does not run on cpu: it runs on cuda"
     assert "openvino does not run on cuda" in complaint("small.onnx", runtime="openvino", device="cuda")
     (files / "damaged.onnx").write_bytes(b"no model")
     for runtime in ("onnxruntime", "openvino"):
         assert f"{runtime} cannot load" in complaint("damaged.onnx", runtime=runtime)
+
+
+def test_a_file_of_int8_for_tensorrt_has_zero_at_0_and_no_bias_of_int32(files, tmp_path):
+    """TensorRT reads no other: it refuses a zero point, and has no kernel for a bias in int32."""
+    import onnx
+    from onnx.numpy_helper import to_array
+
+    for symmetric in (False, True):
+        quantise(files / "small.onnx", tmp_path / "int8.onnx", PIXELS, symmetric=symmetric)
+        graph = onnx.load(tmp_path / "int8.onnx").graph
+        values = {tensor.name: to_array(tensor) for tensor in graph.initializer}
+        read = [node for node in graph.node if node.op_type == "DequantizeLinear"]
+        zeros = [values[node.input[2]] for node in read]
+        of_int32 = [node for node in read if values.get(node.input[0], zeros[0]).dtype == np.int32]
+        assert all(zero.dtype == np.int8 and not zero.any() for zero in zeros) == symmetric
+        assert bool(of_int32) != symmetric
+        exact = open_runtime(files / "small.onnx", runtime="onnxruntime").run(PIXELS)[1]
+        rounded = open_runtime(tmp_path / "int8.onnx", runtime="onnxruntime", precision="int8").run(PIXELS)[1]
+        assert 0 < np.abs(rounded / exact - 1).max() < 0.05
 
 
 def test_a_package_that_is_missing_is_named_with_its_extra(monkeypatch):

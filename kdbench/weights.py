@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from kdbench.errors import RequestError, first_line, reason
 from kdbench.files import LFS_POINTER, file_sha256, folder_of, is_lfs_pointer
@@ -180,23 +180,29 @@ def _weights(path: Path, source: str) -> Weights:
 
 
 def distilled_how(path: Path) -> str:
-    """What `kdbench distil-teacher` wrote into a file of how it made it, for rows; "" for any other file.
-
-    The header of a .safetensors file is its length in eight bytes, then JSON.
-    """
+    """What `kdbench distil-teacher` wrote into a file of how it made it, for rows; "" for any other file."""
     if path.suffix != ".safetensors":
         return ""
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = file.read(length) if length <= LONGEST_HEADER else b""
+        text = header_text(file, DISTILLED)
     try:
-        how = json.loads(json.loads(header)["__metadata__"][DISTILLED])
+        how = json.loads(text)
         return f", distilled from {how['teacher']} in {how['steps']} steps of {how['batch_size']} images"
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-    ):  # a file of somebody else, or none: who reads its tensors says so
+    except (ValueError, KeyError, TypeError):  # somebody else wrote it
+        return ""
+
+
+def header_text(file: BinaryIO, name: str) -> str:
+    """A text in the header of a file in the format safetensors; "" if it has none of this name.
+
+    Also "" for a file of another format: who reads its tensors says so. The header is its length in eight
+    bytes, then JSON.
+    """
+    length = int.from_bytes(file.read(8), "little")
+    header = file.read(length) if length <= LONGEST_HEADER else b""
+    try:
+        return str(json.loads(header)["__metadata__"][name])
+    except (ValueError, KeyError, TypeError):
         return ""
 
 

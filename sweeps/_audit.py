@@ -11,10 +11,10 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
-from safetensors.torch import load
 
 from kdbench.cell import Cell
 from kdbench.engine import evaluate, provenance
+from kdbench.engine.build import kept_state
 from kdbench.engine.device import threads
 from kdbench.engine.ready import Ready, ready_cell
 from kdbench.errors import RequestError
@@ -51,7 +51,7 @@ def audit_trials(planned: SweepPlan, on_trial: Callable[[Row, float], None]) -> 
 
 def _audit(planned: SweepPlan, trial: Row) -> Iterator[Row]:
     """A row per model and category."""
-    tensors = load(Results(planned.sweep.place.results).storage.read(DETECTORS.name(trial["trial_id"])))
+    tensors = kept_state(Results(planned.sweep.place.results), trial["trial_id"])
     for base in planned.sweep.cells:
         cell = replace(base, config=trial["config"])
         ready = ready_cell(cell, planned.sweep.place)

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import ValidationError
-from safetensors.torch import save
 
 from kdbench.cell import Cell, Place, canonical_json
 from kdbench.data.store import Images, Truth, open_truth
@@ -26,6 +25,7 @@ from kdbench.dataset import Category
 from kdbench.defects import make_defects
 from kdbench.engine import evaluate, provenance, train
 from kdbench.engine.batches import Batches
+from kdbench.engine.build import write_detector
 from kdbench.engine.checkpoint import Checkpoints, remove_checkpoint
 from kdbench.engine.device import cap_memory, peak_memory_bytes, threads
 from kdbench.engine.ready import Ready, ready_cell
@@ -34,7 +34,7 @@ from kdbench.metrics.exact import METRIC_VERSION, label_regions
 from kdbench.metrics.presets import PRESETS
 from kdbench.registry import get_dataset, get_method
 from kdbench.results.schema import MACHINE, SCHEMA_VERSION, picked
-from kdbench.results.store import DETECTORS, TRIALS, Results, read
+from kdbench.results.store import TRIALS, Results, read
 
 WORST = 0.0  # the objective of a configuration that cannot be trained
 PRESET = PRESETS["exact"]  # of a sweep that looks at test images
@@ -301,7 +301,7 @@ def _train(
         if last:
             if sweep.place.keep_detectors:
                 tensors = {k: t for model in models for k, t in model.detector().items()}
-                results.storage.write(DETECTORS.name(row["trial_id"]), save(tensors))
+                write_detector(results, row["trial_id"], tensors)
             row |= {"status": "ok", "ended_at": now()}
         else:
             checkpoints.after_epoch(lambda: {"models": [model.training.state() for model in models]})

@@ -16,6 +16,7 @@ from conftest import ALL_SET
 from fabricated import all_metrics, row
 from fabricated import trial_row as trial
 from PIL import Image
+from safetensors.torch import load, save
 
 import kdbench
 from kdbench import api
@@ -378,12 +379,38 @@ def test_a_detector_that_was_not_kept_or_has_another_teacher_is_refused(trained,
     ]
     Results(tmp_path / "copy").write(CELLS, [row_])
     assert complaints_of(other.detector) == [
-        f"the detector of {row_['cell_id']} was not kept: "
-        "run its cell again with --keep-detectors and --redo all"
+        f"{row_['cell_id']}: no detector was kept; run it again without --discard-detectors (--redo all)"
     ]
     content = results._results.storage.read(DETECTORS.name(row_["cell_id"]))
     (tmp_path / "copy" / DETECTORS.name(row_["cell_id"])).write_bytes(content)
     assert other.detector().row["category"] == "bottle"
+
+
+def test_a_file_of_another_detector_in_its_place_is_refused_and_an_older_one_is_read(trained, kdbench):
+    """Both have tensors of the same names and shapes: its numbers would be of another category."""
+    results, _ = trained
+    ids = {row["category"]: row["cell_id"] for row in results.rows().to_dict("records")}
+    folder = results._results.storage
+    screw, bottle = (folder.read(DETECTORS.name(ids[name])) for name in ("screw", "bottle"))
+    path = folder.path(DETECTORS.name(ids["screw"]))
+    again = "delete it and run its cell again (--redo all)"
+    copied = (
+        f"{path} is the detector of {ids['bottle']}: somebody copied or renamed it. Put the file of "
+        f"{ids['screw']} there, or {again}"
+    )
+    damaged = f"{path} is damaged. Delete it, and run its cell again (--redo all)"
+    try:
+        for content, said in ((bottle, copied), (screw[:-10], damaged)):
+            folder.write(DETECTORS.name(ids["screw"]), content)
+            with pytest.raises(DataError) as raised:
+                results.detector(category="screw")
+            assert str(raised.value) == said
+            code, printed = kdbench("predict", ids["screw"], path, "--results", results.where)
+            assert (code, printed) == (2, f"error: {said}\n")
+        folder.write(DETECTORS.name(ids["screw"]), save(load(bottle)))  # as an older kdbench wrote it
+        assert results.detector(category="screw").row["category"] == "screw"
+    finally:
+        folder.write(DETECTORS.name(ids["screw"]), screw)
 
 
 def test_curves_and_scores_say_what_their_cell_was(trained):

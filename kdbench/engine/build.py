@@ -1,16 +1,24 @@
 """A method on its device, from the config in a cell or a row."""
 
+import io
 import json
+from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
 from kdbench.backbone import FeaturePyramid, teacher
 from kdbench.engine.device import place_networks
+from kdbench.errors import DataError, RequestError
 from kdbench.method import Method
 from kdbench.registry import get_method
 from kdbench.results.store import DETECTORS, Results
-from kdbench.weights import Weights
+from kdbench.weights import Weights, find_weights, header_text
+
+NOT_KEPT = "no detector was kept; run it again without --discard-detectors (--redo all)"
+OF = "kdbench: of"  # the key of a header under which a kept detector says of which cell or trial it is
 
 
 def config_of(method: str, config: str) -> Method.Config:
@@ -37,13 +45,54 @@ def build_method(method: str, config: str, weights: Weights, device: torch.devic
     return built
 
 
+def write_detector(results: Results, owner: str, state: dict[str, torch.Tensor]) -> None:
+    """Write the tensors of a cell's `detector_state`, or of a trial; the file says whose they are."""
+    results.storage.write(DETECTORS.name(owner), save(state, {OF: owner}))
+
+
+def kept_state(results: Results, owner: str) -> dict[str, torch.Tensor]:
+    """The tensors that `write_detector` wrote.
+
+    Raises FileNotFoundError if it wrote none, DataError if the file is damaged or says that it is another
+    one's: detectors of two cells have tensors of the same names and shapes. Older files say nothing.
+    """
+    name = DETECTORS.name(owner)
+    path, content = results.storage.path(name), results.storage.read(name)
+    found = header_text(io.BytesIO(content), OF)
+    if found not in ("", owner):
+        raise DataError(
+            f"{path} is the detector of {found}: somebody copied or renamed it. Put the file of {owner} "
+            f"there, or delete it and run its cell again (--redo all)"
+        )
+    try:
+        return load(content)
+    except SafetensorError as error:
+        raise DataError(f"{path} is damaged. Delete it, and run its cell again (--redo all)") from error
+
+
 def load_detector(
     results: Results, cell_id: str, *, method: str, config: str, weights: Weights, device: torch.device
 ) -> Method:
     """The trained detector of a cell on a device, in eval mode; `config` is the JSON of its row.
 
-    Raises FileNotFoundError if it was not kept, RuntimeError if the file is another method's.
+    Raises as `kept_state`; RuntimeError if the file is another method's.
     """
+    state = kept_state(results, cell_id)
     detector = build_method(method, config, weights, device)
-    detector.load_detector(load(results.storage.read(DETECTORS.name(cell_id))))
+    detector.load_detector(state)
     return detector.eval()
+
+
+def detector_of(results: Results, row: dict[str, Any], weights: Path | None, device: torch.device) -> Method:
+    """The detector of a row's cell, in eval mode; `weights` are its teacher's, if they are not found.
+
+    Raises RequestError for another teacher or if no detector was kept, DataError as `kept_state`.
+    """
+    found = find_weights(config_of(row["method"], row["config"]).backbone, weights)
+    if found.sha256 != row["teacher_sha256"]:
+        raise RequestError([f"{found.source} is not the teacher of this {row['method']}: give its weights"])
+    recipe = {"method": row["method"], "config": row["config"]}
+    try:
+        return load_detector(results, row["cell_id"], **recipe, weights=found, device=device)
+    except FileNotFoundError as error:
+        raise RequestError([f"{row['cell_id']}: {NOT_KEPT}"]) from error

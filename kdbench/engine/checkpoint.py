@@ -18,7 +18,7 @@ class Checkpoints:
     """The last checkpoint of one cell; `made_by` is the code and hardware that may resume from it."""
 
     def __init__(self, storage: Storage, cell_id: str, *, every_s: float, made_by: dict[str, Any]) -> None:
-        self.storage, self.name = storage, CHECKPOINTS.name(cell_id)
+        self.storage, self.cell_id, self.name = storage, cell_id, CHECKPOINTS.name(cell_id)
         self.every_s, self.made_by = every_s, made_by
         self.started = self.written = time.monotonic()
         self.earlier_s = 0.0  # of training before it was resumed
@@ -28,8 +28,10 @@ class Checkpoints:
     def load(self) -> State | None:
         """The state to resume from, None without one.
 
-        Also None if other code or hardware wrote it: resuming would mix the two. ValueError if it is damaged.
+        Also None if other code or hardware wrote it: resuming would mix the two. ValueError if it is damaged,
+        or another cell's: seeds have states of the same names and shapes. Older files do not say whose.
         """
+        path = self.storage.path(self.name)
         try:
             content = self.storage.read(self.name)
         except FileNotFoundError:
@@ -37,8 +39,9 @@ class Checkpoints:
         try:
             stored: State = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
         except Exception as error:  # torch raises many types for a damaged file
-            path = self.storage.path(self.name)
             raise ValueError(f"{path} is damaged. Delete it: the cell will be trained anew") from error
+        if (of := stored.get("of", self.cell_id)) != self.cell_id:
+            raise ValueError(f"{path} is the checkpoint of {of}. Delete it: the cell will be trained anew")
         if stored["made_by"] != self.made_by:
             return None
         self.earlier_s = stored["train_s"]
@@ -58,7 +61,8 @@ class Checkpoints:
         if not self.every_s:
             return
         buffer = io.BytesIO()
-        torch.save({"made_by": self.made_by, "train_s": self.train_s, "training": state()}, buffer)
+        facts = {"of": self.cell_id, "made_by": self.made_by, "train_s": self.train_s}
+        torch.save(facts | {"training": state()}, buffer)
         try:
             self.storage.write(self.name, buffer.getbuffer())
         except OSError as error:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import load
 
 from kdbench.cell import Cell, Place
 from kdbench.data.store import open_truth
@@ -18,13 +17,14 @@ from kdbench.deploy.module import Deployed
 from kdbench.deploy.quantise import calibration_images, quantise
 from kdbench.deploy.runtimes import INT8, RUNTIMES, TENSORRT, TORCH, Runtime, open_runtime, why_not
 from kdbench.engine import provenance
+from kdbench.engine.build import kept_state
 from kdbench.engine.evaluate import Scored, measure
 from kdbench.engine.ready import Ready, ready_cell
 from kdbench.errors import RequestError, first_line
 from kdbench.method import Method
 from kdbench.metrics.presets import PRESETS
 from kdbench.results.schema import CODE, IDENTITY, MACHINE, MEASURED, SCHEMA_VERSION, picked
-from kdbench.results.store import CELLS, DEPLOYED, DETECTORS, Kind, Results, read
+from kdbench.results.store import CELLS, DEPLOYED, Kind, Results, read
 
 # Columns that a row copies from the row of its category.
 OF_CELL = ("cell_id", *IDENTITY, "preset", "metric_version", "teacher_sha256", "num_test")
@@ -143,7 +143,7 @@ def evaluate_exported(cell: Cell, place: Place, run_id: str) -> list[str]:
     if place.num_threads is not None:
         torch.set_num_threads(place.num_threads)
     ready = ready_cell(cell, place)
-    ready.method.load_detector(load(results.storage.read(DETECTORS.name(cell.id))))
+    ready.method.load_detector(kept_state(results, cell.id))
     finished = {row["category"]: row for row in read(results.storage, CELLS, only=[cell.id]).to_pylist()}
     common = {
         **picked(provenance.code_provenance(), *CODE),

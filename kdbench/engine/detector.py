@@ -11,13 +11,12 @@ from PIL import Image
 
 from kdbench.data.store import decode, resized
 from kdbench.engine.batches import batches_of
-from kdbench.engine.build import load_detector
+from kdbench.engine.build import detector_of
 from kdbench.engine.evaluate import score
 from kdbench.errors import RequestError
 from kdbench.files import expanded
 from kdbench.metrics.threshold import FALSE_ALARMS
 from kdbench.results.store import NORMALS, Results, read
-from kdbench.weights import find_weights
 
 if TYPE_CHECKING:
     from kdbench.deploy.threshold import Threshold
@@ -34,17 +33,7 @@ class Detector:
     def __init__(
         self, results: Results, row: dict[str, Any], *, weights: Path | None, device: torch.device
     ) -> None:
-        found = find_weights(row["backbone"], weights)
-        if found.sha256 != row["teacher_sha256"]:
-            raise RequestError(
-                [f"{found.source} is not the teacher of this {row['method']}: give its weights"]
-            )
-        recipe = {"method": row["method"], "config": row["config"]}
-        try:
-            self._method = load_detector(results, row["cell_id"], **recipe, weights=found, device=device)
-        except FileNotFoundError as error:
-            again = "run its cell again with --keep-detectors and --redo all"
-            raise RequestError([f"the detector of {row['cell_id']} was not kept: {again}"]) from error
+        self._method = detector_of(results, row, weights, device)
         self.row, self._device, self._results = row, device, results
 
     def __repr__(self) -> str:

@@ -12,13 +12,12 @@ from kdbench.data.fingerprint import fingerprint, fingerprint_of
 from kdbench.data.store import open_images
 from kdbench.dataset import Category, Dataset
 from kdbench.engine.batches import batches_of
-from kdbench.engine.build import config_of, load_detector
+from kdbench.engine.build import NOT_KEPT, detector_of
 from kdbench.engine.evaluate import Scored, score
 from kdbench.errors import DataError, RequestError
 from kdbench.method import Method
 from kdbench.registry import get_dataset
 from kdbench.results.store import DETECTORS, Results
-from kdbench.weights import find_weights
 
 Tick = Callable[[str, str], None]  # called with the method and the category that was scored
 
@@ -43,7 +42,7 @@ def not_kept(results: Results, cell_id: str) -> str:
     """Why a cell has no detector that can be opened; empty if it has one."""
     if results.storage.exists(DETECTORS.name(cell_id)):
         return ""
-    return "no detector was kept; run it again without --discard-detectors (--redo all)"
+    return NOT_KEPT
 
 
 def open_kept(
@@ -51,15 +50,10 @@ def open_kept(
 ) -> Kept:
     """The detector of a cell, by one of its rows.
 
-    Raises DataError if its images are missing or changed, RequestError for another teacher.
+    Raises DataError if its images are missing or changed, and as `detector_of`.
     """
     categories = unchanged(row, root)
-    teacher = find_weights(config_of(row["method"], row["config"]).backbone, weights)
-    if teacher.sha256 != row["teacher_sha256"]:
-        raise RequestError([f"{teacher.source} are not the weights of its teacher"])
-    method = load_detector(
-        results, row["cell_id"], method=row["method"], config=row["config"], weights=teacher, device=device
-    )
+    method = detector_of(results, row, weights, device)
     return Kept(method=method, row=row, dataset=get_dataset(row["dataset"]), categories=categories)
 
 

@@ -12,10 +12,10 @@ from socket import gethostname
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import save
 
 from kdbench.cell import ELSEWHERE, STOPPED, Cell, Notify, Outcome, Place, Progress, outcome_of
 from kdbench.engine import provenance
+from kdbench.engine.build import write_detector
 from kdbench.engine.checkpoint import remove_checkpoint
 from kdbench.engine.device import broken_gpu, cap_memory
 from kdbench.engine.run import CellOutput, identity, run_cell, status_of
@@ -28,7 +28,6 @@ from kdbench.results.store import (
     CELLS,
     CHECKPOINTS,
     CURVES,
-    DETECTORS,
     EPOCHS,
     INPUTS,
     NORMALS,
@@ -176,7 +175,7 @@ def write_output(
         if rows:
             results.write(kind, rows)
     if keep_detector:
-        results.storage.write(DETECTORS.name(cell_id), save(output.detector))
+        write_detector(results, cell_id, output.detector)
     results.write(CELLS, [row | {"run_id": run_id} for row in output.rows])
 
 

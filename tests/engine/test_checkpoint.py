@@ -1,6 +1,8 @@
 """A training that is taken up again gives, bit for bit, what it would have given in one go."""
 
 import errno
+import io
+import re
 from io import StringIO
 
 import pytest
@@ -95,6 +97,29 @@ def test_a_training_that_was_interrupted_goes_on_as_if_nothing_had_happened(tmp_
     assert numbers(again.rows) == numbers(whole.rows)
     assert again.scores == whole.scores
     assert all(torch.equal(again.detector[name], tensor) for name, tensor in whole.detector.items())
+
+
+def test_a_checkpoint_of_another_cell_is_refused(mvtec, tmp_path):
+    """Seeds have states of the same names and shapes: one would go on as the other."""
+    storage, (first, other) = (
+        Storage(tmp_path / "r"),
+        [job(mvtec, tmp_path / "r", seeds=(s,)) for s in (0, 1)],
+    )
+    lose(first, epoch=3)
+    content = storage.read(f"checkpoints/{first.cell.id}.pt")
+    name = f"checkpoints/{other.cell.id}.pt"
+    storage.write(name, content)
+    said = (
+        f"{storage.path(name)} is the checkpoint of {first.cell.id}. Delete it: the cell will be trained anew"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        run_cell(other.cell, other.place, lambda progress: None)
+    older = torch.load(io.BytesIO(content), weights_only=True)
+    del older["of"]
+    buffer = io.BytesIO()
+    torch.save(older, buffer)
+    storage.write(f"checkpoints/{first.cell.id}.pt", buffer.getvalue())
+    assert run_cell(first.cell, first.place, lambda progress: None).rows[0]["resumed_at_epoch"] == 3
 
 
 def test_a_cell_that_is_asked_to_stop_keeps_what_it_did(mvtec, tmp_path):

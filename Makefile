@@ -45,7 +45,7 @@ bench-peers: .venv-peers/.installed
 equal-weights: .venv-peers/.installed
 	.venv-peers/bin/python tests/benchmarks/equal_weights.py --out docs/equal-weights.md
 
-# The first comparison, which docs/results.md reads: runs what results/first-* lack, then renders.
+# What docs/results.md reads: takes over the committed rows, runs what they and results/ lack, then renders.
 # DATA has the folders mvtec_ad, visa and magnetic_tile; WEIGHTS are those of torchvision's ResNet-18.
 results: .venv/.installed
 	$(call compared,first-comparison,--into README.md --into docs/results.md)
@@ -54,7 +54,8 @@ results: .venv/.installed
 # $(1) is a folder of grids, $(2) what else the report does.
 define compared
 	for grid in $(PUBLISHED)/$(1)/*.toml; do \
-	    KDBENCH_DATA="$(DATA)" $(BIN)/kdbench run --config $$grid --weights "$(WEIGHTS)" || exit; \
+	    KDBENCH_DATA="$(DATA)" $(BIN)/kdbench run --config $$grid --weights "$(WEIGHTS)" \
+	        --published $(PUBLISHED)/$(1)/rows || exit; \
 	done
 	KDBENCH_DATA="$(DATA)" $(BIN)/kdbench probe --results results/$(1) --weights "$(WEIGHTS)"
 	$(BIN)/kdbench report --results results/$(1) --out $(PUBLISHED)/$(1) --rows $(PUBLISHED)/$(1)/rows $(2)

@@ -36,10 +36,11 @@ bench-profile: .venv/.installed
 	KDBENCH_DATA="$(DATA)" $(BIN)/python tests/benchmarks/share.py --out docs/profile.md --methods stfpm,dcam,snl,dskd,rd4ad \
 	    --dataset mvtec_ad --setting oneclass --epochs 2 --set all.image_size=128 --backbone resnet18.tv_in1k --weights "$(WEIGHTS)"
 
-# The same work by anomalib and adeval, in turn, in an environment of their own; writes docs/performance.md.
+# The same work by anomalib and adeval, in turn, in an environment of their own. What is found replaces the
+# file of this machine in tests/benchmarks/peers/; docs/performance.md has a section for each of these.
 # IMAGES is a category in MVTec layout, WEIGHTS those of torchvision's ResNet-18.
 bench-peers: .venv-peers/.installed
-	.venv-peers/bin/python tests/benchmarks/peers.py --images "$(IMAGES)" --weights "$(WEIGHTS)" --out docs/performance.md
+	.venv-peers/bin/python tests/benchmarks/peers.py --images "$(IMAGES)" --weights "$(WEIGHTS)"
 
 # The same weights in kdbench and in anomalib; writes docs/equal-weights.md.
 equal-weights: .venv-peers/.installed

@@ -1,6 +1,5 @@
 """Images in batches, with the teacher's levels of them; and the split into trained and held-out images."""
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kdbench.backbone import FeaturePyramid, normalisation
+from kdbench.engine import machine
 from kdbench.engine.device import autocast_for, choose_precision, device_of, free_memory
 from kdbench.engine.features import Features, Shared
 from kdbench.method import Method
@@ -176,5 +176,5 @@ def split_heldout(counts: Sequence[int], share: float, seed: int) -> tuple[np.nd
 
 def _own_share(device: torch.device) -> float:
     """The part of a device's memory that is this cell's: cells on a CPU share it as they share its cores."""
-    cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    cores = min(psutil.cpu_count(logical=False) or machine.cores(), machine.cores())
     return 1.0 if device.type == "cuda" else min(1.0, torch.get_num_threads() / cores)

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-import psutil
 import torch
 from torch import nn
 
+from kdbench.engine import machine
 from kdbench.errors import first_line
 
 CONTEXT_BYTES = 1 << 30  # a process on a GPU takes it beside its tensors
@@ -89,10 +89,10 @@ def autocast_for(precision: str, device: torch.device) -> AbstractContextManager
 
 
 def memory_bytes(device: torch.device) -> int:
-    """All memory of the GPU, or of the machine."""
+    """All memory of the GPU, or all that this process may use of the machine."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    return int(psutil.virtual_memory().total)
+    return machine.memory_bytes()
 
 
 def cap_memory(device: torch.device, share: float) -> None:
@@ -111,25 +111,7 @@ def free_memory(device: torch.device) -> int:
         free, total = torch.cuda.mem_get_info(device)
         allowed = int(torch.cuda.get_per_process_memory_fraction(device.index) * total)
         return max(0, min(free, allowed - torch.cuda.memory_reserved(device)))
-    return min([int(psutil.virtual_memory().available), *left_in_container(Path("/sys/fs/cgroup"))])
-
-
-def left_in_container(cgroup: Path) -> Iterator[int]:
-    """Bytes that a container's memory limit leaves, in either version of control groups; nothing without one.
-
-    psutil does not know this limit. Pages of files that nobody reads now count as used there, but the system
-    gives them up when memory is asked for.
-    """
-    for folder, limit, used, idle in (
-        (cgroup, "memory.max", "memory.current", "inactive_file"),
-        (cgroup / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    ):
-        if all((folder / name).exists() for name in (limit, used, "memory.stat")):
-            most = (folder / limit).read_text("ascii").strip()
-            stat = dict(line.split() for line in (folder / "memory.stat").read_text("ascii").splitlines())
-            if most != "max":
-                taken = int((folder / used).read_text("ascii")) - int(stat.get(idle, 0))
-                yield max(0, int(most) - taken)
+    return machine.free_memory()
 
 
 def broken_gpu(device: torch.device) -> str:

@@ -5,9 +5,9 @@ maps and image scores on it; the copy of the images to a GPU is timed separately
 one call of the exported detector: from the pixels of images in main memory to maps and scores there.
 """
 
+import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Set
@@ -34,6 +34,7 @@ from kdbench.engine.device import (
     start_peak_memory,
     synchronise,
 )
+from kdbench.engine.machine import Others
 from kdbench.engine.ready import ready_cell
 from kdbench.method import Method
 from kdbench.results.schema import CODE, MACHINE, RECIPE, SCHEMA_VERSION, picked
@@ -181,33 +182,15 @@ class _Neighbours:
     """Sees what else uses the processor or the GPU, from now until `found` is called."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.started, self.before = device, time.perf_counter(), _cpu_seconds()
+        self.device, self.others = device, Others()
 
     def found(self) -> list[str]:
         """Descriptions, the busiest first; none if the device was ours alone."""
-        elapsed = time.perf_counter() - self.started
-        used = {
-            who: (seconds - self.before.get(who, 0.0)) / elapsed for who, seconds in _cpu_seconds().items()
-        }
-        cores = sum(used.values())
-        busiest = sorted((share, who[1]) for who, share in used.items() if share > BUSY_CORES / 4)
-        named = [f"{name}: {share:.2f} cores" for share, name in reversed(busiest)]
+        used = self.others.used({os.getpid()})
+        cores = sum(share for _, share in used)
+        named = [f"{name}: {share:.2f} cores" for name, share in used if share > BUSY_CORES / 4]
         on_cpu = (named or [f"others: {cores:.2f} cores"]) if cores > BUSY_CORES else []
         return on_cpu + (_on_gpu(self.device) if self.device.type == "cuda" else [])
-
-
-def _cpu_seconds() -> dict[tuple[int, str], float]:
-    """(process, name) -> processor seconds so far, of every process but this one and the kernel's.
-
-    Threads of the kernel do not count: they also work for the timed call, such as clearing its memory.
-    """
-    own = psutil.Process().pid
-    seconds = {}
-    for process in psutil.process_iter(["pid", "ppid", "name", "cpu_times"]):
-        times, of_kernel = process.info["cpu_times"], sys.platform == "linux" and process.info["ppid"] == 2
-        if process.info["pid"] != own and times is not None and not of_kernel:
-            seconds[process.info["pid"], process.info["name"] or "?"] = times.user + times.system
-    return seconds
 
 
 def _on_gpu(device: torch.device) -> list[str]:

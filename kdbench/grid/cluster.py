@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from kdbench.engine import machine
 from kdbench.errors import RequestError, first_line, last_line
 
 STORE_BYTES = 128 << 20  # of Ray's object store: results are files, nothing large goes through it
@@ -54,6 +55,7 @@ class Node:
     cpus: float
     gpus: float
     memory_bytes: float
+    limited: bool = False  # by a quota on cores, which torch does not see
     id: str = ""  # Ray's name of it
     address: str = ""
 
@@ -93,13 +95,17 @@ class Cluster:
 
 
 def this_machine() -> Cluster:
-    """The machine of this process, with the cores that it may use."""
+    """The machine of this process, with the cores and the memory that it may use."""
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    gpus = torch.cuda.device_count()
-    return Cluster(nodes=(Node(name=socket.gethostname(), cpus=cores, gpus=gpus, memory_bytes=memory),))
+    here = Node(
+        name=socket.gethostname(),
+        cpus=machine.cores(),
+        gpus=torch.cuda.device_count(),
+        memory_bytes=machine.memory_bytes(),
+        limited=machine.core_quota() is not None,
+    )
+    return Cluster(nodes=(here,))
 
 
 def makespan_s(cells: Sequence[tuple[float, Need]], cluster: Cluster) -> float:

@@ -124,7 +124,7 @@ def with_needs(
         elif not on_gpu:  # rows of GPU cells do not have it, and a guess must not refuse a cell
             most = max((node.memory_bytes for node in cluster.nodes if node.fits(need)), default=0)
             need = replace(need, memory_bytes=int(min(costs.memory_bytes(job.cell, num_train), most)))
-        whole = request.cpus_per_cell is None and need.cpus == largest.cpus
+        whole = request.cpus_per_cell is None and need.cpus == largest.cpus and not largest.limited
         threads = None if whole else need.cpus  # on a whole machine torch chooses better than we
         place = replace(job.place, num_threads=threads, gpu_share=min(1.0, need.gpus) if on_gpu else 1.0)
         needing.append(replace(job, need=need, place=place))

@@ -13,7 +13,7 @@ from uuid import uuid4
 import torch
 
 from kdbench import __version__
-from kdbench.cell import STOPPED, Outcome
+from kdbench.cell import STOPPED, Outcome, Progress
 from kdbench.engine import provenance
 from kdbench.engine.deployed import evaluate_exported
 from kdbench.engine.latency import time_detector
@@ -29,11 +29,12 @@ from kdbench.grid.costs import (
     longest_first,
     with_needs,
 )
-from kdbench.grid.execution import Execution, Executor, Work, refuse_impossible
+from kdbench.grid.execution import Execution, Executor, Running, Work, refuse_impossible
 from kdbench.grid.finished import check_said, reading, succeeded_in
 from kdbench.grid.plan import Found, Job, plan
 from kdbench.grid.prepare import enough_disk, prepare
 from kdbench.grid.request import Request
+from kdbench.grid.slowness import slowness_of
 from kdbench.grid.status import RunFile, write_run
 from kdbench.grid.stopping import Stop, Stopped
 from kdbench.grid.timing import measure, read_measured, to_evaluate, to_time, without_timing
@@ -233,6 +234,10 @@ class _Run:
         self.statuses = dict(grid.finished)
         self.num_finished = self.num_checkpoints = 0
         self.resources = ExitStack()  # Ray, from its first use to the end of the run
+        on_ray = grid.executor == "ray"
+        at_once = min((grid.cluster.fits(job.need) for job in grid.todo), default=1) if on_ray else 1
+        joined = on_ray and grid.request.address is not None
+        self.slowness = slowness_of(grid.todo, self.view.note, at_once=at_once, elsewhere=joined)
 
     def take_over(self) -> None:
         """Copy published rows; RequestError if the results folder cannot be written."""
@@ -273,13 +278,14 @@ class _Run:
             run_id=self.id,
             executor=grid.executor,
             address=request.address,
-            notify=self.view.progress,
-            watch=self.view.running,
+            notify=self._progress,
+            watch=self._running,
             timeout_s=request.timeout,
             work=self.work,
             stop=self.stop,
         )
         self._machines()
+        self.slowness.look()
         self.view.begin(expected)
         try:
             for outcome in schedule.execute(execution):
@@ -287,6 +293,14 @@ class _Run:
         finally:
             self.view.end()
         self.stop.check()
+
+    def _progress(self, progress: Progress) -> None:
+        self.slowness.progress(progress)
+        self.view.progress(progress)
+
+    def _running(self, running: Running) -> None:
+        self.slowness.running(running)
+        self.view.running(running)
 
     def _keep(self, outcome: Outcome) -> None:
         if outcome.status == STOPPED:

@@ -1,9 +1,10 @@
-"""The same work by kdbench, anomalib and adeval, in turn, in one process; prints ratios with their spread.
+"""The same work by kdbench, anomalib and adeval, in turn, in one process: ratios with their spread.
 
     make bench-peers IMAGES=.../mvtec_ad/bottle WEIGHTS=.../resnet18.pth
 
 Needs anomalib and adeval beside kdbench; `make bench-peers` installs them in an environment of their own.
-Both sides have the same images, teacher, image size, batch size and number of epochs, and all cores.
+Both sides have the same images, teacher, image size, batch size and number of epochs, and all cores. What is
+found replaces the file of this machine among those of peers_page.py, which renders the page.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 import timm
 import torch
+from peers_page import OUT, ROWS, page, section, write_rows
 
 from kdbench.backbone import read_state, teacher
 from kdbench.data.fingerprint import fingerprint
@@ -53,11 +55,13 @@ class Ratio:
         self.ours.append(seconds(ours))
         self.theirs.append(seconds(theirs))
 
-    def row(self) -> str:
-        """As a line of a Markdown table: the ratio of the medians, and the smallest and largest of a pair."""
+    def row(self) -> dict[str, Any]:
+        """The ratio of the medians, and the smallest and largest of a pair."""
         pairs = [b / a for a, b in zip(self.ours, self.theirs, strict=True)]
         ratio = statistics.median(self.theirs) / statistics.median(self.ours)
-        return f"| {self.what} | **{ratio:.2f}** | {min(pairs):.2f} to {max(pairs):.2f} | {len(pairs)} |"
+        rounded = {"ratio": ratio, "lowest": min(pairs), "highest": max(pairs)}
+        found = {name: round(value, 2) for name, value in rounded.items()}
+        return {"what": self.what, **found, "pairs": len(pairs)}
 
 
 def seconds(work: Callable[[], Any]) -> float:
@@ -284,63 +288,32 @@ def inference(ours: Ours, theirs: Anomalib, rounds: int, folder: Path) -> list[R
     return found
 
 
-def report(asked: Any, ratios: list[Ratio], accuracy: list[Any]) -> str:
-    """The page, in Markdown."""
+def measurement(asked: Any, ratios: list[Ratio], accuracy: list[Any]) -> dict[str, Any]:
+    """What is kept of this machine."""
     gaps = 100 * np.abs(np.diff(np.array(accuracy), axis=1))[:, 0].max(0)  # image, pixel
-    values = {
+    return {
         "machine": machine(),
-        "peers": ", ".join(
-            f"{name} {version(name)}" for name in ("anomalib", "adeval", "torch", "timm", "numpy")
-        ),
+        "day": time.strftime("%Y-%m-%d"),
         "precision": PRECISION,
-        "ratios": "\n".join(ratio.row() for ratio in ratios),
+        "category": asked.images.name,
         "num_train": len_train(asked),
         "num_test": len_test(asked),
-        "category": asked.images.name,
         "size": SIZE,
         "batch": BATCH,
         "epochs": asked.epochs,
         "workers": os.cpu_count(),
-        "accuracy": "\n".join(
-            f"| {seed} | " + " | ".join(f"{100 * i:.2f} / {100 * p:.2f}" for i, p in values) + " |"
-            for seed, values in enumerate(accuracy)
-        ),
-        "image_gap": f"{gaps[0]:.2f}",
-        "pixel_gap": f"{gaps[1]:.2f}",
+        "largest_difference": [round(gap, 2) for gap in gaps.tolist()],
+        "versions": {name: version(name) for name in PACKAGES},
+        "work": [ratio.row() for ratio in ratios],
+        "accuracy": [
+            {"seed": seed, "kdbench": percent(ours), "anomalib": percent(theirs)}
+            for seed, (ours, theirs) in enumerate(accuracy)
+        ],
     }
-    return PAGE.format(**values)
 
 
-PAGE = """\
-# Speed beside the peers
-
-Written by `make bench-peers`; nothing here is edited by hand. The same work in turn, A B A B, in one process
-on {machine}; {peers}.
-kdbench ran in {precision}, what `--precision auto` means there.
-
-A ratio is the peer's median time by ours: above 1, kdbench is faster. The spread is the smallest and the
-largest ratio of a pair.
-
-| work | ratio | spread | pairs |
-|---|---|---|---|
-{ratios}
-
-- Training: STFPM with a ResNet-18 of the same weights, {num_train} images of {category} at {size} pixels,
-  batches of {batch}, {epochs} epochs, each side's own recipe; anomalib without its validation, with {workers}
-  loader processes.
-- Metrics: the {num_test} test maps of one of the detectors; the peers' three are pixel AUROC, AP and AUPRO,
-  ours are all eight. Both sides find the regions of the masks; a cell of kdbench has them from the image
-  store, where they are kept once they were found.
-- Inference: from decoded images to map and score; anomalib's by its torch inferencer.
-
-Image / pixel AUROC after {epochs} epochs, in per cent, by the same metric code:
-
-| seed | kdbench | anomalib |
-|---|---|---|
-{accuracy}
-
-Largest difference: {image_gap} points of image AUROC, {pixel_gap} of pixel AUROC.
-"""
+def percent(values: Sequence[float]) -> list[float]:
+    return [round(100 * value, 2) for value in values]
 
 
 def machine() -> str:
@@ -367,7 +340,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=5, help="pairs of metrics and of inference")
-    parser.add_argument("--out", type=Path, help="write the page here too")
+    parser.add_argument("--rows", type=Path, default=ROWS, help="folder with a file for each machine")
+    parser.add_argument("--out", type=Path, default=OUT, help="the page")
     asked = parser.parse_args()
     warnings.filterwarnings("ignore")
     dataset = get_dataset("mvtec_ad")
@@ -378,14 +352,15 @@ def main() -> None:
     names = ["/".join(sample.path.parts[-2:]) for sample in category.test]
     with tempfile.TemporaryDirectory() as temporary:
         epoch, whole, accuracy, (ours, theirs) = training(asked, images, truth, names, Path(temporary))
-        found = ours.test()
-        masks = truth.regions.reshape(found.maps.shape) > 0
-        counted = metrics(found.maps, found.image_score, masks, truth.label, asked.rounds)
+        scored = ours.test()
+        masks = truth.regions.reshape(scored.maps.shape) > 0
+        counted = metrics(scored.maps, scored.image_score, masks, truth.label, asked.rounds)
         ratios = [epoch, whole, *counted, *inference(ours, theirs, asked.rounds, Path(temporary))]
-    text = report(asked, ratios, accuracy)
-    print(text)
-    if asked.out:
-        asked.out.write_text(text, encoding="utf-8")
+    found = measurement(asked, ratios, accuracy)
+    print(section(found))
+    written = write_rows(asked.rows, found)
+    asked.out.write_text(page(asked.rows), encoding="utf-8")
+    print(f"{written} and {asked.out} are written")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from kdbench.backbone import teacher
+from kdbench.engine import machine
 from kdbench.engine.batches import CACHE_SHARE, Batches, split_heldout
 from kdbench.methods.stfpm import STFPM
 from kdbench.weights import find_weights
@@ -67,11 +68,14 @@ def test_features_of_all_images_are_in_memory_once(monkeypatch):
     assert all(level.is_contiguous(memory_format=torch.channels_last) for level in kept.levels)
 
 
-def test_a_cell_may_keep_as_much_as_its_part_of_the_cores(monkeypatch):
+@pytest.mark.parametrize(("physical", "allowed"), [(4, 4), (4, 8), (32, 4)])
+def test_a_cell_may_keep_as_much_as_its_part_of_the_cores(monkeypatch, physical, allowed):
     data = pixels(10)
     one = batches(build(), data)
     needed = sum(level.nbytes for level in one.levels)
-    monkeypatch.setattr(psutil, "cpu_count", lambda logical: 4 * torch.get_num_threads())
+    # A container has some of the cores of its machine; of two threads of a core torch uses one.
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical: physical * torch.get_num_threads())
+    monkeypatch.setattr(machine, "cores", lambda: allowed * torch.get_num_threads())
     monkeypatch.setattr("kdbench.engine.batches.free_memory", lambda device: int(needed / CACHE_SHARE) + 1)
     assert batches(build(), data).cache == "recomputed"
     monkeypatch.setattr(

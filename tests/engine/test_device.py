@@ -12,7 +12,6 @@ from kdbench.engine.device import (
     choose_precision,
     deterministic,
     free_memory,
-    left_in_container,
     memory_bytes,
 )
 
@@ -31,25 +30,7 @@ def test_the_switches_forbid_tf32_and_algorithms_chosen_by_trial():
 
 
 def test_free_memory_of_a_machine_is_less_than_all_of_it():
-    assert 0 < free_memory(CPU) < memory_bytes(CPU) == psutil.virtual_memory().total
-
-
-@pytest.mark.parametrize(
-    ("files", "left"),
-    [
-        ({"max": "1000\n", "current": "300\n", "stat": "anon 100\ninactive_file 50\n"}, [750]),
-        ({"max": "max\n", "current": "300\n", "stat": ""}, []),
-        ({"limit_in_bytes": "1000", "usage_in_bytes": "1300", "stat": "total_inactive_file 400\n"}, [100]),
-        ({"limit_in_bytes": "1000", "usage_in_bytes": "1300", "stat": ""}, [0]),
-        ({}, []),
-    ],
-)
-def test_a_container_leaves_what_its_limit_leaves(tmp_path, files, left):
-    folder = tmp_path / "memory" if "limit_in_bytes" in files else tmp_path
-    folder.mkdir(exist_ok=True)
-    for name, text in files.items():
-        (folder / f"memory.{name}").write_text(text)
-    assert list(left_in_container(tmp_path)) == left
+    assert 0 < free_memory(CPU) < memory_bytes(CPU) <= psutil.virtual_memory().total
 
 
 @pytest.mark.parametrize(("fast", "precision"), [(True, "bf16"), (False, "fp32")])

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from kdbench.cli.run import show_plan
+from kdbench.engine import machine
 from kdbench.errors import RequestError
-from kdbench.grid.cluster import Cluster, Need, Node, makespan_s
+from kdbench.grid.cluster import Cluster, Need, Node, makespan_s, this_machine
 from kdbench.grid.costs import (
     Costs,
     expected_seconds,
@@ -140,6 +141,18 @@ def test_cells_share_the_cpus_by_the_whole_grid(mvtec):
     assert {(j.need.cpus, j.place.num_threads) for j in needs(alone, four)} == {(8, None)}
     many = request(mvtec, seeds=tuple(range(20)))
     assert {j.need.cpus for j in needs(many, four)} == {1}
+
+
+def test_a_machine_has_the_cores_and_memory_of_its_container_and_torch_is_told(mvtec, monkeypatch):
+    """Torch would start a thread for each core of the machine, and all would wait for the quota."""
+    monkeypatch.setattr(machine, "cores", lambda: 3)
+    monkeypatch.setattr(machine, "memory_bytes", lambda: 5 * GIB)
+    for quota, threads in ((None, None), (3.5, 3)):
+        monkeypatch.setattr(machine, "core_quota", lambda quota=quota: quota)
+        here = this_machine()
+        assert (here.cpus, here.nodes[0].memory_bytes) == (3, 5 * GIB)
+        alone = request(mvtec, executor="local")
+        assert {(j.need.cpus, j.place.num_threads) for j in needs(alone, here)} == {(3, threads)}
 
 
 def test_a_gpu_is_shared_by_what_was_measured(mvtec):

@@ -5,7 +5,7 @@ BIN := .venv/bin
 METHODS := dskd,stfpm,dcam,snl
 PUBLISHED := reports/published
 
-.PHONY: run test test-all docs bench bench-profile bench-peers equal-weights results tables format clean
+.PHONY: run test test-all docs bench bench-against bench-profile bench-peers equal-weights results tables format clean
 
 run: .venv/.installed
 	$(BIN)/kdbench run --methods $(METHODS) --setting multiclass
@@ -41,6 +41,10 @@ bench-profile: .venv/.installed
 # IMAGES is a category in MVTec layout, WEIGHTS those of torchvision's ResNet-18.
 bench-peers: .venv-peers/.installed
 	.venv-peers/bin/python tests/benchmarks/peers.py --images "$(IMAGES)" --weights "$(WEIGHTS)"
+
+# Training steps of this checkout against those of COMMIT, in turn. WEIGHTS are those of torchvision's ResNet-18.
+bench-against: .venv/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/against.py "$(COMMIT)" --weights "$(WEIGHTS)"
 
 # The same weights in kdbench and in anomalib; writes docs/equal-weights.md.
 equal-weights: .venv-peers/.installed

@@ -1,7 +1,10 @@
-"""What the benchmarks write: pages are what their kept measurements render to."""
+"""The benchmarks: pages are what their kept measurements render to, and an older commit can be measured."""
+
+import subprocess
+import sys
 
 import pytest
-from benchmarks import peers_page
+from benchmarks import against, peers_page
 
 
 def test_the_page_of_the_peers_is_what_its_measurements_render_to():
@@ -48,3 +51,31 @@ def test_a_measurement_replaces_the_section_of_its_machine_and_leaves_others(tmp
 )
 def test_a_section_says_what_was_measured(line):
     assert line in peers_page.section(FOUND).splitlines()
+
+
+def test_the_ratio_to_an_older_commit_is_that_of_medians():
+    sides = against.Sides(
+        method="stfpm", before=[0.2, 0.4, 0.3], now=[0.1, 0.1, 0.2], losses=[("0x1p0", "0x1p0")] * 4
+    )
+    assert sides.row() == "| stfpm | 300.0 | 100.0 | **3.000** | 1.500 to 4.000 | 3 | the same |"
+    sides.losses[-1] = ("0x1p0", "0x1p1")
+    assert sides.row().endswith("| 3 | others |")
+
+
+@pytest.mark.slow
+def test_a_commit_is_checked_out_measured_and_removed():
+    if not (against.ROOT / ".git").exists():
+        pytest.skip("not a checkout")
+    words = ["HEAD", "--methods", "stfpm,rd4ad", "--size", "32", "--images", "4", "--rounds", "1"]
+    script = against.ROOT / "tests/benchmarks/against.py"
+    done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(" | ") for line in done.stdout.splitlines()[2:]]
+    assert [(row[0], row[5], row[6]) for row in rows] == [
+        ("| stfpm", "1", "the same |"),
+        ("| rd4ad", "1", "the same |"),
+    ]
+    listed = subprocess.run(
+        ["git", "-C", against.ROOT, "worktree", "list"], capture_output=True, text=True, check=True
+    )
+    assert "kdbench-" not in listed.stdout

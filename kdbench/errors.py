@@ -17,6 +17,11 @@ class RequestError(ValueError):
         super().__init__("\n".join(self.complaints))
 
 
+def complaints_in(error: RequestError | DataError) -> tuple[str, ...]:
+    """What an error complains of, each by itself."""
+    return error.complaints if isinstance(error, RequestError) else (str(error),)
+
+
 class ResultsError(OSError):
     """Rows cannot be written, so no later cell could be kept either."""
 

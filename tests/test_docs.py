@@ -10,6 +10,7 @@ from test_packaging import LAYERS
 
 from kdbench import __version__
 from kdbench.cli.app import app
+from kdbench.cli.documents import DOCUMENTS
 from kdbench.metrics.exact import METRICS
 from kdbench.metrics.legacy import LEGACY_METRICS
 from kdbench.registry import method_names, methods_page
@@ -47,6 +48,16 @@ def test_every_column_is_documented():
 @pytest.mark.parametrize("command", sorted(typer.main.get_command(app).commands))
 def test_every_command_is_in_the_reference(command):
     assert f"kdbench {command}" in (ROOT / "docs/commands.md").read_text()
+
+
+@pytest.mark.parametrize("command", DOCUMENTS)
+def test_every_key_of_a_document_is_documented(command):
+    (line,) = re.findall(
+        rf"^\| `{command}` \| (.*) \|$", (ROOT / "docs/scripts.md").read_text(), re.MULTILINE
+    )
+    schema = DOCUMENTS[command].model_json_schema()
+    parts = [schema, *schema.get("$defs", {}).values()]
+    assert {key for part in parts for key in part["properties"]} == {*re.findall(r"`(\w+)`", line)}
 
 
 @pytest.mark.parametrize("name", [*METRICS, "mad", *LEGACY_METRICS])

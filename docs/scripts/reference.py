@@ -2,12 +2,14 @@
 
 import html
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import typer.main
+from pydantic import BaseModel
 
 from kdbench.cli.app import app
+from kdbench.cli.documents import DOCUMENTS
 from kdbench.metrics.exact import DEFINITIONS
 from kdbench.metrics.presets import PRESETS, metric_version
 from kdbench.results import store
@@ -99,6 +101,28 @@ def presets() -> str:
     ]
     head = ("preset", "`evaluation_size`", "`mask_rule`", "`sigma`", "own column", "`metric_version`")
     return f"## As they are defined\n\n{table(head, body)}"
+
+
+def documents() -> str:
+    """Every key of every document of --json with its type."""
+    parts = ["## Every key"]
+    for command, model in DOCUMENTS.items():
+        parts += [f"### kdbench {command}", table(("key", "type", "what it is"), _keys(model, ""))]
+    return "\n\n".join(parts)
+
+
+def _keys(model: type[BaseModel], before: str) -> Iterator[tuple[str, str, str]]:
+    for name, field in model.model_fields.items():
+        of_parts = [one for one in get_args(field.annotation) if hasattr(one, "model_fields")]
+        kind = "list" if of_parts else _words_of(field.annotation)
+        yield f"`{before}{name}`", kind, _escaped(field.description or "")
+        for one in of_parts:
+            yield from _keys(one, f"{before}{name}[].")
+
+
+def _words_of(annotation: Any) -> str:
+    shown = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    return f"`{shown.replace('typing.', '').replace('None', 'null')}`"
 
 
 def _yes(value: bool) -> str:

@@ -28,6 +28,7 @@ MADE = {
     "results-format.md": reference.columns,
     "metrics.md": reference.metrics,
     "presets.md": reference.presets,
+    "scripts.md": reference.documents,
 }
 PYTHON = "# Python interface\n\n::: kdbench.api\n"
 METHOD = "# What a method may use\n\n::: kdbench.method\n"

@@ -8,7 +8,8 @@ from kdbench.cli.datasets import data_app
 from kdbench.cli.deploy import export, predict
 from kdbench.cli.distil import distil_teacher
 from kdbench.cli.kept import export_maps, rescore
-from kdbench.cli.look import doctor, list_app, status, write_method
+from kdbench.cli.lists import list_app
+from kdbench.cli.look import doctor, status, write_method
 from kdbench.cli.report import compare, probe, report
 from kdbench.cli.results import results_app
 from kdbench.cli.run import run
@@ -17,7 +18,7 @@ from kdbench.cli.serve import serve
 from kdbench.cli.streams import failed, lossy_streams, needed
 from kdbench.cli.sweep import sweep
 from kdbench.cli.terminal import OK, SOME_FAILED, WRONG_REQUEST, complain, give_home, warn
-from kdbench.errors import DataError, RequestError
+from kdbench.errors import DataError, RequestError, complaints_in
 
 app = typer.Typer(
     help="Compare knowledge-distillation anomaly detectors: one command, exact metrics, traceable numbers.",
@@ -48,8 +49,8 @@ def _carry_out() -> int | str | None:
         give_home()
         app()
     except (RequestError, DataError) as error:
-        for complaint in getattr(error, "complaints", (error,)):
-            complain(str(complaint))
+        for complaint in complaints_in(error):
+            complain(complaint)
         return WRONG_REQUEST
     except SystemExit as left:
         return left.code

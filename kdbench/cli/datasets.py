@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from kdbench.cli.look import list_datasets
+from kdbench.cli import documents
+from kdbench.cli.lists import list_datasets
 from kdbench.cli.options import Root, at_home, comma_list, unusual
+from kdbench.cli.scripts import Answer, for_scripts
 from kdbench.cli.tables import Line, show
-from kdbench.cli.terminal import SOME_FAILED, decoding_bar, note, out, say, say_next, shows_bars
+from kdbench.cli.terminal import OK, SOME_FAILED, decoding_bar, note, out, say, say_next, shows_bars
 from kdbench.errors import complained
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ Name = Annotated[str, typer.Argument(help="The dataset's name.")]
 
 
 @data_app.command("check")
+@for_scripts
 def check_dataset(
     name: Name,
     root: Root = None,
@@ -30,7 +33,7 @@ def check_dataset(
     large_masks: Annotated[
         bool, typer.Option("--large-masks", help="Say nothing of masks that mark more than half of an image.")
     ] = False,
-) -> None:
+) -> Answer:
     """Compare what is on disk with what was published, and name what is missing or wrong."""
     from rich.progress import Progress
 
@@ -69,8 +72,25 @@ def check_dataset(
         say_next(
             "compare methods on them", "kdbench", "run", "--dataset", name, *unusual("--root", root, None)
         )
-    if bad or absent:
-        raise typer.Exit(SOME_FAILED)
+    document = documents.Checked(dataset=name, root=str(folder), categories=tuple(map(_category, found)))
+    return Answer(document=document, code=SOME_FAILED if bad or absent else OK)
+
+
+def _category(one: "CategoryCheck") -> documents.Category:
+    counts = one.found
+    return documents.Category(
+        category=one.category,
+        present=one.present,
+        good=one.good,
+        train=counts.train if counts else None,
+        normal=counts.normal if counts else None,
+        defective=counts.defective if counts else None,
+        masks=counts.masks if counts else None,
+        num_empty_masks=one.num_empty_masks,
+        published=one.published,
+        problems=one.problems,
+        remarks=one.remarks,
+    )
 
 
 def _show_categories(found: "Sequence[CategoryCheck]", folder: Path) -> None:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kdbench.cli import documents
 from kdbench.cli.options import Results, Root, Weights, at_home
-from kdbench.cli.terminal import SOME_FAILED, note, reading, say, shows_bars
+from kdbench.cli.scripts import Answer, for_scripts
+from kdbench.cli.terminal import OK, SOME_FAILED, note, reading, say, say_next, shows_bars
 from kdbench.cli.terminal import out as console
 from kdbench.errors import RequestError, complained, unknown
 
@@ -27,6 +29,7 @@ DecideBy = Annotated[
 ]
 
 
+@for_scripts
 def export(
     cells: Annotated[
         list[str] | None, typer.Argument(metavar="CELL...", help="Ids of cells, or how they begin.")
@@ -45,13 +48,14 @@ def export(
     root: Root = None,
     weights: Weights = None,
     device: Device = "auto",
-) -> None:
+) -> Answer:
     """Write trained detectors as files that run without kdbench, and compare each with torch."""
     if bool(cells) == (best is not None):
         raise RequestError(["name cells, or --best METRIC: one of the two"])
     rows = _best(_rows(results), best) if best else [_one(_rows(results), name) for name in cells or ()]
     if best:
         note(f"{best} is of test images, so that the best of many cells looks better than it is")
+    files = []
     for row in rows:
         with reading(results):
             detector = _detector(results, row, weights, device)
@@ -59,8 +63,20 @@ def export(
         say(f"{detector}: {delivered.path}")
         for text in delivered.notes:
             say(f"  {text}")
+        threshold = delivered.metadata.threshold
+        files.append(
+            documents.Exported(
+                cell_id=row["cell_id"],
+                file=str(delivered.path),
+                threshold=threshold.value if threshold else None,
+                notes=delivered.notes,
+            )
+        )
+    say_next("score images with it", "kdbench", "predict", files[0].file, "IMAGES")
+    return Answer(document=documents.Exports(detectors=tuple(files)))
 
 
+@for_scripts
 def predict(
     detector: DetectorName,
     images: Annotated[
@@ -75,7 +91,7 @@ def predict(
     results: Results = "results",
     weights: Weights = None,
     device: Device = "auto",
-) -> None:
+) -> Answer:
     """Score images: a table, anomaly maps and heat maps; exit code 1 if an image cannot be read."""
     from kdbench.deploy.predict import POLL_S, find_images
     from kdbench.deploy.predict import watch as watched
@@ -103,8 +119,20 @@ def predict(
                     _tell(predictions, out)
             except KeyboardInterrupt:
                 say(f"stopped: {len(predictions)} images are in {out}")
-    if any(one.error for one in predictions):
-        raise typer.Exit(SOME_FAILED)
+    lines = tuple(
+        documents.Image(
+            image=one.path,
+            image_score=one.score,
+            decision=one.decision,
+            map=one.map,
+            heat_map=one.heat_map,
+            error=one.error,
+        )
+        for one in predictions
+    )
+    table = str(out / "predictions.csv")
+    document = documents.Predicted(out=str(out), table=table, threshold=predictor.threshold, images=lines)
+    return Answer(document=document, code=SOME_FAILED if any(one.error for one in predictions) else OK)
 
 
 def _scored(predictor: "Predictor", images: Sequence["Found"], out: Path) -> Iterator["Prediction"]:

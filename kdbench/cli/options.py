@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Literal, Union, get_args, get_origin
+from typing import Annotated, Literal, TypeVar, Union, get_args, get_origin
 
 import typer
 from pydantic import BaseModel
@@ -16,7 +16,7 @@ from kdbench.files import expanded
 from kdbench.grid.request import Request, Shown, parse_sets, read_model, split
 
 REPORT = Path("reports/out")
-Command = Callable[..., None]
+T = TypeVar("T")
 
 
 def at_home(value: object) -> object:
@@ -60,23 +60,23 @@ def report_folder(out: Path | None, former: Path | None) -> Path:
     return former
 
 
-def options_of(model: type[BaseModel]) -> Callable[[Command], Command]:
+def options_of(model: type[BaseModel]) -> Callable[[Callable[..., T]], Callable[..., T]]:
     """Give a command an option for each field of a model, and `--config` for a TOML file of them.
 
     The command is called with the request first, then with its own options.
     """
 
-    def with_options(command: Command) -> Command:
+    def with_options(command: Callable[..., T]) -> Callable[..., T]:
         _, *own = inspect.signature(command).parameters.values()
 
-        def filled(**given: object) -> None:
+        def filled(**given: object) -> T:
             config = given.pop("config")
             asked = {name: given.pop(name) for name in model.model_fields}
             asked |= {name: _once(name, value) for name, value in asked.items() if name != "set"}
             texts = asked.get("set")
             asked["set"] = parse_sets(texts) if isinstance(texts, list) else {}
             request = read_model(model, config if isinstance(config, Path) else None, asked)
-            command(request, **given)
+            return command(request, **given)
 
         parameters = [
             *(_parameter(name, field, help_of(model, name)) for name, field in model.model_fields.items()),
@@ -116,7 +116,7 @@ def _parameter(name: str, field: FieldInfo, text: str) -> inspect.Parameter:
 
 
 def _config(own: Sequence[inspect.Parameter]) -> inspect.Parameter:
-    names = [one.name.replace("_", "-") for one in own if one.annotation is not OldOut]
+    names = [one.name.replace("_", "-") for one in own if one.annotation is not OldOut] + ["quiet", "json"]
     text = f"TOML file of these options (not {', '.join(names)}); those given here take precedence."
     option = typer.Option(help=text, metavar="FILE", callback=at_home)
     annotation = Annotated[Path | None, option]

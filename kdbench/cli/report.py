@@ -1,16 +1,23 @@
 """`kdbench report`, `compare` and `probe`: what rows and kept detectors tell."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kdbench.cli import documents
 from kdbench.cli.options import REPORT, OldOut, Out, Results, Root, Weights, at_home, report_folder, unusual
+from kdbench.cli.scripts import Answer, for_scripts
 from kdbench.cli.tables import show_values
-from kdbench.cli.terminal import SOME_FAILED, note, reading, say, say_next
+from kdbench.cli.terminal import OK, SOME_FAILED, note, reading, say, say_next
 from kdbench.errors import RequestError, complained, reason
 
+if TYPE_CHECKING:
+    from kdbench.reports.tables import Table
 
+
+@for_scripts
 def report(
     results: Results = "results",
     out: Out = None,
@@ -30,7 +37,7 @@ def report(
         list[Path] | None,
         typer.Option(metavar="PAGE", help="Also fill the tables of this Markdown page.", callback=at_home),
     ] = None,
-) -> None:
+) -> Answer:
     """Write the report of all rows of a results folder; works while cells are still running."""
     from kdbench.reports import publish
     from kdbench.reports.embed import embed
@@ -63,10 +70,12 @@ def report(
         if DETECTORS.names(Storage(results)):
             where = unusual("--results", results, "results")
             say_next("the best detectors as files", "kdbench", "export", "--best", "image_auroc", *where)
+    names = tuple(map(str, files))
+    return Answer(document=documents.Written(results=results, report=names[0], files=names))
 
 
 def write(results: str, folder: Path, *, page: bool = False) -> list[Path]:
-    """Write the leaderboard, with `page` the whole report, and say where it is; returns the files."""
+    """Write the leaderboard, with `page` the whole report, and say where it is; returns its files."""
     from kdbench.reports.leaderboard import write_leaderboard
 
     with complained(f"cannot write the report in {folder}"):
@@ -75,7 +84,8 @@ def write(results: str, folder: Path, *, page: bool = False) -> list[Path]:
                 from kdbench.reports.page import write_report
 
                 written = write_report(results, folder)
-                path, headline, files = written.page, written.headline, written.files
+                path, headline = written.page, written.headline
+                files = [path, *(file for file in written.files if file != path)]
             else:
                 path, headline = write_leaderboard(results, folder)
                 files = [path]
@@ -86,6 +96,7 @@ def write(results: str, folder: Path, *, page: bool = False) -> list[Path]:
     return files
 
 
+@for_scripts
 def compare(
     results_a: Annotated[str, typer.Argument(help="The results folder or URI before.", callback=at_home)],
     results_b: Annotated[str, typer.Argument(help="The results folder or URI after.", callback=at_home)],
@@ -95,7 +106,7 @@ def compare(
     out: Annotated[
         Path | None, typer.Option(help="Also write compare.md and compare.csv here.", callback=at_home)
     ] = None,
-) -> None:
+) -> Answer:
     """Show what changed between two results folders; exit code 1 if something became worse, for CI."""
     from kdbench.reports.compare import compare as compare_folders
     from kdbench.reports.compare import write_comparison
@@ -116,8 +127,30 @@ def compare(
     if not out:
         words = (results_a, results_b, "--out", "FOLDER")
         say_next("every difference as files", "kdbench", "compare", *words)
-    if found.num_regressions:
-        raise typer.Exit(SOME_FAILED)
+    document = documents.Compared(
+        before=results_a,
+        after=results_b,
+        tolerance=tolerance,
+        num_compared=found.num_compared,
+        num_regressions=found.num_regressions,
+        num_only_before=found.num_only_before,
+        num_only_after=found.num_only_after,
+        beyond=tuple(documents.Difference(**values) for values in _by_column(found.beyond)),
+        failed=tuple(documents.Ended(**values) for values in _by_column(found.ends)),
+        other_code={
+            what.text: (before.text, after.text)
+            for what, before, after, differs in found.origins.body
+            if differs.text
+        },
+    )
+    return Answer(document=document, code=SOME_FAILED if found.num_regressions else OK)
+
+
+def _by_column(table: "Table") -> Iterator[dict[str, Any]]:
+    """Each line of a table: column -> its number, else its text."""
+    for line in table.body:
+        values = zip(table.head, line, strict=True)
+        yield {name: value.text if value.mean is None else value.mean for name, value in values}
 
 
 def probe(

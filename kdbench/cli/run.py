@@ -4,15 +4,18 @@ import atexit
 import gc
 import signal
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kdbench.cli import documents
 from kdbench.cli.options import REPORT, OldOut, Out, options_of, report_folder, unusual
 from kdbench.cli.report import write
+from kdbench.cli.scripts import Answer, for_scripts
 from kdbench.cli.streams import not_needed
 from kdbench.cli.tables import Line, show
 from kdbench.cli.terminal import OK, SOME_FAILED, complain, duration, err, note, out, say, say_next
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from kdbench.grid.grid import Estimate, Grid, GridResult
 
 
+@for_scripts
 @options_of(Request)
 def run(
     request: Request,
@@ -31,21 +35,22 @@ def run(
         bool, typer.Option("--dry-run", help="Print the cells and an estimate, run nothing.")
     ] = False,
     report: OldOut = None,
-) -> None:
+) -> Answer:
     """Train and evaluate every cell of methods x datasets x settings x seeds that has not finished yet."""
     folder = report_folder(out, report)
     with leaving_on_signals() as stop:
         with _without_collecting():
-            from kdbench.grid.grid import estimate
+            from kdbench.grid.grid import NOT_RUN, estimate
 
         grid = planned(request)
         if dry_run:
-            show_plan(grid, estimate(grid))
-            return
+            expected = estimate(grid)
+            show_plan(grid, expected)
+            statuses = {job.cell.id: grid.finished.get(job.cell.id, NOT_RUN) for job in grid.jobs}
+            statuses |= dict.fromkeys((job.cell.id for job in grid.todo), NOT_RUN)
+            return Answer(document=_document(grid, statuses, expected.cells))
         not_needed(sys.stdout)
-        code = _finish(grid, carry_out(grid, stop), folder)
-    if code != OK:
-        raise typer.Exit(code)
+        return _finish(grid, carry_out(grid, stop), folder)
 
 
 @contextmanager
@@ -117,21 +122,31 @@ def show_plan(grid: "Grid", expected: "Estimate") -> None:
     say("next: the same command without --dry-run")
 
 
-def _finish(grid: "Grid", result: "GridResult", folder: Path) -> int:
-    """Write the report and say what came of the cells; returns the exit code."""
-    from kdbench.grid.grid import NOT_RUN
-
+def _finish(grid: "Grid", result: "GridResult", folder: Path) -> Answer:
+    """Write the report and say what came of the cells."""
+    page: Path | None = None
     kept = f"{result.num_finished} of {len(grid.todo)} cells finished and are kept"
     if result.stopped_by:
         checkpoints = f", {result.num_checkpoints} left a checkpoint" if result.num_checkpoints else ""
-        return _say_stopped(result.stopped_by, kept + checkpoints)
-    if result.complaints:
+        code = _say_stopped(result.stopped_by, kept + checkpoints)
+    elif result.complaints:
         for complaint in result.complaints:
             complain(f"{complaint}. {kept}; the same command resumes")
-        return SOME_FAILED
-    counts = result.counts
+        code = SOME_FAILED
+    else:
+        page = _report(grid, result.counts, folder)
+        code = OK if result.complete else SOME_FAILED
+    document = _document(grid, result.statuses, {}, result=result, page=page)
+    return Answer(document=document, code=code, errors=result.complaints)
+
+
+def _report(grid: "Grid", counts: Counter[str], folder: Path) -> Path | None:
+    """Write the leaderboard, if there is anything to rank, and say how the cells ended; returns it."""
+    from kdbench.grid.grid import NOT_RUN
+
+    page = None
     if counts["ok"]:
-        write(grid.request.results, folder)
+        page, *_ = write(grid.request.results, folder)
     else:
         say("no cell succeeded: nothing to report")
     say("cells: " + ", ".join(f"{count} {status}" for status, count in counts.most_common()))
@@ -140,7 +155,39 @@ def _finish(grid: "Grid", result: "GridResult", folder: Path) -> int:
     if counts["ok"]:
         where = (*unusual("--results", grid.request.results, "results"), *unusual("--out", folder, REPORT))
         say_next("a page with figures and images", "kdbench", "report", *where)
-    return OK if result.complete else SOME_FAILED
+    return page
+
+
+def _document(
+    grid: "Grid",
+    statuses: Mapping[str, str],
+    expected: Mapping[str, float | None],
+    *,
+    result: "GridResult | None" = None,
+    page: Path | None = None,
+) -> documents.Run:
+    cells = [
+        documents.Cell(
+            cell_id=job.cell.id,
+            method=job.cell.method,
+            dataset=job.cell.dataset,
+            setting=job.cell.setting,
+            category=job.cell.category,
+            seed=job.cell.seed,
+            profile=job.cell.profile,
+            status=statuses[job.cell.id],
+            expected_s=expected.get(job.cell.id),
+        )
+        for job in grid.jobs
+    ]
+    return documents.Run(
+        results=grid.request.results,
+        run_id=result.run_id if result else None,
+        complete=result.complete if result else not grid.todo,
+        counts=Counter(cell.status for cell in cells),
+        cells=tuple(cells),
+        report=str(page) if page else None,
+    )
 
 
 def _say_stopped(number: int, kept: str) -> int:

@@ -3,15 +3,20 @@
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kdbench.cell import SETTINGS, Cell, Place, Weights, groups_of
-from kdbench.cli.options import REPORT, Out, Results, Root, at_home, comma_list
+from kdbench.cli import documents
+from kdbench.cli.options import REPORT, Out, Results, Root, at_home, comma_list, unusual
 from kdbench.cli.report import write
-from kdbench.cli.terminal import complained, note, say
+from kdbench.cli.scripts import Answer, for_scripts
+from kdbench.cli.terminal import complained, note, say, say_next
 from kdbench.errors import Complaints, unknown
+
+if TYPE_CHECKING:
+    from kdbench.data.maps import Given
 
 LONGEST = 60  # characters of a name, which has to fit into tables
 
@@ -36,6 +41,7 @@ class ScoreRequest:
     replace: bool
 
 
+@for_scripts
 def score(
     maps: Annotated[
         Path | None,
@@ -74,7 +80,7 @@ def score(
         bool, typer.Option("--replace", help="Replace rows of other maps under the same name.")
     ] = False,
     out: Out = None,
-) -> None:
+) -> Answer:
     """Measure anomaly maps or image scores of another program, as rows beside those of kdbench."""
     request = ScoreRequest(
         maps=maps,
@@ -92,11 +98,21 @@ def score(
         results=results,
         replace=replace,
     )
-    carry_out(request)
-    write(results, out or REPORT)
+    given = carry_out(request)
+    page, *_ = write(results, out or REPORT)
+    where = (*unusual("--results", results, "results"), *unusual("--out", out or REPORT, REPORT))
+    say_next("a page with figures", "kdbench", "report", *where)
+    document = documents.Scored(
+        name=request.name,
+        results=request.results,
+        categories=tuple(given.categories),
+        left_out=tuple(given.left_out),
+        report=str(page),
+    )
+    return Answer(document=document)
 
 
-def carry_out(request: ScoreRequest) -> None:
+def carry_out(request: ScoreRequest) -> "Given":
     """Measure and write the rows; RequestError with every complaint, and then nothing is written."""
     from kdbench.data.fingerprint import fingerprint_of
     from kdbench.data.maps import find
@@ -143,6 +159,7 @@ def carry_out(request: ScoreRequest) -> None:
         note(f"there is nothing for {', '.join(given.left_out)}, which get no rows")
     what = "image scores" if request.maps is None else "maps"
     say(f"{request.name}: rows of the {what} of {', '.join(given.categories)}")
+    return given
 
 
 def _of_others(request: ScoreRequest, cell: Cell, digest: str) -> list[str]:

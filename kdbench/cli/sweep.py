@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kdbench.cli import documents
 from kdbench.cli.options import OldOut, Out, options_of, report_folder
 from kdbench.cli.report import write
 from kdbench.cli.run import announce_drawing, leaving_on_signals
+from kdbench.cli.scripts import Answer, for_scripts
 from kdbench.cli.streams import not_needed
 from kdbench.cli.tables import show_values
-from kdbench.cli.terminal import SOME_FAILED, decoding_bar, note, say
+from kdbench.cli.terminal import OK, SOME_FAILED, decoding_bar, note, say
 from kdbench.cli.trials import Lines, SweepResult, result_of, summary
 from kdbench.errors import RequestError, complained
 from kdbench.sweeps._request import SweepRequest
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from kdbench.sweeps._plan import SweepPlan
 
 
+@for_scripts
 @options_of(SweepRequest)
 def sweep(
     request: SweepRequest,
@@ -27,7 +30,7 @@ def sweep(
         bool, typer.Option("--audit", help="When all trials have finished, score them on the test images.")
     ] = False,
     report: OldOut = None,
-) -> None:
+) -> Answer:
     """Search a method's configuration on normal images with synthetic defects; no test image is seen."""
     folder = report_folder(out, report)
     not_needed(sys.stdout)
@@ -40,8 +43,18 @@ def sweep(
             else:
                 show_values(part)
         write(plan.sweep.place.results, folder, page=True)
-    if not result.complete:
-        raise typer.Exit(SOME_FAILED)
+    best = result.best or {}
+    document = documents.Swept(
+        results=plan.sweep.place.results,
+        sweep_id=plan.sweep.id,
+        complete=result.complete,
+        num_configurations=len(result.rows),
+        num_failed=len(result.failed),
+        best_trial=best.get("trial_id"),
+        best_objective=best.get("objective_value"),
+        config=result.config,
+    )
+    return Answer(document=document, code=OK if result.complete else SOME_FAILED)
 
 
 def planned(request: SweepRequest) -> "SweepPlan":

@@ -16,7 +16,7 @@ from kdbench.cli.terminal import give_home, silenced
 from kdbench.cli.trials import SweepResult
 from kdbench.engine.recipe import Recipe
 from kdbench.errors import RequestError, ResultsError, unknown
-from kdbench.grid.request import Request, read_model, split
+from kdbench.grid.request import Request, read_model
 from kdbench.reports.rows import load_rows
 from kdbench.reports.shown import Compared, Figure, Leaderboard, all_figures, compared, leaderboard
 from kdbench.results.schema import ROW_SCHEMA
@@ -169,15 +169,15 @@ def score(
     dataset: str,
     root: AnyPath | None = None,
     csv: AnyPath | None = None,
-    categories: Names = (),
-    setting: str = "oneclass",
-    seed: int = 0,
+    categories: Names | None = None,
+    setting: str | None = None,
+    seed: int | None = None,
     profile: str | None = None,
-    preset: str = "exact",
+    preset: str | None = None,
     latency_ms: float | None = None,
     latency_device: str | None = None,
-    results: AnyPath = "results",
-    replace: bool = False,
+    results: AnyPath | None = None,
+    replace: bool | None = None,
 ) -> "ResultsFolder":
     """Measure anomaly maps or image scores that another program made, as rows beside those of kdbench.
 
@@ -185,29 +185,11 @@ def score(
     Returns the results folder. Raises RequestError or DataError with everything that is wrong, and then
     nothing is written.
     """
-    from kdbench.cli.score import ScoreRequest, carry_out
+    from kdbench.grid.score import ScoreRequest
+    from kdbench.grid.score import score as measure
 
-    def path(where: AnyPath | None) -> Path | None:
-        return None if where is None else Path(_place(where))
-
-    request = ScoreRequest(
-        maps=path(maps),
-        name=name,
-        dataset=dataset,
-        root=path(root),
-        csv=path(csv),
-        categories=split(categories) if isinstance(categories, str) else tuple(categories),
-        setting=setting,
-        seed=seed,
-        profile=profile,
-        preset=preset,
-        latency_ms=latency_ms,
-        latency_device=latency_device,
-        results=_place(results),
-        replace=replace,
-    )
-    with silenced():
-        carry_out(request)
+    request = _asked(ScoreRequest, locals())
+    measure(request)
     return ResultsFolder(request.results)
 
 
@@ -396,5 +378,5 @@ def _asked(model: type[Model], given: Mapping[str, Any]) -> Model:
             if not value:  # perhaps what a filter left: it must not mean "all"
                 raise RequestError([f"{name}=(): it names nothing. Leave it out for the default"])
         values[name] = value
-    config = given["config"]
+    config = given.get("config")
     return read_model(model, None if config is None else Path(_place(config)), values)

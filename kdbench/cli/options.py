@@ -61,27 +61,29 @@ def report_folder(out: Path | None, former: Path | None) -> Path:
 
 
 def options_of(model: type[BaseModel]) -> Callable[[Callable[..., T]], Callable[..., T]]:
-    """Give a command an option for each field of a model, and `--config` for a TOML file of them.
+    """Give a command an option for each field of a model, and `--config` for a TOML file of a grid.
 
     The command is called with the request first, then with its own options.
     """
+    of_grid = "set" in model.model_fields
 
     def with_options(command: Callable[..., T]) -> Callable[..., T]:
         _, *own = inspect.signature(command).parameters.values()
 
         def filled(**given: object) -> T:
-            config = given.pop("config")
+            config = given.pop("config", None)
             asked = {name: given.pop(name) for name in model.model_fields}
             asked |= {name: _once(name, value) for name, value in asked.items() if name != "set"}
             texts = asked.get("set")
-            asked["set"] = parse_sets(texts) if isinstance(texts, list) else {}
+            if isinstance(texts, list):
+                asked["set"] = parse_sets(texts)
             request = read_model(model, config if isinstance(config, Path) else None, asked)
             return command(request, **given)
 
         parameters = [
             *(_parameter(name, field, help_of(model, name)) for name, field in model.model_fields.items()),
             *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own),
-            _config(own),
+            *([_config(own)] if of_grid else []),
         ]
         filled.__name__, filled.__doc__ = command.__name__, command.__doc__
         filled.__annotations__ = {one.name: one.annotation for one in parameters}
@@ -106,11 +108,11 @@ def _parameter(name: str, field: FieldInfo, text: str) -> inspect.Parameter:
     shown = next((one for one in field.metadata if isinstance(one, Shown)), Shown())
     of_field = _without_none(field.annotation)
     metavar = shown.metavar or _metavar(of_field)
-    if field.is_required():
+    if field.is_required() or shown.is_argument:
         option = typer.Argument(help=text, metavar=metavar)
     else:
-        names = [f"--{name.replace('_', '-')}/{shown.off}"] if shown.off else []
-        option = typer.Option(*names, help=text, metavar=metavar)
+        off = f"/{shown.off}" if shown.off else ""
+        option = typer.Option(f"--{name.replace('_', '-')}{off}", help=text, metavar=metavar)
     annotation = Annotated[_type_of_option(of_field) | None, option]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 

@@ -25,6 +25,7 @@ class Shown:
 
     metavar: str | None = None  # what stands for a value, such as its unit
     off: str = ""  # the option that means False
+    is_argument: bool = False  # whether it stands without a name
 
 
 def split(text: str) -> tuple[str, ...]:
@@ -197,11 +198,13 @@ def read_request(file: Path | None, options: Mapping[str, Any]) -> Request:
 
 def read_model(model: type[Model], file: Path | None, options: Mapping[str, Any]) -> Model:
     """The same for any request whose fields are the options of a command."""
+    if "set" not in model.model_fields:  # no method is configured
+        return validated(model, _given(options))
     values: dict[str, Any] = {}
     if file is not None:
         values = read_toml(file)
         values["set"] = _flat(values.get("set", {}), f"{file}: ")
-    given = {key: value for key, value in options.items() if value not in (None, (), {})}
+    given = _given(options)
     given["set"] = _flat(given.get("set", {}))
     over = given.keys() & OF_METHODS  # --epochs takes precedence over METHOD.epochs of the file, too
     over |= {name.removeprefix(f"{EVERY}.") for name in given["set"]}  # and so does --set all.epochs
@@ -215,6 +218,11 @@ def read_model(model: type[Model], file: Path | None, options: Mapping[str, Any]
     given["set"] = kept | given["set"]
     values |= given
     return validated(model, values)
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are given."""
+    return {key: value for key, value in options.items() if value not in (None, (), {})}
 
 
 def validated(model: type[Model], values: Mapping[str, Any], prefix: str = "") -> Model:

@@ -1,4 +1,4 @@
-"""Which test images a report shows: the worst misses, the worst false alarms, the largest disagreements.
+"""Which test images a report shows: the worst misses and false alarms, disagreements, and one in the middle.
 
 Images are chosen by the ranks of the stored image scores within a category, because the scores of two methods
 have different units. An entry is shown by its lowest seed that kept pictures.
@@ -15,18 +15,16 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from kdbench.reports.figures import colormaps
+from kdbench.reports.heat import Kept, Map, Normals
 from kdbench.results.storage import Storage
 from kdbench.results.store import INPUTS, PICTURES, read
 
 MOST = 6  # images of one category
 BUDGET = 3_000_000  # bytes of all pictures in a page; base64 makes them a third larger
-LEVELS = 32  # colours of a map: a page of half the size, and no difference to the eye
-PERCENTILE = 95
 SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
 Floats = NDArray[np.floating[Any]]
 Bools = NDArray[np.bool_]
-MISS, ALARM, DISAGREEMENT = "miss", "false alarm", "disagreement"
+MISS, ALARM, DISAGREEMENT, MEDIAN = "miss", "false alarm", "disagreement", "median"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,19 +42,6 @@ class Candidate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Map:
-    """A kept anomaly map, its own range of values and the range of its colours."""
-
-    picture: bytes  # PNG, grey
-    own: tuple[float, float]  # what black and white stand for
-    scale: tuple[float, float]  # for all maps of its cell and category
-
-    def coloured(self, size: tuple[int, int]) -> bytes:
-        """The map as a coloured PNG of a width and height, on its scale."""
-        return coloured(self.picture, self.own, self.scale, size)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Exhibit:
     """A candidate with its pictures: JPEG of the input, PNG of the mask."""
 
@@ -65,7 +50,19 @@ class Exhibit:
     height: int
     input: bytes
     mask: bytes | None
-    maps: dict[str, Map]  # by entry; an entry whose cell kept no pictures is not there
+    maps: dict[str, Map]  # by entry; an entry without pictures of this and of normal images is not there
+
+    @property
+    def picture(self) -> NDArray[np.uint8]:
+        """The picture of the input [h,w,3]."""
+        with Image.open(io.BytesIO(self.input)) as opened:
+            return np.asarray(opened.convert("RGB"))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the picture of the input; a map is square and is stretched to them."""
+        with Image.open(io.BytesIO(self.input)) as opened:
+            return opened.size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,10 +100,23 @@ def candidates(category: str, scores: pd.DataFrame) -> list[Candidate]:
     `scores` has `entry cell_id image defect label image_score` of one cell per entry. An image that some
     entry has not scored is left out.
     """
+    return _standings_of(category, scores).candidates()
+
+
+def median(category: str, scores: pd.DataFrame) -> list[Candidate]:
+    """The defective image of a category that is neither easy nor hard, if there is one; `scores` as above.
+
+    Of the defective images in the order of their places among all images, the mean over the entries, it is
+    the one in the middle, the lower of two; images with equal places are in the order of their names.
+    """
+    return _standings_of(category, scores).median()
+
+
+def _standings_of(category: str, scores: pd.DataFrame) -> "_Standings":
     wide = scores.pivot(index="image", columns="entry", values="image_score").dropna().sort_index()
     images = scores.drop_duplicates("image").set_index("image").loc[wide.index]
     cells = scores.drop_duplicates("entry").set_index("entry")["cell_id"]
-    of_images = _Standings(
+    return _Standings(
         category=category,
         images=[*wide.index],
         entries=[*wide.columns],
@@ -115,7 +125,6 @@ def candidates(category: str, scores: pd.DataFrame) -> list[Candidate]:
         defects=[*images["defect"]],
         scores=wide.to_numpy(float).T,
     )
-    return of_images.candidates()
 
 
 class _Standings:
@@ -159,6 +168,11 @@ class _Standings:
                     found[i] = self._candidate(kind, i)
         return list(found.values())
 
+    def median(self) -> list[Candidate]:
+        defective = np.flatnonzero(self.label)
+        order = defective[np.argsort(self.place[:, defective].mean(0).round(12), kind="stable")]
+        return [self._candidate(MEDIAN, int(i)) for i in order[(len(order) - 1) // 2 :][:1]]
+
     def _candidate(self, kind: str, i: int) -> Candidate:
         label = bool(self.label[i])
         others = "normal images" if label else "defects"
@@ -179,6 +193,8 @@ class _Standings:
         )
 
     def _why(self, kind: str, i: int, others: str) -> str:
+        if kind == MEDIAN:
+            return "in the middle of the defective images by the mean place of its score"
         if kind == DISAGREEMENT:
             high, low = int(self.place[:, i].argmax()), int(self.place[:, i].argmin())
             return (
@@ -194,23 +210,29 @@ class _Standings:
         return f"of {self.entries[worst]}: it scores as high as or higher than {share:.0%} of the {others}"
 
 
-def exhibits(where: Storage, chosen: Sequence[Candidate]) -> Iterator[Exhibit]:
-    """The candidates with their pictures, in the same order; candidates without pictures are left out."""
+def exhibits(where: Storage, chosen: Sequence[Candidate], scores: pd.DataFrame) -> Iterator[Exhibit]:
+    """The candidates with their pictures, in the same order; candidates without pictures are left out.
+
+    `scores` has `cell_id category image label` of their cells: the colours of a map stand for shares of the
+    pixels of the normal images among these.
+    """
     wanted: dict[str, set[str]] = {}  # cell -> images
     for candidate in chosen:
         for cell_id in candidate.cells.values():
             wanted.setdefault(cell_id, set()).add(candidate.image)
+    is_normal = scores[~scores["label"].astype(bool)].groupby("cell_id")["image"].agg(set)
     maps: dict[tuple[str, str], Map] = {}  # (cell, image)
     contents: dict[str, set[str]] = {}  # fingerprint of a category -> images
     for cell_id, images in wanted.items():
         kept = read(where, PICTURES, only=[cell_id]).to_pandas()
         for print_, own in kept.groupby("category_fingerprint"):
-            scale = float(own["lowest"].min()), float(np.percentile(own["highest"], PERCENTILE))
-            for row in own[own["image"].isin(images)].itertuples():
-                maps[cell_id, row.image] = Map(
-                    picture=row.anomaly_map, own=(row.lowest, row.highest), scale=scale
-                )
-                contents.setdefault(str(print_), set()).add(row.image)
+            of_category = {row.image: _kept(row) for row in own.itertuples()}
+            normals = [one for image, one in of_category.items() if image in is_normal.get(cell_id, ())]
+            among = Normals(normals) if normals else None
+            for image in images & of_category.keys():
+                contents.setdefault(str(print_), set()).add(image)
+                if among:
+                    maps[cell_id, image] = Map(kept=of_category[image], normals=among)
     inputs = {
         row["image"]: row
         for print_, images in contents.items()
@@ -237,8 +259,7 @@ def within_budget(groups: Sequence[Iterable[Exhibit]], budget: int = BUDGET) -> 
         for own, exhibit in zip(taken, turn, strict=True):
             if exhibit is None:
                 continue
-            with Image.open(io.BytesIO(exhibit.input)) as opened:
-                size = opened.size  # a map is square: it is stretched over an input that is not
+            size = exhibit.size
             maps = {entry: kept.coloured(size) for entry, kept in exhibit.maps.items()}
             shown = Shown(exhibit=exhibit, maps=maps)
             used += shown.num_bytes
@@ -248,18 +269,6 @@ def within_budget(groups: Sequence[Iterable[Exhibit]], budget: int = BUDGET) -> 
     return taken
 
 
-def coloured(
-    picture: bytes, own: tuple[float, float], scale: tuple[float, float], size: tuple[int, int]
-) -> bytes:
-    """A grey PNG (black and white mean `own`) as a coloured PNG of `size` with its values on `scale`."""
-    with Image.open(io.BytesIO(picture)) as opened:
-        grey = np.asarray(opened.convert("L").resize(size, Image.Resampling.BILINEAR), np.float64)
-    values = own[0] + grey / 255 * (own[1] - own[0])
-    share = (values - scale[0]) / ((scale[1] - scale[0]) or 1.0)
-    level = (share.clip(0, 1) * (LEVELS - 1)).round().astype(np.uint8)
-    image = Image.frombytes("P", level.shape[::-1], level.tobytes())
-    palette = (255 * colormaps["inferno"](np.linspace(0, 1, LEVELS))[:, :3]).round().astype(np.uint8)
-    image.putpalette(palette.ravel().tolist())
-    memory = io.BytesIO()
-    image.save(memory, "PNG")
-    return memory.getvalue()
+def _kept(row: Any) -> Kept:
+    power = 1.0 if pd.isna(row.grey_power) else float(row.grey_power)
+    return Kept(picture=row.anomaly_map, lowest=row.lowest, highest=row.highest, power=power)

@@ -125,6 +125,35 @@
   addEventListener("resize", reachable);
   for (const details of folds) details.addEventListener("toggle", reachable);
 
+  // --- pictures, enlarged --------------------------------------------------------------------------------
+  const enlarge = (figure, index) => {
+    const close = make("button", { type: "button", class: "close" }, "Close");
+    const caption = figure.querySelector("figcaption").cloneNode(true);
+    const strip = figure.querySelector(".strip").cloneNode(true);
+    for (const twin of strip.querySelectorAll("[id]")) twin.removeAttribute("id"); // the page has it already
+    for (const button of strip.querySelectorAll("button")) button.replaceWith(make("span", { class: "picture" }, ...button.childNodes));
+    const scale = figure.closest("section").querySelector(".scale").cloneNode(true);
+    const zoom = make("dialog", { class: "zoom", "aria-label": caption.textContent }, close, caption, strip, scale);
+    document.body.append(zoom);
+    close.addEventListener("click", () => zoom.close());
+    zoom.addEventListener("click", (event) => (event.target === zoom || event.target.closest("a")) && zoom.close());
+    zoom.addEventListener("close", () => zoom.remove());
+    zoom.showModal();
+    const picked = strip.children[index];
+    picked.classList.add("chosen");
+    picked.scrollIntoView({ block: "center" });
+  };
+  for (const figure of document.querySelectorAll(".exhibit")) {
+    figure.querySelectorAll(".strip > li").forEach((item, index) => {
+      const picture = item.querySelector(".picture");
+      if (!picture) return;
+      const words = `Enlarge ${picture.querySelector("img").alt}`;
+      const button = make("button", { type: "button", class: "picture", "aria-label": words }, ...picture.childNodes);
+      button.addEventListener("click", () => enlarge(figure, index));
+      picture.replaceWith(button);
+    });
+  }
+
   // --- from a number to its cells ------------------------------------------------------------------------
   const cells = document.getElementById("cells");
   const behind = document.getElementById("behind");

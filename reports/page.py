@@ -24,10 +24,12 @@ from kdbench.reports import (
     figures,
     figures_accuracy,
     figures_deployment,
+    figures_gallery,
     figures_speed,
     figures_sweep,
     figures_terms,
     gallery,
+    heat,
     sweep,
 )
 from kdbench.reports.cell_list import Links, list_cells
@@ -79,7 +81,7 @@ def write_report(results: str | Path, folder: Path) -> Written:
 def write_page(results: Storage, rows: Rows, found: Sequence[Section], folder: Path) -> list[Path]:
     """Write `report.html` and the files of its figures; returns the page, then those."""
     look = figures.marks(rows.cells["entry"])
-    kept = Counter(Path(name).stem for kind in (CURVES, PICTURES) for name in kind.names(results))
+    kept = _kept(results)
     parts = [_part(results, rows, group, cells, look, kept) for group, cells in sections(rows.cells)]
     shared = figures_speed.workers(rows.cells, look)
     links = Links(dict.fromkeys(rows.cells["cell_id"]))
@@ -113,6 +115,7 @@ def write_page(results: Storage, rows: Rows, found: Sequence[Section], folder: P
         cell_anchor=links.anchor,
         group=links.group,
         data=lambda: _data(points, parts, links),
+        scale={"png": _base64(heat.legend()), "ticks": heat.TICKS, "says": heat.SAYS, "coarse": heat.COARSE},
         **_assets(),
     )
     with written_aside(folder / "report.html") as aside:
@@ -130,30 +133,37 @@ def _part(
     kept: Mapping[str, int],
 ) -> _Part:
     found = entries(cells)
-    chosen = figures_accuracy.picture_cells(found, kept)
     timed = figures_speed.timings(found, rows.latencies)
-    scores = rows.scores.merge(chosen, on=["cell_id", "category"])
-    candidates = [
-        candidate
-        for category, own in scores.groupby("category", sort=False)
-        for candidate in gallery.candidates(str(category), own)
-    ]
+    scores = _pictured(rows, found, kept)
+    by_category = [(str(category), own) for category, own in scores.groupby("category", sort=False)]
+    candidates = [one for category, own in by_category for one in gallery.candidates(category, own)]
     return _Part(
         group=group,
         found=found,
         timed=timed,
-        sketches=_sketches(results, rows, group, cells, found, look),
+        sketches=_sketches(results, rows, group, cells, found, look, scores),
         candidates=candidates,
-        exhibits=list(gallery.exhibits(results, candidates)),
+        exhibits=list(gallery.exhibits(results, candidates, scores)),
     )
+
+
+def _kept(results: Storage) -> Counter[str]:
+    """How many files for people each cell has kept."""
+    return Counter(Path(name).stem for kind in (CURVES, PICTURES) for name in kind.names(results))
+
+
+def _pictured(rows: Rows, found: Sequence[Entry], kept: Mapping[str, int]) -> pd.DataFrame:
+    """The scores of the cells whose pictures are shown, with their `entry`."""
+    return rows.scores.merge(figures_accuracy.picture_cells(found, kept), on=["cell_id", "category"])
 
 
 def all_sketches(results: str | Path) -> Iterator[Sketch]:
     """Every figure of the report, also those that cannot be drawn; FileNotFoundError without rows."""
     rows, storage = load(results), Storage(results)
-    look = figures.marks(rows.cells["entry"])
+    look, kept = figures.marks(rows.cells["entry"]), _kept(storage)
     for group, cells in sections(rows.cells):
-        yield from _sketches(storage, rows, group, cells, entries(cells), look)
+        found = entries(cells)
+        yield from _sketches(storage, rows, group, cells, found, look, _pictured(rows, found, kept))
     yield from figures_speed.workers(rows.cells, look)
     for one in sweep.sweeps(rows.trials, rows.audits):
         yield from figures_sweep.sketches(one)
@@ -166,12 +176,16 @@ def _sketches(
     cells: pd.DataFrame,
     found: list[Entry],
     look: dict[str, Mark],
+    pictured: pd.DataFrame,
 ) -> list[Sketch]:
-    """The figures of one section."""
+    """The figures of one section; `pictured` has the scores of the cells whose pictures are shown."""
     ended = figures_accuracy.succeeded_cells(found)
     curves = read(results, CURVES, only=set(ended["cell_id"])).to_pandas()
     curves = curves.merge(ended, on=["cell_id", "category"])
     timed = figures_speed.timings(found, rows.latencies)
+    by_category = pictured.groupby("category", sort=False)
+    middle = [one for name, own in by_category for one in gallery.median(str(name), own)]
+    shown = list(gallery.exhibits(results, middle, pictured))
     return [
         *figures_speed.accuracy_latency(group, found, timed, look),
         *figures_speed.latency_distributions(group, found, rows.latencies, look),
@@ -183,6 +197,7 @@ def _sketches(
         *budget.courses(group, found, rows, look),
         *figures_terms.drivers(group, cells),
         figures_accuracy.interference(group, found, rows.probes, look),
+        figures_gallery.strip(group, [entry.name for entry in found], shown),
     ]
 
 
@@ -235,7 +250,7 @@ def _galleries(parts: Sequence[_Part]) -> dict[str, dict[str, Any]]:
             "num_chosen": len(part.candidates),
             "most": gallery.MOST,
             "megabytes": gallery.BUDGET / 1e6,
-            "percentile": gallery.PERCENTILE,
+            "coarse": any(one.coarse for exhibit in part.exhibits for one in exhibit.maps.values()),
         }
     return shown
 
@@ -250,7 +265,8 @@ def _item(shown: Shown) -> dict[str, Any]:
         "width": exhibit.width,
         "height": exhibit.height,
         "input": _base64(exhibit.input),
-        "mask": _base64(exhibit.mask) if exhibit.mask else "",
+        "truth": heat.outline(exhibit.mask) if exhibit.mask else "",
+        "size": exhibit.size,
         "maps": [
             {
                 "entry": entry,

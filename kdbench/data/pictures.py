@@ -17,6 +17,7 @@ from kdbench.dataset import Category, Dataset, Sample
 from kdbench.picture import open_image
 
 SIDE = 128  # pixels; the longer side of a picture
+POWER = 3.0  # grey is the root of the value: a product of three levels has most of its pixels near 0
 
 
 def maps_of(
@@ -31,18 +32,22 @@ def maps_of(
             "category": category.name,
             "category_fingerprint": fingerprint,
             "image": category.relative(sample.path),
-            "anomaly_map": _encoded(grey(anomaly_map, lowest, highest), "PNG", compress_level=9),
+            "anomaly_map": _encoded(grey(anomaly_map, lowest, highest, POWER), "PNG", compress_level=9),
             "lowest": lowest,
             "highest": highest,
+            "grey_power": POWER,
         }
 
 
-def grey(anomaly_map: np.ndarray, lowest: float, highest: float) -> Image.Image:
-    """A map [S,S] as 8-bit grey, `lowest` black and `highest` white, at most SIDE pixels wide."""
+def grey(anomaly_map: np.ndarray, lowest: float, highest: float, power: float = 1.0) -> Image.Image:
+    """A map [S,S] as 8-bit grey, `lowest` black and `highest` white, at most SIDE pixels wide.
+
+    A value is lowest + (highest - lowest) * (grey / 255)^power.
+    """
     small = Image.fromarray(anomaly_map.astype(np.float32))
     small.thumbnail((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=None)
     share = (np.asarray(small, np.float64) - lowest) / ((highest - lowest) or 1.0)
-    return Image.fromarray((255 * share.clip(0, 1)).round().astype(np.uint8))
+    return Image.fromarray((255 * share.clip(0, 1) ** (1 / power)).round().astype(np.uint8))
 
 
 def inputs_of(dataset: Dataset, category: Category, fingerprint: str) -> list[dict[str, Any]]:

@@ -178,6 +178,10 @@ PICTURE_SCHEMA = pa.schema(
         ("anomaly_map", pa.binary()),  # PNG, 8-bit grey
         ("lowest", _REAL),  # what black stands for
         ("highest", _REAL),  # what white stands for
+        (
+            "grey_power",
+            _REAL,
+        ),  # of the grey (0 to 1) that gives the value between them; null in older rows: 1
     ]
 )
 

@@ -37,8 +37,18 @@ def test_a_picture_and_its_two_floats_give_the_map_back(tmp_path):
         picture = opened(row["anomaly_map"])
         assert (picture.format, picture.mode) == ("PNG", "L")
         span = row["highest"] - row["lowest"]
-        again = row["lowest"] + np.asarray(picture) / 255 * span
-        assert np.abs(again - anomaly_map).max() <= span / 255 / 2 * 1.001
+        power = row["grey_power"]
+        steps = row["lowest"] + (np.arange(256) / 255) ** power * span
+        again = steps[np.asarray(picture)]
+        assert np.abs(again - anomaly_map).max() <= np.diff(steps).max() / 2 * 1.01
+        low = anomaly_map < row["lowest"] + span / 1000  # a product has most of its pixels there
+        assert np.abs(again - anomaly_map)[low].max(initial=0) <= span / 255 / 10
+
+
+def test_low_values_keep_finer_steps_than_high_ones():
+    values = np.linspace(0, 1, 10_001).reshape(1, -1)[:, :100]  # the lowest hundredth of 0 to 1
+    assert len(np.unique(np.asarray(grey(values.repeat(100, 0), 0, 1, 3.0)))) > 30
+    assert len(np.unique(np.asarray(grey(values.repeat(100, 0), 0, 1)))) < 5
 
 
 def test_a_large_map_becomes_the_means_of_its_blocks():

@@ -261,6 +261,7 @@ FROZEN_PICTURES = [
     ("anomaly_map", "binary"),
     ("lowest", "double"),
     ("highest", "double"),
+    ("grey_power", "double"),
 ]
 FROZEN_INPUTS = [
     ("category_fingerprint", "string"),

@@ -230,3 +230,21 @@ def tiny_jobs(root: Path, results: Path, **changes: object) -> list[Any]:
     from kdbench.grid.plan import plan
 
     return plan(tiny_request(root, results, **changes)).jobs
+
+
+def smallest(kind: Any, seed: int = 0, **changes: object) -> Any:
+    """An untrained method, by its class or name, of the smallest networks and for images of 64 pixels.
+
+    `changes` are keys of its Config. The networks' start follows `seed`, and torch's random state with it.
+    """
+    import torch
+
+    from kdbench.backbone import teacher
+    from kdbench.registry import get_method
+    from kdbench.weights import find_weights
+
+    kind = get_method(kind) if isinstance(kind, str) else kind
+    config = kind.Config(**{"backbone": "tiny", "image_size": 64} | kind.tiny | changes)
+    network = teacher(config.backbone, config.levels, find_weights(config.backbone))
+    torch.manual_seed(seed)
+    return kind(config, network)

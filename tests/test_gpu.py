@@ -8,14 +8,13 @@ import os
 import numpy as np
 import pytest
 import torch
+from conftest import smallest
 
-from kdbench.backbone import teacher
 from kdbench.engine import evaluate, train
 from kdbench.engine.batches import Batches, batches_of
 from kdbench.engine.device import broken_gpu, cap_memory, free_memory, place_networks
 from kdbench.method import Method
-from kdbench.registry import get_method, method_names
-from kdbench.weights import find_weights
+from kdbench.registry import method_names
 
 DEVICE = torch.device(os.environ.get("KDBENCH_TEST_DEVICE", "cuda"))
 CPU = torch.device("cpu")
@@ -27,12 +26,7 @@ pytestmark = [
 
 
 def build(name: str, device: torch.device = DEVICE, precision: str = "fp32") -> Method:
-    kind = get_method(name)
-    smallest = {"backbone": "tiny", "image_size": 64, "batch_size": 4, "epochs": 2, "precision": precision}
-    config = kind.Config(**{**smallest, **kind.tiny})
-    network = teacher(config.backbone, config.levels, find_weights(config.backbone))
-    torch.manual_seed(0)
-    method = kind(config, network)
+    method: Method = smallest(name, batch_size=4, epochs=2, precision=precision)
     place_networks(method, device)
     return method
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import smallest
 
 from kdbench.backbone import pyramid, teacher
 from kdbench.deploy.archive import check_archive, load_program
@@ -31,12 +32,7 @@ LESS = {"dinomaly": {"levels": (3, 10)}}  # than the papers' depth, which only t
 
 def deployed(name: str, **changes: object) -> Deployed:
     """A method with the smallest network and statistics of BatchNorm that are not those of its start."""
-    method = get_method(name)
-    config = method.Config(
-        **{"backbone": "tiny", "image_size": SIZE} | method.tiny | LESS.get(name, {}) | changes
-    )
-    torch.manual_seed(0)
-    built = method(config, teacher(config.backbone, config.levels, find_weights(config.backbone)))
+    built = smallest(name, **LESS.get(name, {}) | changes)
     built.train()
     images = torch.randn(4, 3, SIZE, SIZE)
     with torch.no_grad():

@@ -6,20 +6,18 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from conftest import smallest
 
-from kdbench.backbone import teacher
 from kdbench.engine import machine
 from kdbench.engine.batches import CACHE_SHARE, Batches, split_heldout
 from kdbench.methods.stfpm import STFPM
-from kdbench.weights import find_weights
 
 CPU = torch.device("cpu")
 
 
 def build(**changes: object) -> STFPM:
-    config = STFPM.Config(backbone="tiny", image_size=32, batch_size=4, **changes)
-    torch.manual_seed(0)
-    return STFPM(config, teacher("tiny", config.levels, find_weights("tiny")))
+    method: STFPM = smallest(STFPM, image_size=32, batch_size=4, **changes)
+    return method
 
 
 def pixels(count: int, seed: int = 0) -> np.ndarray:

@@ -7,14 +7,13 @@ need a real GPU.
 
 import pytest
 import torch
+from conftest import smallest
 from engine.test_train import CPU
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
-from kdbench.backbone import teacher
 from kdbench.engine.device import autocast_for
 from kdbench.method import Method, gaussian_blur
-from kdbench.registry import get_method, method_names
-from kdbench.weights import find_weights
+from kdbench.registry import method_names
 
 SIZE = 64
 CUDA = torch.device("cuda")
@@ -26,10 +25,8 @@ pytestmark = pytest.mark.slow
 
 def build(name: str) -> Method:
     """The method with fake tensors on a GPU in place of its own; a fake mode is active."""
-    kind = get_method(name)
-    config = kind.Config(**{"backbone": "tiny", "image_size": SIZE, "batch_size": 4, **kind.tiny})
     with unset_fake_temporarily():
-        method = kind(config, teacher(config.backbone, config.levels, find_weights(config.backbone)))
+        method: Method = smallest(name, batch_size=4)
     for module in method.modules():
         for key, tensor in module.named_parameters(recurse=False):
             fake = torch.empty(tensor.shape, dtype=tensor.dtype, device=CUDA)

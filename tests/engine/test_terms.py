@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from conftest import smallest
 
 from kdbench.backbone import teacher
 from kdbench.engine import train
@@ -18,12 +19,8 @@ CPU = torch.device("cpu")
 
 
 def build(name: str, **changes: object) -> Method:
-    kind = get_method(name)
-    values = {"backbone": "tiny", "image_size": 64, "batch_size": 2, "epochs": 2, **kind.tiny, **changes}
-    config = kind.Config(**values)
-    network = teacher(config.backbone, config.levels, find_weights(config.backbone))
-    torch.manual_seed(0)
-    return kind(config, network)
+    method: Method = smallest(name, **{"batch_size": 2, "epochs": 2} | changes)
+    return method
 
 
 def batches(method: Method, count: int) -> Batches:

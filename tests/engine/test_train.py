@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import smallest
 
 from kdbench.backbone import teacher
 from kdbench.engine import train
@@ -15,9 +16,8 @@ CPU = torch.device("cpu")
 
 
 def build(**changes: object) -> STFPM:
-    config = STFPM.Config(backbone="tiny", image_size=32, batch_size=4, **changes)
-    torch.manual_seed(0)
-    return STFPM(config, teacher("tiny", config.levels, find_weights("tiny")))
+    method: STFPM = smallest(STFPM, image_size=32, batch_size=4, **changes)
+    return method
 
 
 def pixels(count: int, seed: int = 0) -> np.ndarray:

@@ -2,14 +2,12 @@
 
 import pytest
 import torch
+from conftest import smallest
 from PIL import Image
 from torch import Tensor, nn
 
-from kdbench.backbone import teacher
 from kdbench.method import Method, cosine_distance, fuse
 from kdbench.methods._transformer import Block
-from kdbench.registry import get_method
-from kdbench.weights import find_weights
 
 # Every ablation of the newer methods: the key, and a value that switches a part off.
 SWITCHES = {
@@ -29,14 +27,6 @@ SWITCHES = {
 }
 BESIDE = {"contrast": {"margin": -1.0}}  # it pushes only above its margin
 LATE = {"easy", "hardest", "l1_weight", "gamma"}  # what counts only after a ramp or in the second phase
-
-
-def build(name: str, **changes: object) -> Method:
-    kind = get_method(name)
-    config = kind.Config(**{"backbone": "tiny", "image_size": 64} | kind.tiny | changes)
-    network = teacher(config.backbone, config.levels, find_weights(config.backbone))
-    torch.manual_seed(0)
-    return kind(config, network)
 
 
 @pytest.fixture
@@ -64,7 +54,7 @@ def trained(method: Method, images: Tensor, late: bool) -> list[Tensor]:
 @pytest.mark.parametrize(("name", "key"), [(name, key) for name in SWITCHES for key in SWITCHES[name]])
 def test_every_switch_changes_the_training_or_the_map(images, name, key):
     beside = BESIDE.get(key, {})
-    usual, other = build(name, **beside), build(name, **beside, **{key: SWITCHES[name][key]})
+    usual, other = smallest(name, **beside), smallest(name, **beside, **{key: SWITCHES[name][key]})
     one, two = (trained(method, images, key in LATE) for method in (usual, other))
     assert all(tensor.isfinite().all() for tensor in two)
     assert len(one) != len(two) or any(
@@ -73,7 +63,7 @@ def test_every_switch_changes_the_training_or_the_map(images, name, key):
 
 
 def test_rdpp_without_projections_is_rd4ad(images):
-    ours, base = build("rdpp", projections=False), build("rd4ad")
+    ours, base = smallest("rdpp", projections=False), smallest("rd4ad")
     ours.bottleneck.load_state_dict(base.bottleneck.state_dict())
     ours.decoder.load_state_dict(base.decoder.state_dict())
     taught = base.teacher(images)
@@ -83,12 +73,12 @@ def test_rdpp_without_projections_is_rd4ad(images):
 
 
 def test_recontrasts_second_encoder_stays_or_is_rebuilt_from_itself_or_learns_as_a_target(images):
-    frozen = build("recontrast", adapt=False)
+    frozen = smallest("recontrast", adapt=False)
     before = [p.clone() for p in frozen.encoder.parameters()]
     trained(frozen, images, late=False)
     assert all(torch.equal(a, b) for a, b in zip(before, frozen.encoder.parameters(), strict=True))
 
-    method = build("recontrast", cross=False).eval()
+    method = smallest("recontrast", cross=False).eval()
     with torch.no_grad():
         for parameter in method.encoder.parameters():
             parameter.mul_(1.5)
@@ -98,12 +88,12 @@ def test_recontrasts_second_encoder_stays_or_is_rebuilt_from_itself_or_learns_as
     for i in range(3):
         torch.testing.assert_close(rebuilt[i], expected[i])
 
-    targets, _ = build("recontrast", stop_gradient=False).pairs(images, taught)
+    targets, _ = smallest("recontrast", stop_gradient=False).pairs(images, taught)
     assert [target.requires_grad for target in targets] == [False] * 3 + [True] * 3
 
 
 def test_recontrasts_distance_of_places_is_the_mean_of_their_cosines(images):
-    method = build("recontrast", distance="position", hardest=-3.0)
+    method = smallest("recontrast", distance="position", hardest=-3.0)
     taught = method.teacher(images)
     pairs = zip(*method.eval().pairs(images, taught), strict=True)
     expected = sum(cosine_distance(t, s).mean() for t, s in pairs) / 2
@@ -113,13 +103,13 @@ def test_recontrasts_distance_of_places_is_the_mean_of_their_cosines(images):
 
 def test_dinomalys_groups_may_be_one_or_one_per_level(images):
     for count in (1, 8):
-        method = build("dinomaly", num_groups=count).eval()
+        method = smallest("dinomaly", num_groups=count).eval()
         taught = method.teacher(images)
         groups = method.groups(taught)
         assert len(groups) == count
         torch.testing.assert_close(groups[0][0], torch.stack(taught[: 8 // count]).mean(0))
     with pytest.raises(ValueError, match="3 groups of equal size need others"):
-        build("dinomaly", num_groups=3)
+        smallest("dinomaly", num_groups=3)
 
 
 def test_dinomalys_softmax_attention_is_that_of_a_transformer():
@@ -134,7 +124,7 @@ def test_dinomalys_softmax_attention_is_that_of_a_transformer():
 
 
 def test_efficientad_without_normalisation_averages_the_differences(images):
-    method = build("efficientad", normalise=False).eval()
+    method = smallest("efficientad", normalise=False).eval()
     taught = method.teacher(images)
     with torch.no_grad():
         method.calibrate([(images, taught)])
@@ -149,7 +139,7 @@ def test_efficientads_penalty_pulls_the_student_to_0_on_other_images(images, tmp
     (tmp_path / "imagenet/n1").mkdir(parents=True)
     Image.new("RGB", (9, 9), (254, 0, 0)).save(tmp_path / "imagenet/n1/red.png")
     monkeypatch.setenv("KDBENCH_DATA", str(tmp_path))
-    usual, penalised = build("efficientad"), build("efficientad", penalty="images")
+    usual, penalised = smallest("efficientad"), smallest("efficientad", penalty="images")
     taught = usual.teacher(images)
     losses = []
     for method in (usual.eval(), penalised.eval()):
@@ -162,7 +152,7 @@ def test_efficientads_penalty_pulls_the_student_to_0_on_other_images(images, tmp
 
 
 def test_destsegs_map_without_a_net_is_the_sum_of_the_levels_distances(images):
-    method = build("destseg", segment=False).eval()
+    method = smallest("destseg", segment=False).eval()
     taught = method.teacher(images)
     distances = [cosine_distance(t, s) for t, s in zip(taught, method.denoised(images), strict=True)]
     assert torch.equal(method.anomaly_map(images, taught), fuse(distances, 64))
@@ -173,7 +163,7 @@ def test_destsegs_map_without_a_net_is_the_sum_of_the_levels_distances(images):
 
 
 def test_destsegs_student_sees_the_clean_image_without_denoising(images):
-    method = build("destseg", denoise=False).train()
+    method = smallest("destseg", denoise=False).train()
     taught = method.teacher(images)
     expected = torch.stack(
         [

@@ -6,13 +6,13 @@ of STFPM (gdwang08/STFPM, 2598a5e) and ADer's loss of RD4AD were compared by han
 
 import pytest
 import torch
+from conftest import smallest
 from torch import Tensor, nn
 
-from kdbench.backbone import FeaturePyramid, teacher
+from kdbench.backbone import FeaturePyramid
 from kdbench.methods._reverse import Bottleneck, Decoder
 from kdbench.methods.rd4ad import RD4AD
 from kdbench.methods.stfpm import STFPM
-from kdbench.weights import find_weights
 
 STFPM_LOSS = 0.46222153306007385  # anomalib's 0.5 x sum over the two images: equal to ours for two
 STFPM_MAP = [0.00034604303073138, 0.0006043988396413624, 0.0004412467242218554, 0.0002529017219785601]
@@ -45,14 +45,9 @@ def pair() -> tuple[list[Tensor], list[Tensor]]:
     return taught, [t + 0.5 * other for t, other in zip(taught, levels(1), strict=True)]
 
 
-def build(kind: type, **changes: object):
-    config = kind.Config(backbone="tiny", image_size=64, **changes)
-    return kind(config, teacher("tiny", config.levels, find_weights("tiny")))
-
-
 def test_stfpm_has_the_loss_and_the_map_of_anomalib(pair):
     taught, learned = pair
-    method = build(STFPM, map_grid=0)
+    method = smallest(STFPM, map_grid=0)
     method.student = Given(learned)
     images = torch.zeros(2, 3, 64, 64)
     assert method.loss(images, taught).item() == pytest.approx(STFPM_LOSS, rel=1e-6)
@@ -64,7 +59,7 @@ def test_stfpm_has_the_loss_and_the_map_of_anomalib(pair):
 
 def test_rd4ad_has_the_loss_of_anomalib(pair):
     taught, learned = pair
-    method = build(RD4AD)
+    method = smallest(RD4AD)
     method.rebuilt = lambda taught: learned
     assert method.loss(torch.zeros(2, 3, 64, 64), taught).item() == pytest.approx(RD4AD_LOSS, rel=1e-6)
 

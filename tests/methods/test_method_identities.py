@@ -4,10 +4,11 @@ import itertools
 
 import pytest
 import torch
+from conftest import smallest
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from kdbench.backbone import FeaturePyramid, pyramid, teacher
+from kdbench.backbone import FeaturePyramid, pyramid
 from kdbench.method import cosine_distance, divergence, flat_cosine_distance, squared_distance
 from kdbench.methods._affinity import between, spatial_divergence, within
 from kdbench.methods._cram import CRAM
@@ -17,14 +18,6 @@ from kdbench.methods.dskd import DSKD
 from kdbench.methods.rd4ad import RD4AD
 from kdbench.methods.snl import SNL
 from kdbench.methods.stfpm import STFPM
-from kdbench.weights import find_weights
-
-
-def build(kind: type, seed: int = 0, **changes: object) -> nn.Module:
-    config = kind.Config(backbone="tiny", image_size=64, **changes)
-    network = teacher("tiny", config.levels, find_weights("tiny"))
-    torch.manual_seed(seed)
-    return kind(config, network)
 
 
 def parameters(module: nn.Module) -> int:
@@ -113,7 +106,7 @@ def test_flat_and_position_agree_for_unit_vectors():
 
 
 def test_a_perfect_decoder_gives_loss_and_map_zero(images):
-    method = build(RD4AD).eval()
+    method = smallest(RD4AD).eval()
     method.rebuilt = lambda taught: taught
     taught = [level + 1 for level in method.teacher(images)]
     assert method.loss(images, taught).item() == pytest.approx(0, abs=1e-5)
@@ -121,7 +114,7 @@ def test_a_perfect_decoder_gives_loss_and_map_zero(images):
 
 
 def test_learning_rate_drops_to_a_tenth_where_asked():
-    method = build(RD4AD, epochs=10, lr_drop=0.8)
+    method = smallest(RD4AD, epochs=10, lr_drop=0.8)
     optimizer = method.optimizer()
     scheduler, rates = method.scheduler(optimizer), []
     for _ in range(10):
@@ -135,14 +128,14 @@ def test_learning_rate_drops_to_a_tenth_where_asked():
 
 
 def dcam_loss(images: Tensor, **changes: object) -> float:
-    method = build(DCAM, **changes).eval()
+    method = smallest(DCAM, **changes).eval()
     for parameter in method.attention.parameters():  # gates that really differ from position to position
         parameter.data = noise(*parameter.shape, seed=parameter.numel())
     return method.loss(images, [t + 0.1 for t in method.teacher(images)]).item()
 
 
 def test_channel_distance_without_attention_is_half_of_stfpm(images):
-    ours, stfpm = build(DCAM, attention="none", kd="none").eval(), build(STFPM).eval()
+    ours, stfpm = smallest(DCAM, attention="none", kd="none").eval(), smallest(STFPM).eval()
     taught = [t + 0.1 for t in ours.teacher(images)]
     assert ours.loss(images, taught).item() == pytest.approx(stfpm.loss(images, taught).item() / 2, rel=1e-5)
 
@@ -176,12 +169,12 @@ def test_the_ablation_grid_has_29_distinct_losses(images):
 
 
 def test_maps_and_detector_do_not_know_the_attention(images):
-    with_it, without = build(DCAM), build(DCAM, attention="none")
+    with_it, without = smallest(DCAM), smallest(DCAM, attention="none")
     without.load_detector(with_it.detector_state())
     taught = with_it.teacher(images)
     assert torch.equal(with_it.eval().anomaly_map(images, taught), without.eval().anomaly_map(images, taught))
     assert not [key for key in with_it.detector_state() if "attention" in key]
-    assert with_it.detector_state().keys() == build(STFPM).detector_state().keys()
+    assert with_it.detector_state().keys() == smallest(STFPM).detector_state().keys()
 
 
 def test_attention_has_the_published_numbers_of_parameters():
@@ -192,7 +185,7 @@ def test_attention_has_the_published_numbers_of_parameters():
 
 
 def test_attention_is_trained(images):
-    method = build(DCAM, attention="both", ratio=1).train()
+    method = smallest(DCAM, attention="both", ratio=1).train()
     method.loss(images, method.teacher(images)).backward()
     held = {id(p) for group in method.optimizer().param_groups for p in group["params"]}
     for parameter in method.attention.parameters():
@@ -211,7 +204,7 @@ def test_channel_attention_by_hand():
 
 
 def test_divergence_is_zero_exactly_for_a_constant_per_channel_and_positive_else():
-    method = build(DCAM)
+    method = smallest(DCAM)
     t = noise(2, 8, 4, 4)
     shifted = t + noise(1, 8, 1, 1, seed=3)
     assert method.divergence(t, shifted).item() == pytest.approx(0, abs=1e-6)
@@ -224,9 +217,9 @@ def test_divergence_by_hand_and_its_reductions():
         3.0
     ).log()  # softmax 3/4, 1/4 against 1/2, 1/2 in channel 0; equal in channel 1
     kl = 0.5 * (torch.tensor(2 / 3).log() + torch.tensor(2.0).log())
-    assert build(DCAM).divergence(t, s).item() == pytest.approx(kl.item() / 2)
-    assert build(DCAM, kd_reduction="sum").divergence(t, s).item() == pytest.approx(kl.item())
-    doubled = build(DCAM, temperature=2.0, kd_times_t2=True).divergence(2 * t, 2 * s).item()
+    assert smallest(DCAM).divergence(t, s).item() == pytest.approx(kl.item() / 2)
+    assert smallest(DCAM, kd_reduction="sum").divergence(t, s).item() == pytest.approx(kl.item())
+    doubled = smallest(DCAM, temperature=2.0, kd_times_t2=True).divergence(2 * t, 2 * s).item()
     assert doubled == pytest.approx(4 * kl.item() / 2)
 
 
@@ -241,14 +234,14 @@ PLAIN = {"alpha": 0.0, "intra": 0.0, "inter": 0.0, "cram": "none"}
 
 
 def test_snl_without_its_components_is_rd4ad_bit_for_bit(images):
-    snl, parent = build(SNL, channel="flat", **PLAIN), build(RD4AD)
+    snl, parent = smallest(SNL, channel="flat", **PLAIN), smallest(RD4AD)
     taught = parent.teacher(images)
     assert torch.equal(snl.train().loss(images, taught), parent.train().loss(images, taught))
     assert torch.equal(snl.eval().anomaly_map(images, taught), parent.eval().anomaly_map(images, taught))
 
 
 def test_forward_snl_without_its_components_is_stfpm_with_a_sum(images):
-    snl, parent = build(SNL, base="forward", **PLAIN), build(STFPM, fusion="sum", map_grid=0, sigma=4.0)
+    snl, parent = smallest(SNL, base="forward", **PLAIN), smallest(STFPM, fusion="sum", map_grid=0, sigma=4.0)
     taught = [t + 0.1 for t in parent.teacher(images)]
     snl, parent = snl.eval(), parent.eval()
     torch.testing.assert_close(2 * snl.loss(images, taught), parent.loss(images, taught))
@@ -257,7 +250,7 @@ def test_forward_snl_without_its_components_is_stfpm_with_a_sum(images):
 
 @pytest.mark.parametrize("base", ["reverse", "forward"])
 def test_a_student_equal_to_the_teacher_has_loss_zero(images, base):
-    method = build(SNL, base=base, cram="none")
+    method = smallest(SNL, base=base, cram="none")
     taught = [t + 1 for t in method.teacher(images)]
     method.learned = lambda images, embedding: taught
     assert method.loss(images, taught).item() == pytest.approx(0, abs=1e-5)
@@ -283,7 +276,7 @@ def test_spatial_divergence_is_zero_for_a_constant_per_channel():
 
 
 def test_loss_does_not_depend_on_the_order_of_the_images(images):
-    method = build(SNL).eval()
+    method = smallest(SNL).eval()
     order = torch.tensor([2, 0, 1])
     taught = method.teacher(images)
     turned = method.loss(images[order], [t[order] for t in taught])
@@ -328,22 +321,22 @@ def test_cram_has_the_computed_number_of_parameters():
 
 
 def test_l2_is_twice_the_default_distance(images):
-    one, two = build(DSKD).eval(), build(DSKD, distance="l2").eval()
+    one, two = smallest(DSKD).eval(), smallest(DSKD, distance="l2").eval()
     taught = one.teacher(images)
     torch.testing.assert_close(two.loss(images, taught), 2 * one.loss(images, taught))
 
 
 def test_the_encoder_alone_is_stfpm(images):
-    alone = build(DSKD, students="encoder", fusion="product", sigma=0.0).eval()
-    stfpm = build(STFPM, map_grid=0).eval()
+    alone = smallest(DSKD, students="encoder", fusion="product", sigma=0.0).eval()
+    stfpm = smallest(STFPM, map_grid=0).eval()
     taught = [t + 0.1 for t in stfpm.teacher(images)]
     assert not hasattr(alone, "decoder")
     torch.testing.assert_close(2 * alone.loss(images, taught), stfpm.loss(images, taught))
 
 
 def test_the_decoder_alone_on_the_teacher_is_rd4ad(images):
-    alone = build(DSKD, students="decoder", dfe_source="teacher", distance="flat")
-    parent = build(RD4AD)
+    alone = smallest(DSKD, students="decoder", dfe_source="teacher", distance="flat")
+    parent = smallest(RD4AD)
     taught = parent.teacher(images)
     assert not hasattr(alone, "encoder")
     assert torch.equal(alone.train().loss(images, taught), parent.train().loss(images, taught))
@@ -352,7 +345,7 @@ def test_the_decoder_alone_on_the_teacher_is_rd4ad(images):
 
 def test_detaching_stops_the_decoders_gradient_before_the_encoder(images):
     for detach in (False, True):
-        method = build(DSKD, detach_dfe=detach).train()
+        method = smallest(DSKD, detach_dfe=detach).train()
         taught = method.teacher(images)
         decoded = method.learned(images, taught)[1]
         torch.stack(
@@ -373,7 +366,7 @@ def test_resnet18_dskd_has_the_computed_number_of_trained_parameters():
 
 
 def test_without_the_embedding_the_decoder_starts_from_the_next_level(images):
-    method = build(DSKD, dfe="none")
+    method = smallest(DSKD, dfe="none")
     assert not hasattr(method, "dfe")
     taught = method.teacher(images)
     shapes = [[tuple(level.shape) for level in levels] for levels in method.learned(images, taught)]
@@ -382,7 +375,7 @@ def test_without_the_embedding_the_decoder_starts_from_the_next_level(images):
 
 @pytest.mark.parametrize(("fusion", "expected"), [("sum", 0.9), ("product", 0.2), ("max", 0.5)])
 def test_students_are_fused_as_asked(fusion, expected):
-    method = build(DSKD, student_fusion=fusion, sigma=0.0, levels=(1,))
+    method = smallest(DSKD, student_fusion=fusion, sigma=0.0, levels=(1,))
     taught = [torch.tensor([1.0, 0.0])[None, :, None, None]]
     cosines = (0.6, 0.5)  # of the encoder and the decoder: distances 0.4 and 0.5
     levels = [[torch.tensor([c, (1 - c**2) ** 0.5])[None, :, None, None]] for c in cosines]

@@ -7,25 +7,15 @@ from typing import get_args
 
 import pytest
 import torch
+from conftest import smallest
 from pydantic import ValidationError
 from torch import Tensor
 
-from kdbench.backbone import teacher
 from kdbench.method import Family, Method
 from kdbench.registry import FAMILIES, get_method, method_names
-from kdbench.weights import find_weights
 
 pytestmark = pytest.mark.parametrize("name", method_names())
 SIZE = 64
-
-
-def build(name: str, seed: int = 0, **changes: object) -> Method:
-    kind = get_method(name)
-    smallest = {"backbone": "tiny", "image_size": SIZE, "batch_size": 4, **kind.tiny}
-    config = kind.Config(**smallest | changes)
-    network = teacher(config.backbone, config.levels, find_weights(config.backbone))
-    torch.manual_seed(seed)
-    return kind(config, network)
 
 
 def some_images(count: int = 4, seed: int = 1) -> Tensor:
@@ -57,7 +47,7 @@ def test_is_called_as_its_file(name):
 
 
 def test_map_has_the_size_of_the_images_and_the_score_is_one_number_each(name):
-    method, images = build(name), some_images()
+    method, images = smallest(name), some_images()
     maps = maps_of(method, images)
     assert maps.shape == (4, SIZE, SIZE)
     assert maps.dtype == torch.float32
@@ -66,7 +56,7 @@ def test_map_has_the_size_of_the_images_and_the_score_is_one_number_each(name):
 
 
 def test_untrained_loss_is_a_finite_positive_scalar(name):
-    method, images = build(name).train(), some_images()
+    method, images = smallest(name).train(), some_images()
     loss = method.loss(images, method.teacher(images))
     assert loss.shape == ()
     assert loss.dtype == torch.float32
@@ -74,7 +64,7 @@ def test_untrained_loss_is_a_finite_positive_scalar(name):
 
 
 def test_losses_and_maps_are_float32_and_stay_near_when_networks_run_in_bf16(name):
-    method, images = build(name), some_images()
+    method, images = smallest(name), some_images()
     taught, low = method.teacher(images), torch.autocast("cpu", torch.bfloat16)
     maps = maps_of(method, images)
     with low:
@@ -89,12 +79,12 @@ def test_losses_and_maps_are_float32_and_stay_near_when_networks_run_in_bf16(nam
 
 
 def test_loss_falls(name):
-    losses = train_steps(build(name))
+    losses = train_steps(smallest(name))
     assert min(losses[-3:]) < 0.8 * losses[0], losses
 
 
 def test_teacher_stays_as_it_was_and_in_eval(name):
-    method = build(name)
+    method = smallest(name)
     before = copy.deepcopy(method.teacher.state_dict())
     train_steps(method, steps=3)
     assert not method.teacher.training
@@ -105,14 +95,14 @@ def test_teacher_stays_as_it_was_and_in_eval(name):
 
 
 def test_optimizer_holds_everything_that_is_trained_and_nothing_of_the_teacher(name):
-    method = build(name)
+    method = smallest(name)
     held = {id(p) for group in method.optimizer().param_groups for p in group["params"]}
     assert held == {id(p) for p in method.trained()}
     assert not held & {id(p) for p in method.teacher.parameters()}
 
 
 def test_every_trained_parameter_gets_a_gradient(name):
-    method, images = build(name).train(), some_images()
+    method, images = smallest(name).train(), some_images()
     for method.step, method.num_steps in ((0, 10), (9, 10)):  # a training may have phases
         method.loss(images, method.teacher(images)).backward()
     without = [key for key, p in method.named_parameters() if p.requires_grad and p.grad is None]
@@ -120,14 +110,14 @@ def test_every_trained_parameter_gets_a_gradient(name):
 
 
 def test_map_of_an_image_does_not_depend_on_its_batch(name):
-    method, images = build(name), some_images()
+    method, images = smallest(name), some_images()
     train_steps(method, steps=3)
     alone = torch.cat([maps_of(method, image[None]) for image in images])
     torch.testing.assert_close(maps_of(method, images), alone, rtol=1e-4, atol=1e-6)
 
 
 def test_black_images_give_finite_loss_and_gradients(name):
-    method, images = build(name).train(), torch.zeros(4, 3, SIZE, SIZE)
+    method, images = smallest(name).train(), torch.zeros(4, 3, SIZE, SIZE)
     taught = [torch.zeros_like(level) for level in method.teacher(images)]
     method.loss(images, taught).backward()
     assert all(p.grad.isfinite().all() for p in method.trained() if p.grad is not None)
@@ -135,9 +125,9 @@ def test_black_images_give_finite_loss_and_gradients(name):
 
 
 def test_state_restores_equal_maps_in_a_new_object(name):
-    method, images = build(name), some_images()
+    method, images = smallest(name), some_images()
     train_steps(method, steps=3)
-    other = build(name, seed=7)
+    other = smallest(name, seed=7)
     assert not torch.equal(maps_of(method, images), maps_of(other, images))
     other.load_detector(copy.deepcopy(method.detector_state()))
     assert torch.equal(maps_of(method, images), maps_of(other, images))
@@ -145,17 +135,17 @@ def test_state_restores_equal_maps_in_a_new_object(name):
 
 
 def test_a_state_with_a_missing_or_an_unknown_name_is_refused(name):
-    state = build(name).detector_state()
+    state = smallest(name).detector_state()
     first = next(iter(state))
     with pytest.raises(RuntimeError, match="missing"):
-        build(name).load_detector({key: value for key, value in state.items() if key != first})
+        smallest(name).load_detector({key: value for key, value in state.items() if key != first})
     with pytest.raises(RuntimeError, match="unknown"):
-        build(name).load_detector(state | {"no_such_tensor": torch.zeros(1)})
+        smallest(name).load_detector(state | {"no_such_tensor": torch.zeros(1)})
 
 
 def test_same_seed_same_result_and_another_seed_another(name):
     def run(seed: int) -> Tensor:
-        method = build(name, seed=seed)
+        method = smallest(name, seed=seed)
         train_steps(method, steps=3)
         return maps_of(method, some_images())
 

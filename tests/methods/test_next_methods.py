@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import smallest
 from PIL import Image
 from torch import Tensor, nn
 
@@ -20,13 +21,6 @@ from kdbench.methods.rd4ad import RD4AD
 from kdbench.methods.rdpp import RDPP, projection, rectangles_of_noise
 from kdbench.methods.recontrast import ReContrast, hard_places
 from kdbench.weights import find_weights
-
-
-def build(method_class: type, **changes: object) -> nn.Module:
-    config = method_class.Config(**{"backbone": "tiny", "image_size": 64} | method_class.tiny | changes)
-    network = teacher(config.backbone, config.levels, find_weights(config.backbone))
-    torch.manual_seed(0)
-    return method_class(config, network)
 
 
 @pytest.fixture
@@ -62,7 +56,7 @@ def test_projections_have_the_published_number_of_parameters(channels, count):
 
 
 def test_rdpp_with_identity_projections_and_no_auxiliary_terms_is_rd4ad(images):
-    ours, base = build(RDPP, recon=0.0, contrast=0.0), build(RD4AD)
+    ours, base = smallest(RDPP, recon=0.0, contrast=0.0), smallest(RD4AD)
     ours.projections = nn.ModuleList(nn.Identity() for _ in range(3))
     ours.bottleneck.load_state_dict(base.bottleneck.state_dict())
     ours.decoder.load_state_dict(base.decoder.state_dict())
@@ -72,13 +66,13 @@ def test_rdpp_with_identity_projections_and_no_auxiliary_terms_is_rd4ad(images):
 
 
 def test_the_contrast_pushes_only_above_its_margin(images):
-    never, always = build(RDPP, recon=0.0, margin=1.0), build(RDPP, recon=0.0, contrast=0.0)
+    never, always = smallest(RDPP, recon=0.0, margin=1.0), smallest(RDPP, recon=0.0, contrast=0.0)
     taught = never.teacher(images)
     torch.manual_seed(3)
     one = never.loss(images, taught)
     torch.manual_seed(3)
     assert torch.equal(one, always.loss(images, taught))
-    assert build(RDPP, recon=0.0, margin=-1.0).loss(images, taught) > one
+    assert smallest(RDPP, recon=0.0, margin=-1.0).loss(images, taught) > one
 
 
 def test_noise_fills_one_small_rectangle_of_every_image_and_is_drawn_by_torchs_seed():
@@ -123,7 +117,7 @@ def test_the_transport_term_that_is_left_out_is_zero_as_it_was_coded():
 
 
 def test_both_encoders_start_alike_so_that_both_reconstructions_are_equal(images):
-    method = build(ReContrast).eval()
+    method = smallest(ReContrast).eval()
     targets, rebuilt = method.pairs(images, method.teacher(images))
     for i in range(3):
         assert torch.equal(targets[i], targets[i + 3])
@@ -131,7 +125,7 @@ def test_both_encoders_start_alike_so_that_both_reconstructions_are_equal(images
 
 
 def test_the_frozen_target_is_rebuilt_from_the_adapting_encoder_and_the_other_way_round(images):
-    method = build(ReContrast).eval()
+    method = smallest(ReContrast).eval()
     with torch.no_grad():
         for parameter in method.encoder.parameters():
             parameter.mul_(1.5)
@@ -144,14 +138,14 @@ def test_the_frozen_target_is_rebuilt_from_the_adapting_encoder_and_the_other_wa
 
 
 def test_the_adapting_encoder_is_no_target_of_a_gradient(images):
-    method = build(ReContrast)
+    method = smallest(ReContrast)
     targets, _ = method.pairs(images, method.teacher(images))
     assert not any(target.requires_grad for target in targets)
 
 
 @pytest.mark.parametrize(("step", "expected"), [(0, -3.0), (50, -1.0), (100, 1.0), (999, 1.0)])
 def test_the_threshold_of_hard_places_rises_in_the_first_tenth(step, expected):
-    method = build(ReContrast)
+    method = smallest(ReContrast)
     method.step, method.num_steps = step, 1000
     assert method.deviations() == pytest.approx(expected)
 
@@ -167,7 +161,7 @@ def test_easy_places_get_no_gradient():
 
 
 def test_the_encoder_learns_slowly_and_keeps_its_normalisation_in_eval_mode():
-    method = build(ReContrast).train()
+    method = smallest(ReContrast).train()
     rates = {group["lr"]: len(group["params"]) for group in method.optimizer().param_groups}
     assert rates[1e-5] == len(list(method.encoder.parameters()))
     assert not any(module.training for module in method.encoder.modules())
@@ -175,7 +169,7 @@ def test_the_encoder_learns_slowly_and_keeps_its_normalisation_in_eval_mode():
 
 
 def test_the_multiclass_recipe_has_gelu_and_an_output_per_encoder(images):
-    method = build(ReContrast, **ReContrast.recipe("paper", "multiclass"))
+    method = smallest(ReContrast, **ReContrast.recipe("paper", "multiclass"))
     kinds = [type(module) for module in method.modules()]
     assert nn.GELU in kinds
     assert not any(isinstance(m, nn.ReLU) for m in (*method.bottleneck.modules(), *method.decoder.modules()))
@@ -210,10 +204,10 @@ def test_a_corrupted_image_differs_inside_its_mask_only_and_is_drawn_by_torchs_s
 def test_textures_are_read_from_a_folder_or_it_is_an_error(images, tmp_path, monkeypatch):
     monkeypatch.setenv("KDBENCH_DATA", str(tmp_path))
     with pytest.raises(DataError, match="the folder dtd of KDBENCH_DATA: there is no image below"):
-        build(DeSTSeg, textures="dtd")
+        smallest(DeSTSeg, textures="dtd")
     (tmp_path / "dtd/images").mkdir(parents=True)
     Image.new("RGB", (9, 9), (254, 0, 0)).save(tmp_path / "dtd/images/red.jpg", quality=100)
-    texture = build(DeSTSeg, textures="dtd").textures.draw(images, np.random.default_rng(0))
+    texture = smallest(DeSTSeg, textures="dtd").textures.draw(images, np.random.default_rng(0))
     assert texture.shape == images.shape
     torch.testing.assert_close(texture[1].mean((1, 2)), torch.tensor([1.0, -1.0, -1.0]), atol=0.02, rtol=0)
 
@@ -240,7 +234,7 @@ def test_textures_are_read_as_all_images_are(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("step", "learns"), [(0, "student"), (199, "student"), (200, "segmentation")])
 def test_each_phase_trains_its_part_and_leaves_the_other_as_it_was(images, step, learns):
-    method = build(DeSTSeg).train()
+    method = smallest(DeSTSeg).train()
     method.step, method.num_steps = step, 1000
     before = {name: t.clone() for name, t in method.state_dict().items()}
     optimizer = method.optimizer()
@@ -255,7 +249,7 @@ def test_each_phase_trains_its_part_and_leaves_the_other_as_it_was(images, step,
 
 
 def test_the_map_is_a_probability_and_the_score_the_mean_of_its_largest_values(images):
-    method = build(DeSTSeg).eval()
+    method = smallest(DeSTSeg).eval()
     maps = method.anomaly_map(images, method.teacher(images))
     assert maps.min() >= 0
     assert maps.max() <= 1
@@ -265,7 +259,7 @@ def test_the_map_is_a_probability_and_the_score_the_mean_of_its_largest_values(i
 
 def test_levels_need_a_next_one_for_the_decoder():
     with pytest.raises(ValueError, match="the decoder starts from the next one"):
-        build(DeSTSeg, levels=(2, 4))
+        smallest(DeSTSeg, levels=(2, 4))
 
 
 # --- Dinomaly ---
@@ -289,7 +283,7 @@ def test_bottleneck_and_blocks_of_the_base_have_the_computed_number_of_parameter
 
 
 def test_the_last_block_of_the_decoder_answers_to_the_first_levels(images):
-    method = build(Dinomaly).eval()
+    method = smallest(Dinomaly).eval()
     taught = method.teacher(images)
     before = method.groups(taught)
     method.decoder[-1].mlp[2].bias.data += 1.0
@@ -300,7 +294,7 @@ def test_the_last_block_of_the_decoder_answers_to_the_first_levels(images):
 
 
 def test_the_teacher_sees_the_crop_and_the_map_is_nought_around_it(images):
-    method = build(Dinomaly).eval()
+    method = smallest(Dinomaly).eval()
     taught = method.teacher(images)
     assert [level.shape for level in taught] == [(3, 32, 4, 4)] * 8
     changed = images.clone()
@@ -313,7 +307,7 @@ def test_the_teacher_sees_the_crop_and_the_map_is_nought_around_it(images):
 
 
 def test_the_rate_warms_up_and_falls_along_a_cosine_step_by_step():
-    method = build(Dinomaly)
+    method = smallest(Dinomaly)
     assert method.scheduler_every == "step"
     scheduler = method.scheduler(method.optimizer())
     method.num_steps = 1000
@@ -357,7 +351,7 @@ def test_stable_adamw_shortens_the_step_after_a_jump_and_clips_the_norm():
 
 def test_levels_of_a_transformer_are_its_blocks_and_a_missing_one_is_an_error(images):
     with pytest.raises(RequestError, match="has the levels 1 to 10, not 12"):
-        build(Dinomaly, levels=(11, 12))
+        smallest(Dinomaly, levels=(11, 12))
     whole = teacher("tiny_vit", tuple(range(1, 11)), find_weights("tiny_vit"))
     part = teacher("tiny_vit", (2, 5), find_weights("tiny_vit"))
     maps, some = whole(images[..., 4:60, 4:60]), part(images[..., 4:60, 4:60])
@@ -393,7 +387,7 @@ def test_the_autoencoder_has_the_published_number_of_parameters_and_the_places_o
 
 
 def test_preparing_gives_every_channel_of_the_teacher_mean_0_and_deviation_1(images):
-    method = build(EfficientAD)
+    method = smallest(EfficientAD)
     pairs = [(part, method.teacher(part)) for part in images.split(2)]
     method.prepare(pairs)
     normalised = method.normalised(method.teacher(images)[0])
@@ -402,7 +396,7 @@ def test_preparing_gives_every_channel_of_the_teacher_mean_0_and_deviation_1(ima
 
 
 def test_calibrating_brings_the_quantiles_of_heldout_maps_to_nought_and_a_tenth(images):
-    method = build(EfficientAD).eval()
+    method = smallest(EfficientAD).eval()
     taught = method.teacher(images)
     with torch.no_grad():
         method.calibrate([(images, taught)])
@@ -416,7 +410,7 @@ def test_calibrating_brings_the_quantiles_of_heldout_maps_to_nought_and_a_tenth(
 
 
 def test_only_the_hardest_differences_are_learnt_from(images):
-    method = build(EfficientAD, autoencoder=False, hardest=0.01).train()
+    method = smallest(EfficientAD, autoencoder=False, hardest=0.01).train()
     taught = method.teacher(images)
     difference = (method.normalised(taught[0]) - method.student(images)).square().flatten()
     hardest = difference.sort(descending=True).values[: int(0.01 * len(difference))]

@@ -4,11 +4,12 @@ import math
 
 import pytest
 import torch
+from conftest import smallest
 from pydantic import ValidationError
 from torch import Tensor
 
-from kdbench.backbone import pyramid, teacher
-from kdbench.method import Method, cosine_distance, flat_cosine_distance, total
+from kdbench.backbone import pyramid
+from kdbench.method import cosine_distance, flat_cosine_distance, total
 from kdbench.methods._affinity import (
     between_levels,
     between_tokens,
@@ -24,16 +25,8 @@ from kdbench.methods.dskd import DSKD
 from kdbench.methods.rd4ad import RD4AD
 from kdbench.methods.recontrast import ReContrast
 from kdbench.methods.snl import SNL
-from kdbench.weights import find_weights
 
 KL = 0.5 * (math.log(2 / 3) + math.log(2))  # of 3/4, 1/4 from 1/2, 1/2
-
-
-def build(kind: type[Method], seed: int = 0, **changes: object) -> Method:
-    config = kind.Config(**{"backbone": "tiny", "image_size": 64} | changes)
-    network = teacher(config.backbone, config.levels, find_weights(config.backbone))
-    torch.manual_seed(seed)
-    return kind(config, network)
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -69,7 +62,7 @@ def test_what_the_forward_base_would_ignore_is_refused(change):
 
 
 def test_the_rate_rises_in_a_line_then_stays_then_drops():
-    method = build(RD4AD, warmup=4, lr_drop=0.8, epochs=5)
+    method = smallest(RD4AD, warmup=4, lr_drop=0.8, epochs=5)
     optimizer = method.optimizer()
     scheduler, rates = method.scheduler(optimizer), []
     assert method.scheduler_every == "step"
@@ -83,7 +76,7 @@ def test_the_rate_rises_in_a_line_then_stays_then_drops():
 
 @pytest.mark.parametrize("kind", [SNL, DSKD, RD4AD, ReContrast])
 def test_the_gradient_is_clipped_before_the_step(kind, images):
-    method = build(kind, clip=0.01)
+    method = smallest(kind, clip=0.01)
     optimizer = method.optimizer()
     method.train().loss(images, method.teacher(images)).backward()
     optimizer.step()
@@ -93,7 +86,7 @@ def test_the_gradient_is_clipped_before_the_step(kind, images):
 
 def test_beta2_reaches_the_optimizer_of_every_reverse_method():
     for kind in (SNL, DSKD, RD4AD, ReContrast):
-        betas = build(kind, beta2=0.9).optimizer().param_groups[0]["betas"]
+        betas = smallest(kind, beta2=0.9).optimizer().param_groups[0]["betas"]
         assert betas == (kind.Config().beta1, 0.9)
 
 
@@ -165,8 +158,8 @@ def test_inter_affinities_over_tokens_and_levels_by_definition():
 )
 def test_every_switch_of_the_loss_changes_its_own_term_only(images, change):
     own = {"kl": "divergence", "af": "intra", "in": "inter", "ce": "centre"}[next(iter(change))[:2]]
-    default = build(SNL, tau=change.get("tau", 1.0)).train()
-    changed = build(SNL, **change).train()
+    default = smallest(SNL, tau=change.get("tau", 1.0)).train()
+    changed = smallest(SNL, **change).train()
     taught = default.teacher(images)
     before, after = default.terms(images, taught), changed.terms(images, taught)
     for name in before.keys() - {own, "inter"}:
@@ -176,7 +169,7 @@ def test_every_switch_of_the_loss_changes_its_own_term_only(images, change):
 
 
 def test_the_centre_is_the_cosine_to_one_learned_map(images):
-    method = build(SNL, centre=0.5).train()
+    method = smallest(SNL, centre=0.5).train()
     taught = method.teacher(images)
     embedding = method.embedding(taught)
     assert method.centre.shape[1:] == embedding.shape[1:]
@@ -186,7 +179,7 @@ def test_the_centre_is_the_cosine_to_one_learned_map(images):
 
 
 def test_cram_behind_each_level_of_the_decoder(images):
-    method = build(SNL, cram="levels").train()
+    method = smallest(SNL, cram="levels").train()
     assert [len(cram.centres[0]) for cram in method.cram] == method.teacher.channels
     taught = method.teacher(images)
     embedding = method.embedding(taught)
@@ -197,7 +190,7 @@ def test_cram_behind_each_level_of_the_decoder(images):
 
 
 def test_a_decoder_that_starts_at_the_teachers_scale(images):
-    method = build(SNL, decoder_start="teacher_scale", cram="none").train()
+    method = smallest(SNL, decoder_start="teacher_scale", cram="none").train()
     taught = method.teacher(images)
 
     def lengths(levels: list[Tensor]) -> list[float]:
@@ -214,10 +207,10 @@ def test_a_decoder_that_starts_at_the_teachers_scale(images):
 
 
 def test_the_flat_distance_of_both_students(images):
-    method = build(DSKD, distance="flat", decoder_weight=0.25).train()
+    method = smallest(DSKD, distance="flat", decoder_weight=0.25).train()
     taught = method.teacher(images)
     encoded, decoded = method.learned(images, taught)
-    terms = build(DSKD, distance="flat", decoder_weight=0.25).train().terms(images, taught)
+    terms = smallest(DSKD, distance="flat", decoder_weight=0.25).train().terms(images, taught)
 
     def flat(levels: list[Tensor]) -> Tensor:
         return torch.stack(
@@ -229,7 +222,7 @@ def test_the_flat_distance_of_both_students(images):
 
 
 def test_the_encoder_has_a_rate_of_its_own():
-    method = build(DSKD, encoder_rate=0.2, warmup=2)
+    method = smallest(DSKD, encoder_rate=0.2, warmup=2)
     optimizer = method.optimizer()
     encoder, rest = optimizer.param_groups
     assert (encoder["lr"], rest["lr"]) == (pytest.approx(1e-3), 5e-3)
@@ -237,7 +230,7 @@ def test_the_encoder_has_a_rate_of_its_own():
     assert len(encoder["params"]) + len(rest["params"]) == len(method.trained())
     method.scheduler(optimizer)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([5e-4, 2.5e-3])
-    assert len(build(DSKD, students="encoder", encoder_rate=0.2).optimizer().param_groups[0]["params"]) > 0
+    assert len(smallest(DSKD, students="encoder", encoder_rate=0.2).optimizer().param_groups[0]["params"]) > 0
 
 
 def test_an_encoder_whose_blocks_start_as_their_shortcuts():
@@ -250,10 +243,10 @@ def test_an_encoder_whose_blocks_start_as_their_shortcuts():
 
 
 def test_starts_of_the_encoder(images):
-    same = build(DSKD, encoder_start="teacher").eval()
+    same = smallest(DSKD, encoder_start="teacher").eval()
     assert same.terms(images, same.teacher(images))["encoder"].item() == pytest.approx(0, abs=1e-5)
     with pytest.raises(ValueError, match="the backbone has none"):
-        build(DSKD, encoder_start="zero_last")
+        smallest(DSKD, encoder_start="zero_last")
     with pytest.raises(ValidationError, match="has no encoder"):
         DSKD.Config(students="decoder", dfe_source="teacher", encoder_rate=0.5)
     with pytest.raises(ValidationError, match="the teacher lacks"):
@@ -261,10 +254,10 @@ def test_starts_of_the_encoder(images):
 
 
 def test_maps_of_both_students_are_divided_by_their_means_on_held_out_images(images):
-    method = build(DSKD, student_fusion="mean_one", sigma=0.0).eval()
+    method = smallest(DSKD, student_fusion="mean_one", sigma=0.0).eval()
     assert method.calibrates
     assert method.holds_out(method.config)
-    assert not build(DSKD).calibrates
+    assert not smallest(DSKD).calibrates
     pairs = [(part, method.teacher(part)) for part in (images[:2], images[2:])]
     with torch.no_grad():
         method.calibrate(pairs)
@@ -279,12 +272,14 @@ def test_maps_of_both_students_are_divided_by_their_means_on_held_out_images(ima
 
 def test_the_losses_are_the_sums_of_before(images):
     """Bit for bit what `loss` was before it had names: the values of all levels, stacked level by level."""
-    method, twin = build(SNL).train(), build(SNL).train()
+    method, twin = smallest(SNL).train(), smallest(SNL).train()
     taught = method.teacher(images)
     found = twin.terms(images, taught)
     values = [found[name][i] for i in range(3) for name in ("cosine", "divergence", "intra", "inter")]
     assert torch.equal(method.loss(images, taught), torch.stack(values).sum())
-    pairs = zip(taught, build(SNL).train().learned(images, build(SNL).train().embedding(taught)), strict=True)
+    pairs = zip(
+        taught, smallest(SNL).train().learned(images, smallest(SNL).train().embedding(taught)), strict=True
+    )
     assert torch.equal(found["cosine"], torch.stack([cosine_distance(t, s).mean() for t, s in pairs]))
 
 
@@ -308,14 +303,14 @@ def test_hidden_units_below_zero_are_dead_unless_they_leak(hidden, moves):
 
 
 def test_the_spread_of_the_gate_tells_a_dead_attention(images):
-    method = build(DCAM, ratio=1).train()
+    method = smallest(DCAM, ratio=1).train()
     method.loss(images, method.teacher(images))
     assert all(spread.item() > 1e-4 for spread in method.observed().values())
     assert [*method.observed()] == ["spread of gate 1", "spread of gate 2", "spread of gate 3"]
     method.attention[0][0].mlp[0].weight.data.fill_(-1.0)
     method.loss(images, method.teacher(images))
     assert [spread.item() == 0 for spread in method.observed().values()] == [True, False, False]
-    assert build(DCAM, attention="none").observed() == {}
+    assert smallest(DCAM, attention="none").observed() == {}
 
 
 def test_the_running_mean_of_a_gate():
@@ -328,14 +323,14 @@ def test_the_running_mean_of_a_gate():
 def test_loss_and_map_of_each_reading(images):
     sigma = {"sigma": 0.0, "map_grid": 0, "levels": (1,), "ratio": 1}
     side, both, attended, folded = (
-        build(DCAM, reading=reading, **sigma) for reading in ("side", "both", "attended", "folded")
+        smallest(DCAM, reading=reading, **sigma) for reading in ("side", "both", "attended", "folded")
     )
     taught = side.teacher(images)
     plain, twice = side.train().terms(images, taught), both.train().terms(images, taught)
     assert [*plain] == ["cosine", "divergence"]
     assert [*twice] == ["cosine", "divergence", "bare cosine", "bare divergence"]
     assert torch.equal(plain["cosine"], twice["cosine"])
-    bare = cosine_distance(taught[0], build(DCAM, **sigma).train().student(images)[0]).mean()
+    bare = cosine_distance(taught[0], smallest(DCAM, **sigma).train().student(images)[0]).mean()
     torch.testing.assert_close(twice["bare cosine"].squeeze(), bare)
     for method in (attended, folded):
         assert torch.equal(method.train().terms(images, taught)["cosine"], plain["cosine"])
@@ -359,7 +354,7 @@ def test_loss_and_map_of_each_reading(images):
 
 
 def test_attention_in_line_is_seen_by_the_next_block_and_folded_after(images):
-    method, bare = build(DCAM, reading="inline").train(), build(DCAM).train()
+    method, bare = smallest(DCAM, reading="inline").train(), smallest(DCAM).train()
     taught = method.teacher(images)
     learned, alone = method.student(images), bare.student(images)
     torch.testing.assert_close(learned[0], bare.attention[0](alone[0]))
@@ -375,7 +370,7 @@ def test_attention_in_line_is_seen_by_the_next_block_and_folded_after(images):
     with torch.no_grad():
         raw = first(method.student.body.stem(images).relu())
     torch.testing.assert_close(seen[0], raw * means[0])
-    other = build(DCAM, reading="inline", seed=1)
+    other = smallest(DCAM, reading="inline", seed=1)
     other.load_detector(method.detector_state())
     torch.testing.assert_close(other.eval().student(images), seen)
 

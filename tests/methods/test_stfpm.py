@@ -2,17 +2,11 @@
 
 import pytest
 import torch
+from conftest import smallest
 
-from kdbench.backbone import pyramid, teacher
+from kdbench.backbone import pyramid
 from kdbench.method import cosine_distance, gaussian_blur, unit_vectors, upsample
 from kdbench.methods.stfpm import STFPM
-from kdbench.weights import find_weights
-
-
-def build(**changes: object) -> STFPM:
-    config = STFPM.Config(backbone="tiny", image_size=64, **changes)
-    torch.manual_seed(0)
-    return STFPM(config, teacher("tiny", config.levels, find_weights("tiny")))
 
 
 @pytest.fixture
@@ -33,14 +27,14 @@ def test_at_a_zero_vector_the_two_differ_as_stated():
 
 
 def test_a_student_equal_to_the_teacher_has_loss_and_map_zero(images):
-    method = build(student_start="teacher").eval()
+    method = smallest(STFPM, student_start="teacher").eval()
     taught = method.teacher(images)
     assert method.loss(images, taught).item() == 0
     assert method.anomaly_map(images, taught).abs().max() == 0
 
 
 def test_loss_by_hand():
-    method = build(levels=(1,))
+    method = smallest(STFPM, levels=(1,))
     taught = [torch.tensor([[[[3.0]], [[4.0]]]])]  # unit vector (0.6, 0.8)
     method.student.forward = lambda images: [torch.tensor([[[[0.0]], [[2.0]]]])]  # unit vector (0, 1)
     # 0.6^2 + 0.2^2 = 0.4, without the paper's factor 1/2
@@ -48,7 +42,7 @@ def test_loss_by_hand():
 
 
 def test_the_half_scales_the_loss_and_leaves_the_ranking_of_maps(images):
-    whole, half = build(), build(loss_scale=0.5)
+    whole, half = smallest(STFPM), smallest(STFPM, loss_scale=0.5)
     taught = whole.teacher(images)
     assert half.eval().loss(images, taught).item() == pytest.approx(
         whole.eval().loss(images, taught).item() / 2
@@ -56,7 +50,7 @@ def test_the_half_scales_the_loss_and_leaves_the_ranking_of_maps(images):
 
 
 def test_a_positive_factor_per_position_changes_neither_loss_nor_map(images):
-    method = build().eval()
+    method = smallest(STFPM).eval()
     taught = method.teacher(images)
     scaled = [t * (0.5 + torch.rand(t.shape[0], 1, *t.shape[2:])) for t in taught]
     torch.testing.assert_close(method.loss(images, scaled), method.loss(images, taught))
@@ -64,7 +58,7 @@ def test_a_positive_factor_per_position_changes_neither_loss_nor_map(images):
 
 
 def test_one_matched_level_is_a_zero_of_the_product_but_not_of_the_sum(images):
-    product, add = build().eval(), build(fusion="sum").eval()
+    product, add = smallest(STFPM).eval(), smallest(STFPM, fusion="sum").eval()
     taught = product.teacher(images)
     taught[1] = product.student(images)[1]
     assert product.anomaly_map(images, taught).max() < 1e-6
@@ -72,7 +66,7 @@ def test_one_matched_level_is_a_zero_of_the_product_but_not_of_the_sum(images):
 
 
 def test_map_is_the_product_of_the_levels_at_64_then_at_image_size(images):
-    method = build().eval()
+    method = smallest(STFPM).eval()
     taught = method.teacher(images)
     levels = [
         (unit_vectors(t) - unit_vectors(s)).square().sum(1)

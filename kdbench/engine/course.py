@@ -1,4 +1,4 @@
-"""Metrics of the test images in the middle of a training: they are looked at and choose nothing."""
+"""Metrics of the test images in the middle of a training. People look at them; they choose nothing."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

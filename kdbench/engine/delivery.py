@@ -1,4 +1,4 @@
-"""A trained detector of a cell becomes a file: with its threshold, its metadata, and compared with torch."""
+"""Write the detector of a cell as a file with its threshold and metadata, and compare it with torch."""
 
 import json
 import tempfile
@@ -60,12 +60,12 @@ def deliver(
 ) -> Delivered:
     """Write a cell's detector in a format, load the file in its runtime and compare it with torch.
 
-    `kept` are the scores [N] of held-out images that the cell's run left; N may be 0. They give the threshold
-    where the images are not on disk.
+    `kept` has the scores [N] of held-out images that the cell's run stored; N may be 0. They give the
+    threshold if the images are not on disk.
 
-    Raises RequestError for a format or rate that there is not, for packages that are missing, a folder that
-    cannot be written, and for a file that gives other maps or scores than torch; DataError if the images on
-    disk are not those of the cell.
+    Raises RequestError for an unknown format, a rate outside of 0 to 1, missing packages, a folder that
+    cannot be written, and a file whose maps or scores differ from torch's; DataError if the images on disk
+    are not those of the cell.
     """
     if format not in WRITERS:
         raise RequestError([unknown("format", format, WRITERS)])
@@ -146,7 +146,7 @@ def _run(module: Deployed, pixels: np.ndarray, batch_size: int) -> Iterator[tupl
 
 
 def compare(module: Deployed, path: Path, normals: np.ndarray) -> str:
-    """Run some normal images, or noise where there are none, by an exported file and by torch.
+    """Run some normal images, or noise without any, through an exported file and through torch.
 
     Returns what was compared, with the largest difference relative to the largest value. Raises RequestError
     if it is above TOLERANCE.

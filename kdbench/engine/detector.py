@@ -1,4 +1,4 @@
-"""A trained detector of a results folder, ready to score images that a person has."""
+"""A trained detector of a results folder, ready to score the images of a user."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -38,9 +38,9 @@ Pair = tuple[Tensor, Tensor]  # pixels, normalised: for the large network, for t
 
 
 class Distillation:
-    """A new teacher while it is made; `step` steps are done, and `state` is all that goes on from there.
+    """A new teacher during its training: `step` steps are done, and `state` has all that is needed to go on.
 
-    Image i of the training is the same whenever it is asked for: nothing else has to be kept of the order.
+    Image i of the training is always the same one, so that the state says nothing of the order.
     """
 
     def __init__(self, recipe: Recipe, images: Photographs, weights: Weights, device: torch.device) -> None:
@@ -105,7 +105,7 @@ class Distillation:
         return joined(self.large(images), pdn_channels(self.recipe.backbone), self.recipe.image_size // 4)
 
     def _batches(self, firsts: range, end: int) -> Iterator[Pair]:
-        """The images from each of `firsts` on, before `end`; the next batch is read while one is used."""
+        """Batches that begin at images `firsts`, up to `end`; a thread reads the next one meanwhile."""
         size = self.recipe.batch_size
         with ThreadPoolExecutor() as pool:
             ahead = [
@@ -196,5 +196,5 @@ def joined(levels: list[Tensor], channels: int, places: int) -> Tensor:
 
 @lru_cache(maxsize=2)
 def _order(seed: int, turn: int, count: int) -> np.ndarray:
-    """The order of all images in turn `turn`."""
+    """The order in which the images come in turn `turn`."""
     return np.random.default_rng([seed, turn, 0xD157]).permutation(count)

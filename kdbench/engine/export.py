@@ -30,11 +30,11 @@ def export_maps(
     original_size: bool,
     tick: Tick,
 ) -> int:
-    """Write float32 TIFF maps and `image_scores.csv` below `out`, by one row of each cell; returns how many.
+    """Write float32 TIFF maps and `image_scores.csv` below `out`; returns the number of maps.
 
-    A map has the path of its image below the root of the dataset, and the size of the method's input, or that
-    of the image with `original_size`. Raises RequestError with the reason of every cell that cannot be
-    exported, before anything is written.
+    `rows` has one row of each cell. A map has the path of its image below the root of the dataset, and the
+    size of the method's input, or that of the image with `original_size`. Raises RequestError with the reason
+    of every cell that cannot be exported, before anything is written.
     """
     complaints, opened = Complaints(), []
     one_dataset([*rows], root, "exported")

@@ -1,4 +1,4 @@
-"""A detector that was kept, with the images that it was trained for: for what is computed of it later."""
+"""A kept detector with the images that it was trained for: later commands compute more with it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,7 +69,7 @@ def unchanged(row: dict[str, Any], root: Path | None) -> dict[str, tuple[Categor
 
 
 def one_dataset(rows: list[dict[str, Any]], root: Path | None, done: str) -> None:
-    """RequestError if `root` is given and the rows are of several datasets; `done` as in "probed"."""
+    """Raise RequestError if `root` is given for rows of several datasets; `done` is a word as "probed"."""
     datasets = sorted({row["dataset"] for row in rows})
     if root is not None and len(datasets) > 1:
         raise RequestError(

@@ -15,8 +15,8 @@ class Recipe:
     steps: int = 60_000
     batch_size: int = 16
     seed: int = 0
-    image_size: int = 256  # of the new teacher in pixels; the large one sees twice as many a side
-    channel_images: int = 10_000  # of which the mean and deviation of each channel are taken, at the most
+    image_size: int = 256  # pixels a side for the new teacher; the large one sees twice as many
+    channel_images: int = 10_000  # at most; they give the mean and deviation of each channel
     grey: float = 0.1  # share of the images that lose their colours
     lr: float = 1e-4  # Adam
     weight_decay: float = 1e-5

@@ -1,4 +1,4 @@
-"""Metrics that are newer than a row, from the detector that its cell kept: nothing is trained again."""
+"""Compute the metrics that an old row lacks with the kept detector of its cell; nothing is trained again."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ def rescore(
 ) -> tuple[int, list[str]]:
     """Fill the metrics that rows lack, of every cell whose detector was kept.
 
-    Returns how many cells got some, and a line for each cell that did not and why. Raises RequestError if
+    Returns how many cells got some, and for each other cell a line with the reason. Raises RequestError if
     `root` is given for detectors of several datasets.
     """
     cells: dict[str, list[dict[str, Any]]] = {}
@@ -64,9 +64,9 @@ def rescored(
     device: torch.device,
     tick: Tick,
 ) -> list[dict[str, Any]]:
-    """The rows of a cell with the metrics that they lack; what they have is as it was.
+    """The rows of a cell with the metrics that they lack; no value that they have changes.
 
-    Raises DataError if a value that they have comes out as another number, or if the images changed;
+    Raises DataError if a value that they have differs when it is computed again, or if the images changed;
     RequestError for another teacher or without a detector.
     """
     first = rows[0]

@@ -1,4 +1,4 @@
-"""Files of a results folder that nothing refers to: found, and moved aside with their folders' names."""
+"""Find files of a results folder that nothing refers to, and move them aside with their folders' names."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
@@ -38,14 +38,14 @@ class Leftover:
 
 
 def leftovers(storage: Storage, running: Callable[[], Set[str]]) -> list[Leftover]:
-    """What no row that counts refers to; `running` tells the cells that a process runs now: theirs stay.
+    """The files that no row that counts refers to, but none of the cells that `running` names: they run now.
 
     Raises DataError for a folder of `kdbench report --rows`, FileNotFoundError for one without results.
     """
     if storage.exists(CELLS.whole):
         raise DataError(f"{storage} has rows of `kdbench report --rows`: they share files, none can be moved")
-    # In this order: what a cell writes after the look at the folders was not listed, and a cell that finishes
-    # after the look at the leases has rows.
+    # The order matters: a file that a cell writes after the folders are listed is not in the list, and a cell
+    # that finishes after the leases are read has rows.
     files = {kind: kind.names(storage) for kind in KINDS}
     abandoned = [name for kind in KINDS for name in storage.unfinished(kind.folder)]
     busy = running()

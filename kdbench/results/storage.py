@@ -53,7 +53,7 @@ class Storage:
         return bool(files.get_file_info(f"{base}/{name}").is_file)
 
     def age_s(self, name: str) -> float:
-        """Seconds since a file was written (its time is the storage's, now is ours); 0 if it is not there."""
+        """Seconds since a file was written, from the storage's clock to ours; 0 if it is not there."""
         if self.local:
             try:
                 return time.time() - (self.local / name).stat().st_mtime
@@ -138,7 +138,7 @@ class Storage:
         return True
 
     def append(self, name: str, data: bytes) -> None:
-        """Add to the end of a file, which need not exist. Not on a disk, the whole file is written again."""
+        """Add to the end of a file, which need not exist. An object store gets the whole file again."""
         if self.local:
             target = self.local / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -194,7 +194,7 @@ class Storage:
 
 
 def _write_for_good(path: Path, data: bytes | memoryview) -> None:
-    """Write and sync: after a power cut, a name could else be on the disk without its content."""
+    """Write and sync; without it, a power cut could leave the name on the disk without its content."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()

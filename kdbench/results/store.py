@@ -139,7 +139,7 @@ class Results:
         self.storage.write(kind.name(*key), memoryview(buffer.getvalue()))
 
     def ends(self, cell_ids: Iterable[str]) -> dict[str, End]:
-        """Cell id -> how and in which run it finished, of those that did. DataError names a damaged file."""
+        """Cell id -> how and in which run it finished, for those that did. DataError names a damaged file."""
         there = set(CELLS.names(self.storage))
         wanted = [cell_id for cell_id in cell_ids if CELLS.name(cell_id) in there]
         with ThreadPoolExecutor(8) as pool:  # an object store answers late, but many questions at once
@@ -171,7 +171,7 @@ class Results:
                     self.storage.remove(name)
 
     def files_of(self, kind: Kind, key: str) -> list[str]:
-        """Names of the files of a cell or trial, there or not; of several per cell those that are there."""
+        """Names of the files that a cell or trial may have; of kinds with several files, those that exist."""
         if len(kind.key) == 1:
             return [kind.name(key)]
         return [name for name in kind.names(self.storage) if kind.owner(name) == key]
@@ -224,7 +224,7 @@ def read_and_copies(
     only: Iterable[str] | None = None,
     columns: Sequence[str] | None = None,
 ) -> tuple[pa.Table, dict[str, bool]]:
-    """As `read`; and the files of which rows were left out: name -> whether that was all of them.
+    """As `read`, and the files whose rows were left out: name -> whether all rows of the file were.
 
     Programs that synchronise folders leave copies beside a file (`ID (conflicted copy).parquet`). Rows that
     have a file of their own must not count twice.
@@ -276,7 +276,7 @@ def _keys(table: pa.Table, kind: Kind) -> list[tuple[str | None, ...]]:
 
 
 def _without_copies(kind: Kind, files: Sequence[_File]) -> tuple[list[pa.Table], dict[str, bool]]:
-    """The rows of each key once: those of the file with its name, else of the first file that has them."""
+    """The rows of each key once: from the file that the key names, else from the first file that has them."""
     tables, others, seen = [], [], set[tuple[str | None, ...]]()
     for file in files:
         if len(set(file.keys)) == 1 and kind.is_named(file.name, file.keys[0]):
@@ -356,7 +356,7 @@ def _read(storage: Storage, name: str, columns: list[str] | None = None) -> pa.T
 
 
 def _check_shares(rows: pa.Table, storage: Storage) -> None:
-    """DataError for a metric that is no share: nothing but a hand writes such a row."""
+    """Raise DataError for a metric outside of 0 to 1: kdbench writes none, so that a person did."""
     for name in set(MEASURED) & set(rows.column_names):
         bounds = pc.min_max(rows[name]).as_py()
         for value in bounds.values():

@@ -1,10 +1,10 @@
-"""Which cells are of images that changed since: of each set of images the content that was run last counts.
+"""Find cells whose images changed since: of each set of images, the content that ran last counts.
 
 A row does not know where its images lie, only their content (`fingerprint`). Rows of one dataset, one split
 file and the same categories are taken for rows of the same images. If they differ in the fingerprint, the
 images changed, or a label did. What counts is the fingerprint of the cell that started last, or that the last
 run asked for and found finished, as it does when a change is taken back. The rows of every other fingerprint
-are superseded. Where the last two are of the same second, or nobody knows when they were, none is.
+are superseded. If the last two began in the same second, or at an unknown time, none is.
 """
 
 import json
@@ -32,9 +32,9 @@ class Superseded:
 def superseded(
     cells: Iterable[Mapping[str, Any]], asked: Callable[[], Mapping[str, str]]
 ) -> dict[str, Superseded]:
-    """Cell id -> what counts instead, of all cells of superseded content; `cells` have COLUMNS.
+    """Cell id -> what counts instead, for all cells of superseded content; `cells` have COLUMNS.
 
-    `asked` gives the `last_asked` of the same folder; nobody calls it where no images changed.
+    `asked` returns the `last_asked` of the same folder; it is only called if images changed.
     """
     contents: dict[tuple[Any, ...], dict[str, list[tuple[str, str]]]] = {}
     for cell in cells:
@@ -60,7 +60,7 @@ def superseded(
 
 
 def last_asked(storage: Storage) -> dict[str, str]:
-    """Cell id -> when the last run began that was to run it, or found it finished, as `started_at` has it."""
+    """Cell id -> when the last run began that ran it or found it finished, in the format of `started_at`."""
     found = dict[str, str]()
     for name in RUNS.names(storage):
         try:

@@ -51,14 +51,17 @@ def _versions() -> list[Finding]:
 def _devices() -> list[Finding]:
     import torch
 
+    from kdbench.engine import machine
     from kdbench.engine.device import choose_precision, free_memory
     from kdbench.engine.provenance import device_name
 
-    cpu = torch.device("cpu")
+    cpu, cores, num_threads = torch.device("cpu"), machine.cores(), torch.get_num_threads()
+    beyond = f"this process may use {cores} cores: set OMP_NUM_THREADS={cores} (`kdbench run` does without)"
     found = [
         Finding(
             what="cpu",
-            found=f"{device_name(cpu)}, {torch.get_num_threads()} threads, "
+            advice=beyond if num_threads > cores else "",
+            found=f"{device_name(cpu)}, {num_threads} threads, "
             f"{free_memory(cpu) >> 30} GiB free, precision auto = {choose_precision('auto', cpu)}"
             + (", fp32 with depthwise convolutions" if choose_precision("auto", cpu) == "bf16" else ""),
         )

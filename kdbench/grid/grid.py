@@ -234,10 +234,6 @@ class _Run:
         self.statuses = dict(grid.finished)
         self.num_finished = self.num_checkpoints = 0
         self.resources = ExitStack()  # Ray, from its first use to the end of the run
-        on_ray = grid.executor == "ray"
-        at_once = min((grid.cluster.fits(job.need) for job in grid.todo), default=1) if on_ray else 1
-        joined = on_ray and grid.request.address is not None
-        self.slowness = slowness_of(grid.todo, self.view.note, at_once=at_once, elsewhere=joined)
 
     def take_over(self) -> None:
         """Copy published rows; RequestError if the results folder cannot be written."""
@@ -252,6 +248,10 @@ class _Run:
 
     def prepare(self) -> None:
         """Build each teacher and decode all images before the first cell; RequestError if one is wrong."""
+        grid, on_ray = self.grid, self.grid.executor == "ray"
+        at_once = min(grid.cluster.fits(job.need) for job in grid.todo) if on_ray else 1
+        joined = on_ray and grid.request.address is not None
+        self.slowness = slowness_of(grid.todo, self.view.note, at_once=at_once, elsewhere=joined)
         full = enough_disk(self.grid.request.results)
         told = self.view.decoding, self.view.note
         complaints = [full] if full else prepare(self.grid.todo, self.grid.data, *told)

@@ -820,6 +820,16 @@ def test_doctor_says_what_is_there_and_what_to_do(
         assert word in text
 
 
+@pytest.mark.parametrize(("num_threads", "advised"), [(2, False), (3, True)])
+def test_doctor_says_when_torch_has_more_threads_than_the_container_has_cores(
+    kdbench: Call, monkeypatch: pytest.MonkeyPatch, num_threads: int, advised: bool
+) -> None:
+    monkeypatch.setattr("kdbench.engine.machine.cores", lambda: 2)
+    monkeypatch.setattr("torch.get_num_threads", lambda: num_threads)
+    _, text = kdbench("doctor")
+    assert ("OMP_NUM_THREADS=2" in text) is advised
+
+
 @pytest.mark.parametrize("cache", ["a-file", "a-file/below", "/proc/kdbench"])
 def test_doctor_finds_a_cache_that_cannot_be_written(
     kdbench: Call, monkeypatch: pytest.MonkeyPatch, cache: str

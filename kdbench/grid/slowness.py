@@ -9,6 +9,8 @@ import os
 import time
 from collections.abc import Callable, Sequence
 
+import torch
+
 from kdbench.cell import Progress
 from kdbench.engine import machine
 from kdbench.grid.execution import Running
@@ -101,7 +103,7 @@ def slowness_of(
     """What watches these jobs, at most `at_once` of them at a time; `elsewhere`: also on other machines."""
     on_cpu = all(job.place.device == "cpu" for job in jobs)
     here = 0 if elsewhere or not on_cpu else min(at_once, len(jobs))
-    threads = max((job.place.num_threads or job.need.cpus for job in jobs), default=1)
+    threads = max((job.place.num_threads or torch.get_num_threads() for job in jobs), default=1)
     return Slowness(note, threads=threads, at_once=here)
 
 

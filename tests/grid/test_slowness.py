@@ -126,6 +126,21 @@ def test_cells_of_other_machines_are_watched_for_their_rate_only(monkeypatch, mv
     assert notes == ["far: stfpm bottle: 20 images/s now, 100 before"]
 
 
+@pytest.mark.parametrize(("of_cell", "of_torch", "option"), [(None, 1, ""), (None, 2, "1"), (2, 1, "1")])
+def test_a_cell_has_the_threads_that_were_asked_for_else_those_of_torch(
+    mvtec, tmp_path, monkeypatch, of_cell, of_torch, option
+):
+    """With OMP_NUM_THREADS=1 there is nobody to wait for, though the cell may use two cores."""
+    monkeypatch.setattr("torch.get_num_threads", lambda: of_torch)
+    monkeypatch.setattr(slowness, "shared_cores", lambda: 2)
+    monkeypatch.setattr(machine.Others, "used", lambda self, own: [("gcc", 1.0)])
+    monkeypatch.setattr(slowness, "FIRST_LOOK_S", 0.0)
+    notes, jobs = [], tiny_jobs(mvtec, tmp_path / "r")
+    jobs = [replace(job, place=replace(job.place, num_threads=of_cell)) for job in jobs]
+    slowness_of(jobs, notes.append, at_once=1, elsewhere=False).look()
+    assert [f"`--cpus-per-cell {option}`" in text for text in notes] == [True] * bool(option)
+
+
 def test_a_run_beside_a_busy_program_says_it_once_in_its_log_and_view(mvtec, tmp_path, monkeypatch):
     """A real program; how busy this machine is otherwise does not matter."""
     monkeypatch.setattr(slowness, "FIRST_LOOK_S", 0.0)
@@ -136,7 +151,7 @@ def test_a_run_beside_a_busy_program_says_it_once_in_its_log_and_view(mvtec, tmp
     try:
         assert spinning.stdout.readline() == "spinning\n"
         monkeypatch.setattr(machine, "family", lambda: set(psutil.pids()) - {spinning.pid})
-        asked = tiny_request(mvtec, tmp_path / "r", executor="local", latency=False)
+        asked = tiny_request(mvtec, tmp_path / "r", executor="local", latency=False, cpus_per_cell=2)
         grid = plan_grid(asked, Cluster(nodes=(Node(name="a", cpus=2, gpus=0, memory_bytes=2**34),)))
         view, deadline = Notes(), time.monotonic() + 30
 

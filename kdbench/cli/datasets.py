@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from kdbench.cli import documents
+from kdbench.cli import complete, documents
 from kdbench.cli.lists import list_datasets
 from kdbench.cli.options import Root, at_home, comma_list, unusual
 from kdbench.cli.scripts import Answer, for_scripts
@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 data_app = typer.Typer(help="Look at, check, decode, download and convert datasets.", no_args_is_help=True)
 data_app.command("list")(list_datasets)
 
-Name = Annotated[str, typer.Argument(help="The dataset's name.")]
+Categories = Annotated[
+    str | None,
+    typer.Option(help="Comma list; all on disk if not given.", autocompletion=complete.categories),
+]
+Name = Annotated[str, typer.Argument(help="The dataset's name.", autocompletion=complete.datasets)]
 
 
 @data_app.command("check")
@@ -110,7 +114,7 @@ def _show_categories(found: "Sequence[CategoryCheck]", folder: Path) -> None:
 def prepare_dataset(
     name: Name,
     root: Root = None,
-    categories: Annotated[str | None, typer.Option(help="Comma list; all on disk if not given.")] = None,
+    categories: Categories = None,
     image_size: Annotated[int, typer.Option(help="Side of the decoded images.")] = 256,
     preset: Annotated[str, typer.Option(help="Evaluation preset, for the masks.")] = "exact",
 ) -> None:
@@ -170,7 +174,7 @@ def download_dataset(
 def audit_dataset(
     name: Name,
     root: Root = None,
-    categories: Annotated[str | None, typer.Option(help="Comma list; all on disk if not given.")] = None,
+    categories: Categories = None,
     out_: Annotated[
         Path | None,
         typer.Option("--out", help="Also write all numbers as CSV to this file.", callback=at_home),

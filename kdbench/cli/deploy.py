@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kdbench.cli import documents
+from kdbench.cli import complete, documents
 from kdbench.cli.options import Results, Root, Weights, at_home
 from kdbench.cli.scripts import Answer, for_scripts
 from kdbench.cli.terminal import OK, SOME_FAILED, note, reading, say, say_next, shows_bars
@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")]
 DetectorName = Annotated[
-    str, typer.Argument(help="An exported file (.onnx, .xml, .pt2), or a cell's id of --results.")
+    str,
+    typer.Argument(
+        help="An exported file (.onnx, .xml, .pt2), or a cell's id of --results.",
+        autocompletion=complete.cells,
+    ),
 ]
 DecideBy = Annotated[
     float | None, typer.Option(help="Decide by this one. [default: that of the file, or of the cell]")
@@ -32,7 +36,10 @@ DecideBy = Annotated[
 @for_scripts
 def export(
     cells: Annotated[
-        list[str] | None, typer.Argument(metavar="CELL...", help="Ids of cells, or how they begin.")
+        list[str] | None,
+        typer.Argument(
+            metavar="CELL...", help="Ids of cells, or how they begin.", autocompletion=complete.cells
+        ),
     ] = None,
     best: Annotated[
         str | None,

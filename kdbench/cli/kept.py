@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from kdbench.cell import SETTINGS
+from kdbench.cli import complete
 from kdbench.cli.options import Results, Root, Weights, at_home
 from kdbench.cli.terminal import SOME_FAILED, complain, complained, reading, say
 from kdbench.errors import RequestError
@@ -24,13 +25,20 @@ NAMED = (
 def export_maps(
     out: Annotated[Path, typer.Argument(help="Folder that gets the maps.", callback=at_home)],
     results: Results = "results",
-    method: Annotated[str | None, typer.Option(help="The method, if there are several.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="The dataset, if there are several.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="The method, if there are several.", autocompletion=complete.methods)
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="The dataset, if there are several.", autocompletion=complete.datasets)
+    ] = None,
     setting: Annotated[str | None, typer.Option(metavar="|".join(SETTINGS), help="The setting.")] = None,
     preset: Annotated[str | None, typer.Option(help="The preset of the cells.")] = None,
     profile: Annotated[str | None, typer.Option(help="The profile of the cells.")] = None,
     seed: Annotated[int | None, typer.Option(help="The seed, if there are several.")] = None,
-    cell: Annotated[list[str] | None, typer.Option(metavar="CELL_ID", help="These cells only.")] = None,
+    cell: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CELL_ID", help="These cells only.", autocompletion=complete.cells),
+    ] = None,
     original_size: Annotated[
         bool,
         typer.Option("--original-size", help="Resize each map to its image's size, for MVTec's code."),

@@ -10,6 +10,7 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from kdbench.cli.complete import OF_FIELDS
 from kdbench.cli.terminal import note
 from kdbench.errors import RequestError
 from kdbench.files import expanded
@@ -109,10 +110,11 @@ def _parameter(name: str, field: FieldInfo, text: str) -> inspect.Parameter:
     of_field = _without_none(field.annotation)
     metavar = shown.metavar or _metavar(of_field)
     if field.is_required() or shown.is_argument:
-        option = typer.Argument(help=text, metavar=metavar)
+        option = typer.Argument(help=text, metavar=metavar, autocompletion=OF_FIELDS.get(name))
     else:
         off = f"/{shown.off}" if shown.off else ""
-        option = typer.Option(f"--{name.replace('_', '-')}{off}", help=text, metavar=metavar)
+        names = f"--{name.replace('_', '-')}{off}"
+        option = typer.Option(names, help=text, metavar=metavar, autocompletion=OF_FIELDS.get(name))
     annotation = Annotated[_type_of_option(of_field) | None, option]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 

@@ -52,12 +52,29 @@ class Backbone(Part):
     summary: str = Field(description="What it is.")
 
 
+class Published(Part):
+    """A mean over all categories as its source gives it."""
+
+    metric: str = Field(description="Its column in rows, if rows have it.")
+    value: float = Field(description="A fraction.")
+    source: str = Field(description="Who published it.")
+
+
+class Recipe(Part):
+    """A grid that comes with kdbench."""
+
+    name: str = Field(description="What --config takes.")
+    summary: str = Field(description="What it is.")
+    published: tuple[Published, ...] = Field(description="What a report puts beside its results.")
+
+
 class Listed(Part):
-    """`kdbench list` has all three keys, `kdbench list methods` the first, and so on."""
+    """`kdbench list` has all four keys, `kdbench list methods` the first, and so on."""
 
     methods: tuple[Method, ...] = Field(default=(), description="By family, the oldest first.")
     datasets: tuple[Dataset, ...] = Field(default=(), description="By name.")
     backbones: tuple[Backbone, ...] = Field(default=(), description="Teachers that were tried.")
+    recipes: tuple[Recipe, ...] = Field(default=(), description="By name.")
 
 
 class Cell(Part):

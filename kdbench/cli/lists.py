@@ -1,7 +1,8 @@
-"""`kdbench list`: methods, datasets and backbones to choose from."""
+"""`kdbench list`: methods, datasets, backbones and recipes to choose from."""
 
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,14 +20,16 @@ list_app = typer.Typer(
 @list_app.callback()
 @for_scripts
 def list_all(context: typer.Context) -> Answer | None:
-    """List methods, datasets and backbones."""
+    """List methods, datasets, backbones and recipes."""
     if context.invoked_subcommand is not None:
         return None
-    methods, datasets, backbones = _methods(), _datasets(), _backbones()
+    methods, datasets, backbones, recipes = _methods(), _datasets(), _backbones(), _recipes()
     _show_methods(methods)
     _show_datasets(datasets)
     _show_backbones(backbones)
-    return Answer(document=documents.Listed(methods=methods, datasets=datasets, backbones=backbones))
+    _show_recipes(recipes)
+    listed = documents.Listed(methods=methods, datasets=datasets, backbones=backbones, recipes=recipes)
+    return Answer(document=listed)
 
 
 @list_app.command("methods")
@@ -63,6 +66,15 @@ def list_backbones() -> Answer:
     return Answer(document=documents.Listed(backbones=backbones))
 
 
+@list_app.command("recipes")
+@for_scripts
+def list_recipes() -> Answer:
+    """List the grids that come with kdbench, and the published means that a report puts beside ours."""
+    recipes = _recipes()
+    _show_recipes(recipes)
+    return Answer(document=documents.Listed(recipes=recipes))
+
+
 def _methods() -> tuple[documents.Method, ...]:
     from kdbench.registry import method_names, methods_by_family
 
@@ -91,6 +103,20 @@ def _backbones() -> tuple[documents.Backbone, ...]:
     from kdbench.weights import BACKBONES
 
     return tuple(documents.Backbone(name=name, summary=what) for name, what in BACKBONES.items())
+
+
+def _recipes() -> tuple[documents.Recipe, ...]:
+    from kdbench.grid.recipes import published, recipe_names, says
+    from kdbench.grid.request import read_request
+
+    found = []
+    for name in recipe_names():
+        request = read_request(Path(name), {})
+        (method,), (dataset,), (setting,) = request.methods, request.dataset, request.setting
+        numbers = published(method, dataset, setting)
+        known = [documents.Published(metric=n.metric, value=n.value, source=n.source) for n in numbers]
+        found.append(documents.Recipe(name=name, summary=says(name), published=tuple(known)))
+    return tuple(found)
 
 
 def _show_methods(methods: tuple[documents.Method, ...]) -> None:
@@ -130,3 +156,12 @@ def _show_backbones(backbones: tuple[documents.Backbone, ...]) -> None:
     show(("backbone", "what it is"), lines, title="backbones")
     say("and every timm backbone with feature maps, as NAME.TAG")
     say_next("train with one of them", "kdbench", "run", "--backbone", "NAME")
+
+
+def _show_recipes(recipes: tuple[documents.Recipe, ...]) -> None:
+    lines = []
+    for one in recipes:
+        known = ", ".join(f"{number.metric} {100 * number.value:.2f}" for number in one.published)
+        lines.append(Line(cells=(one.name, one.summary, known or "none known")))
+    show(("recipe", "what it is", "published means, percent"), lines, title="recipes")
+    say_next("what one takes", "kdbench", "run", "--config", "RECIPE", "--root", "FOLDER", "--dry-run")

@@ -84,7 +84,7 @@ def options_of(model: type[BaseModel]) -> Callable[[Callable[..., T]], Callable[
         parameters = [
             *(_parameter(name, field, help_of(model, name)) for name, field in model.model_fields.items()),
             *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own),
-            *([_config(own)] if of_grid else []),
+            *([_config(own, recipes=model is Request)] if of_grid else []),
         ]
         filled.__name__, filled.__doc__ = command.__name__, command.__doc__
         filled.__annotations__ = {one.name: one.annotation for one in parameters}
@@ -119,10 +119,13 @@ def _parameter(name: str, field: FieldInfo, text: str) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def _config(own: Sequence[inspect.Parameter]) -> inspect.Parameter:
+def _config(own: Sequence[inspect.Parameter], *, recipes: bool) -> inspect.Parameter:
+    """The option `--config`; `recipes` says whether recipes are for this command."""
     names = [one.name.replace("_", "-") for one in own if one.annotation is not OldOut] + ["quiet", "json"]
     text = f"TOML file of these options (not {', '.join(names)}); those given here take precedence."
-    option = typer.Option(help=text, metavar="FILE", callback=at_home)
+    if recipes:
+        text = f"{text} Or a recipe, see `kdbench list recipes`."
+    option = typer.Option(help=text, metavar="FILE|RECIPE" if recipes else "FILE", callback=at_home)
     annotation = Annotated[Path | None, option]
     return inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 

@@ -119,7 +119,17 @@ def show_plan(grid: "Grid", expected: "Estimate") -> None:
         say(f"{many}, about {duration(expected.together_s)} with {where}")
         if grid.executor == "ray":
             say(f"about {duration(expected.one_by_one_s)} one after another")
+    say_gpu_hours(grid)
     say("next: the same command without --dry-run")
+
+
+def say_gpu_hours(grid: "Grid") -> None:
+    """Say what the cells to run would take on a GPU, if they train as in papers and there is none here."""
+    from kdbench.grid.gpu_hours import SAYS, gpu_hours
+
+    jobs = [job for job in grid.todo if job.cell.profile == "paper"]
+    if jobs and not any(job.place.device.startswith("cuda") for job in jobs):
+        say(f"on a GPU about {gpu_hours(jobs, grid.data):.2g} hours: {SAYS}")
 
 
 def _finish(grid: "Grid", result: "GridResult", folder: Path) -> Answer:

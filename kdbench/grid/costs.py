@@ -56,7 +56,7 @@ class Costs:
             config = json.loads(first["config"])
             for group in _groups(first["method"], config, first["device"], first["num_threads"]):
                 by_group.setdefault(group, []).append(cost)
-            recipe = _recipe(first["method"], config)
+            recipe = recipe_of(first["method"], config)
             self.shares.setdefault(recipe, []).extend(_gpu_shares(first))
             self.memory.setdefault(recipe, []).extend(_cpu_memory(first))
         self.known = {group: _median(costs) for group, costs in by_group.items()}
@@ -76,7 +76,7 @@ class Costs:
 
         A cell cannot get more than its share, so cells with fewer images tell nothing.
         """
-        known = self.shares.get(_recipe(cell.method, json.loads(cell.config)), ())
+        known = self.shares.get(recipe_of(cell.method, json.loads(cell.config)), ())
         return max((share for count, share in known if count >= num_train), default=1.0)
 
     def memory_bytes(self, cell: Cell, num_train: int) -> int:
@@ -84,7 +84,7 @@ class Costs:
 
         A multiclass cell tells nothing about oneclass ones: too large a need lets fewer cells run at once.
         """
-        known = self.memory.get(_recipe(cell.method, json.loads(cell.config)), ())
+        known = self.memory.get(recipe_of(cell.method, json.loads(cell.config)), ())
         return max((taken for count, taken in known if 1 / ALIKE <= num_train / count <= ALIKE), default=0)
 
 
@@ -112,7 +112,7 @@ def with_needs(
     beside_gpu = min((node.cpus / node.gpus for node in cluster.nodes if node.gpus), default=1.0)
     needing = []
     for job in jobs:
-        on_gpu, num_train = job.place.device.startswith("cuda"), _num_images(job.cell, data)[0]
+        on_gpu, num_train = job.place.device.startswith("cuda"), num_images(job.cell, data)[0]
         share_of_gpu = request.gpus_per_cell or costs.gpu_share(job.cell, num_train)
         cores = _cpus(beside_gpu * share_of_gpu) if on_gpu and not alone else share
         need = Need(
@@ -157,7 +157,7 @@ def known_seconds(job: Job, data: Mapping[str, Found], costs: Costs) -> float | 
     cost = costs.of(job)
     if cost is None:
         return None
-    num_train, num_test = _num_images(job.cell, data)
+    num_train, num_test = num_images(job.cell, data)
     epochs = json.loads(job.cell.config)["epochs"]
     return cost.prepare_s + cost.train_s * num_train * epochs + cost.evaluate_s * num_test
 
@@ -173,10 +173,10 @@ def estimate_seconds(jobs: Sequence[Job], data: Mapping[str, Found], costs: Cost
         known = known_seconds(job, data, costs)
         if known is None and (job.place.device == "cpu" or torch.cuda.is_available()):
             config = json.loads(job.cell.config)
-            group = (*_recipe(job.cell.method, config), job.place.num_threads)
+            group = (*recipe_of(job.cell.method, config), job.place.num_threads)
             if group not in measured:
                 measured[group] = _measured(job)
-            known = measured[group] * _num_images(job.cell, data)[0] * config["epochs"]
+            known = measured[group] * num_images(job.cell, data)[0] * config["epochs"]
         estimates[job.cell.id] = known
     return estimates
 
@@ -203,7 +203,7 @@ def _median(costs: Sequence[Cost]) -> Cost:
 
 def _groups(method: str, config: Mapping[str, Any], device: str, threads: int | None) -> list[Hashable]:
     """The groups of similar cells that a cell belongs to: the most similar first, then ever larger ones."""
-    exact = _recipe(method, config)
+    exact = recipe_of(method, config)
     network = (method, config["backbone"], config["image_size"])
     return [
         (*exact, device, threads),
@@ -220,13 +220,13 @@ def device_type(job: Job) -> str:
     return torch.device(job.place.device).type
 
 
-def _recipe(method: str, config: Mapping[str, Any]) -> tuple[str, str]:
+def recipe_of(method: str, config: Mapping[str, Any]) -> tuple[str, str]:
     """Equal for cells that differ only in epochs, data and seed."""
     without_epochs = {key: value for key, value in config.items() if key != "epochs"}
     return method, json.dumps(without_epochs, sort_keys=True)
 
 
-def _num_images(cell: Cell, data: Mapping[str, Found]) -> tuple[int, int]:
+def num_images(cell: Cell, data: Mapping[str, Found]) -> tuple[int, int]:
     found = data[cell.dataset].categories
     categories = [found[name] for name in cell.categories]
     return sum(len(c.train) for c in categories), sum(len(c.test) for c in categories)
@@ -234,7 +234,7 @@ def _num_images(cell: Cell, data: Mapping[str, Found]) -> tuple[int, int]:
 
 def _work(cell: Cell, data: Mapping[str, Found]) -> float:
     config = json.loads(cell.config)
-    return float(sum(_num_images(cell, data)) * config["epochs"] * config["image_size"] ** 2)
+    return float(sum(num_images(cell, data)) * config["epochs"] * config["image_size"] ** 2)
 
 
 def _gpu_shares(row: Mapping[str, Any]) -> list[tuple[int, float]]:

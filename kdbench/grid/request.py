@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from kdbench.cell import PROFILES, SETTINGS
 from kdbench.errors import RequestError, reason, unknown
 from kdbench.files import expanded, read_text
+from kdbench.grid.recipes import grid_file
 from kdbench.registry import method_names
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -197,11 +198,12 @@ def read_request(file: Path | None, options: Mapping[str, Any]) -> Request:
 
 
 def read_model(model: type[Model], file: Path | None, options: Mapping[str, Any]) -> Model:
-    """The same for any request whose fields are the options of a command."""
+    """The same for any request whose fields are the options of a command; `file` may name a recipe."""
     if "set" not in model.model_fields:  # no method is configured
         return validated(model, _given(options))
     values: dict[str, Any] = {}
     if file is not None:
+        file = grid_file(file)
         values = read_toml(file)
         values["set"] = _flat(values.get("set", {}), f"{file}: ")
     given = _given(options)

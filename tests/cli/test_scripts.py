@@ -82,7 +82,8 @@ def test_the_keys_of_the_documents_are_frozen():
         "list": "methods methods.name methods.family methods.year methods.paper methods.licence "
         "methods.fidelity methods.summary methods.needs methods.departures datasets datasets.name "
         "datasets.title datasets.categories datasets.licence datasets.download datasets.notes backbones "
-        "backbones.name backbones.summary",
+        "backbones.name backbones.summary recipes recipes.name recipes.summary recipes.published "
+        "recipes.published.metric recipes.published.value recipes.published.source",
         "predict": "out table threshold images images.image images.image_score images.decision images.map "
         "images.heat_map images.error",
         "report": "results report files",
@@ -97,7 +98,10 @@ def test_the_keys_of_the_documents_are_frozen():
     }
 
 
-@pytest.mark.parametrize("command", [*DOCUMENTS, "list methods", "list datasets", "list backbones"])
+PARTS = ("methods", "datasets", "backbones", "recipes")
+
+
+@pytest.mark.parametrize("command", [*DOCUMENTS, *(f"list {part}" for part in PARTS)])
 def test_every_such_command_has_both_options(command):
     found = typer.main.get_command(cli.app)
     for word in command.split():

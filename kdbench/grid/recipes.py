@@ -1,0 +1,58 @@
+"""Recipes: grids that come with kdbench and have names, such as the protocol of a paper."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdbench.errors import RequestError, unknown
+from kdbench.files import read_text
+
+KDBENCH = Path(__file__).parents[1]
+FOLDER = KDBENCH / "recipes"
+PUBLISHED = KDBENCH / "reports/published.csv"
+SUFFIX = ".toml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A mean over all categories as its source gives it, a fraction."""
+
+    metric: str
+    value: float
+    source: str
+
+
+def recipe_names() -> list[str]:
+    """The names of all recipes, such as `paper/dcam-multiclass`."""
+    files = FOLDER.rglob(f"*{SUFFIX}")
+    return sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in files)
+
+
+def grid_file(given: Path) -> Path:
+    """The file of a grid: `given` itself, or the recipe of that name.
+
+    Raises RequestError if it is neither.
+    """
+    name, names = given.as_posix(), recipe_names()
+    if given.suffix == SUFFIX or given.is_file():
+        return given
+    if name not in names:
+        raise RequestError([f"there is no file {given}, and {unknown('recipe', name, names)}"])
+    return FOLDER / f"{name}{SUFFIX}"
+
+
+def says(name: str) -> str:
+    """What a recipe is: the comment that its file begins with."""
+    return read_text(FOLDER / f"{name}{SUFFIX}").splitlines()[0].removeprefix("#").strip()
+
+
+def published(method: str, dataset: str, setting: str) -> list[Published]:
+    """The published means of a method, from the file that reports put beside ours."""
+    with PUBLISHED.open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    asked = {"method": method, "dataset": dataset, "setting": setting, "category": "mean"}
+    return [
+        Published(metric=one["metric"], value=float(one["value"]), source=one["source"])
+        for one in lines
+        if asked.items() <= one.items()
+    ]

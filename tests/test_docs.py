@@ -1,6 +1,7 @@
 """The documents say what the code does."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,13 @@ def test_every_column_is_documented():
 @pytest.mark.parametrize("command", sorted(typer.main.get_command(app).commands))
 def test_every_command_is_in_the_reference(command):
     assert f"kdbench {command}" in (ROOT / "docs/commands.md").read_text()
+
+
+def test_every_extra_is_on_the_page_for_the_installation():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    table = (ROOT / "docs/installation.md").read_text().partition("| extra |")[2].partition("\n\n")[0]
+    first = "".join(line.split("|")[1] for line in table.splitlines()[2:])
+    assert {*re.findall(r"`(\w+)`", first)} == {*extras}
 
 
 @pytest.mark.parametrize("command", DOCUMENTS)

@@ -1,14 +1,17 @@
 """The layout of the repository, the direction of its imports, and what an import costs."""
 
 import ast
+import json
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 LINKED = ("methods", "datasets", "sweeps", "reports")
@@ -33,6 +36,17 @@ ORDER = [entry for line in LAYERS for entry in line]
 MOST_ARROWS, MOST_ARROWS_WITH_LINKED = 70, 99
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 400, 60
 KNOW_RAY = {"grid.cluster", "grid.with_ray", "sweeps.tune"}
+
+
+# Where files for other programs lie, which no test would read otherwise.
+SETTINGS = [*ROOT.glob("*.*"), *ROOT.glob(".*.yaml")]
+SETTINGS += [
+    path
+    for folder in (".devcontainer", ".github", "docs", "reports/published")
+    for path in (ROOT / folder).rglob("*")
+]
+PARSED = {".json": json.loads, ".toml": tomllib.loads, ".ipynb": json.loads}
+PARSED |= dict.fromkeys((".yml", ".yaml", ".cff"), lambda text: [*yaml.compose_all(text)])
 
 
 def modules() -> dict[str, Path]:
@@ -199,6 +213,20 @@ def test_the_lock_names_versions_only():
         assert equals, line
         assert name.replace("-", "").replace("_", "").replace(".", "").isalnum(), line
         assert version[0].isdigit(), line
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in SETTINGS if path.suffix in PARSED],
+    ids=lambda path: path.relative_to(ROOT).as_posix(),
+)
+def test_files_for_other_programs_can_be_read(path):
+    assert PARSED[path.suffix](path.read_text(encoding="utf-8"))
+
+
+def test_the_container_for_editors_installs_what_the_tests_need():
+    found = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text())
+    assert "-e '.[dev]'" in found["postCreateCommand"]
 
 
 @pytest.mark.parametrize("folder", ["cli", "grid"])

@@ -32,16 +32,8 @@ AnyPath = str | Path
 NAMED = 5  # cells that a message names
 # What a line of scores or curves says of its cell.
 OF_CELL = [
-    "cell_id",
-    "method",
-    "entry",
-    "dataset",
-    "setting",
-    "category",
-    "seed",
-    "profile",
-    "preset",
-    "config",
+    *("cell_id", "method", "entry", "dataset", "setting", "category", "seed"),
+    *("profile", "preset", "config"),
 ]
 
 
@@ -55,6 +47,7 @@ def run(
     setting: Names | None = None,
     seeds: int | Iterable[int] | None = None,
     epochs: int | None = None,
+    hold_out: float | None = None,
     set: Mapping[str, Any] | None = None,
     profile: str | None = None,
     backbone: str | None = None,

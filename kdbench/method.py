@@ -89,6 +89,8 @@ class Method(nn.Module):
         # With "heldout" a share of the normal images is set aside and never trained on; with "last" none is.
         checkpoint: Literal["heldout", "last"] = "last"
         heldout_share: float = Field(0.2, gt=0, lt=1)
+        # A share that neither training nor the checkpoint nor calibration sees: thresholds are from it.
+        hold_out: float = added(0.0, ge=0, lt=1)
         precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
 
         @field_validator("levels")

@@ -40,7 +40,8 @@ def at_threshold(group: Group, found: Sequence[Entry], rows: Rows) -> Iterator[T
             "at most this probability, else the largest. No test image chose it. Expected: the share of new "
             "normal images above it, the mean over the detectors, with its interval, whatever the "
             "distribution of the scores. It holds for images drawn as the training images were. Where the "
-            "held-out images also chose the epoch or calibrate the maps, expect somewhat more.",
+            "held-out images also chose the epoch or calibrate the maps, expect somewhat more; with "
+            "`--hold-out` nothing but the threshold sees them.",
             "False alarms: share of the normal test images above the threshold. Misses: share of the "
             "defective ones that are not. I-F1: F1 of the image decisions. All three are means over the "
             "categories, then over the seeds (± standard deviation).",
@@ -117,7 +118,11 @@ def _missing(entry: Entry, known: pd.DataFrame, held_out: pd.Series) -> str:
     without = known.loc[known["value"].isna(), "cell_id"].drop_duplicates()
     if len(without):
         none = held_out[without].fillna(0) == 0
-        why = "the training holds no image out" if none.all() else "an older kdbench kept no scores of them"
+        why = (
+            "the training holds no image out: --hold-out"
+            if none.all()
+            else "an older kdbench kept no scores of them"
+        )
         part = f"{len(without)} of {known['cell_id'].nunique()} detectors: "
         return why if len(without) == known["cell_id"].nunique() else part + why
     if bad := ", ".join(known.loc[known[[*RATES]].isna().any(axis=1), "category"].unique()):

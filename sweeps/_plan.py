@@ -10,7 +10,8 @@ from typing import Any
 from kdbench.cell import canonical_json
 from kdbench.data.fingerprint import check_apart, contents
 from kdbench.defects import DEFECTS_VERSION
-from kdbench.engine.batches import split_heldout
+from kdbench.engine.batches import split
+from kdbench.engine.build import config_of
 from kdbench.errors import RequestError, unknown
 from kdbench.grid.plan import Plan, plan
 from kdbench.grid.request import Request
@@ -164,7 +165,8 @@ def _check_heldout_apart(cells: Plan) -> None:
     for cell in (job.cell for job in cells.jobs):
         train = [path for name in cell.categories for path in data.categories[name].train]
         counts = [len(data.categories[name].train) for name in cell.categories]
-        _, aside = split_heldout(counts, json.loads(cell.config)["heldout_share"], cell.seed)
+        config = config_of(cell.method, cell.config)
+        aside = split(counts, config, cell.seed, holds_out=True).heldout
         heldout |= {data.dataset.digest(train[i]): train[i] for i in aside}
     check_apart(heldout, test)
 

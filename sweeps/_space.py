@@ -22,6 +22,7 @@ DIGITS = 4  # significant digits of a drawn number, so that people can read and 
 FIXED = {
     "epochs": "it is the budget of every trial: --epochs",
     "heldout_share": "all trials must be judged on the same images: --set METHOD.heldout_share=SHARE",
+    "hold_out": "it takes images from all trials alike: --set METHOD.hold_out=SHARE",
     "backbone": "the teacher and its weights belong to the sweep: one sweep for each --backbone",
     "precision": "it belongs to the machine: --precision",
 }

@@ -181,7 +181,7 @@ class _Model:
         counts = [len(store.train) for store in stores]
         # The split and order of `kdbench run`. No checkpoint rule trains on an image that judges.
         images = self.ready.training_batches(always_split=True)
-        self.fitted, self.heldout, self.num_heldout = images.fitted, images.heldout, len(images.aside)
+        self.fitted, self.heldout, self.num_heldout = images.fitted, images.heldout, len(images.split.heldout)
         self.training = train.Training(
             self.ready.method,
             self.fitted.precision,
@@ -193,7 +193,7 @@ class _Model:
                 for category, store in zip(self.ready.categories, stores, strict=True)
             ]
         else:
-            own = split_by_category(counts, images.aside)
+            own = split_by_category(counts, images.split.heldout)
             self.judged = [
                 _judged_on_defects(self.ready, store, indices, cell.seed)
                 for store, indices in zip(stores, own, strict=True)

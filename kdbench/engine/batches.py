@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import psutil
@@ -156,12 +158,41 @@ def batches_of(
     )
 
 
-def split_heldout(counts: Sequence[int], share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+class Split(NamedTuple):
+    """Indices of training images into the concatenated categories; each image is in one of the three."""
+
+    fitted: np.ndarray
+    heldout: np.ndarray  # chooses the epoch, or calibrates
+    unseen: np.ndarray  # thresholds are from its scores; nothing else looks at it
+
+
+def split(counts: Sequence[int], config: Method.Config, seed: int, *, holds_out: bool) -> Split:
+    """Split the images of categories, `counts` of each: `hold_out` is unseen, and `heldout_share` of the rest
+    held out, where `holds_out` says that it is needed.
+
+    Raises ValueError for a category with too few images.
+    """
+    none = np.arange(0)
+    rest, unseen, left = np.arange(sum(counts)), none, list(counts)
+    if config.hold_out:
+        rest, unseen = split_heldout(counts, config.hold_out, seed, of=0x7E57)
+        bounds = np.cumsum([0, *counts])
+        left = [int(((rest >= low) & (rest < high)).sum()) for low, high in pairwise(bounds)]
+    if not holds_out:
+        return Split(rest, none, unseen)
+    fitted, heldout = split_heldout(left, config.heldout_share, seed)
+    return Split(rest[fitted], rest[heldout], unseen)
+
+
+def split_heldout(
+    counts: Sequence[int], share: float, seed: int, *, of: int = 0x5B117
+) -> tuple[np.ndarray, np.ndarray]:
     """Indices (train, held out) into the concatenated categories: `share` of each, at least one image.
 
-    Raises ValueError for a category with fewer than two images.
+    Splits with another `of` are independent draws. Raises ValueError for a category with fewer than two
+    images.
     """
-    generator = np.random.default_rng(np.random.SeedSequence([seed, 0x5B117]))
+    generator = np.random.default_rng(np.random.SeedSequence([seed, of]))
     train, heldout, offset = [], [], 0
     for count in counts:
         if count < 2:

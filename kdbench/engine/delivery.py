@@ -15,9 +15,9 @@ from kdbench.deploy.export import SUFFIXES, WRITERS, Traced, check_packages
 from kdbench.deploy.metadata import Metadata, Scale, beside
 from kdbench.deploy.module import Deployed
 from kdbench.deploy.runtimes import RUNTIME_OF, open_runtime
-from kdbench.deploy.threshold import HELD_OUT, TRAINED, Threshold
+from kdbench.deploy.threshold import HELD_OUT, TRAINED, UNSEEN, Source, Threshold
 from kdbench.engine import provenance
-from kdbench.engine.batches import split_heldout
+from kdbench.engine.batches import split
 from kdbench.engine.device import deterministic
 from kdbench.engine.kept import unchanged
 from kdbench.errors import DataError, RequestError, complained, unknown
@@ -44,7 +44,7 @@ class Normals:
     """Normal images uint8 [N,S,S,3] of a cell's training folders; why there are none, if there are none."""
 
     pixels: np.ndarray
-    kind: str = HELD_OUT
+    source: Source
     missing: str = ""
 
 
@@ -78,7 +78,7 @@ def deliver(
     normals = _normals(row, method, root)
     threshold, scale = _from_normals(module, normals, false_alarms, method.config.batch_size)
     if threshold is None and len(kept):
-        threshold = threshold_of(kept, false_alarms, normals=HELD_OUT)
+        threshold = threshold_of(kept, false_alarms, source=source_of(method))
     metadata = _metadata(row, method, threshold, scale)
     module.cpu()
     name = f"{row['method']}-{row['dataset']}-{row['category'] if row['setting'] == 'oneclass' else 'all'}"
@@ -98,27 +98,35 @@ def deliver(
     return Delivered(path=path, metadata=metadata, notes=tuple(_notes(metadata, row, normals, compared)))
 
 
-def threshold_of(scores: np.ndarray, false_alarms: float, *, normals: str) -> Threshold:
-    """The threshold by scores [N] of normal images, HELD_OUT of the training or TRAINED on; as `limit_of`."""
-    found = limit_of(scores, false_alarms)
-    return Threshold(**found._asdict(), false_alarms=false_alarms, num_images=len(scores), normals=normals)
+def threshold_of(scores: np.ndarray, false_alarms: float, *, source: Source) -> Threshold:
+    """The threshold by scores [N] of normal images; as `limit_of`."""
+    found = limit_of(scores, false_alarms)._asdict()
+    if source == TRAINED:
+        found |= dict.fromkeys(("expected", "low", "high"))
+    return Threshold(**found, false_alarms=false_alarms, num_images=len(scores), threshold_from=source)
+
+
+def source_of(method: Method) -> Source:
+    """Which images give a detector its threshold: the least known to it that its training left."""
+    if method.config.hold_out:
+        return UNSEEN
+    return HELD_OUT if method.holds_out(method.config) else TRAINED
 
 
 def _normals(row: dict[str, Any], method: Method, root: Path | None) -> Normals:
-    """The held-out images of a cell, or all training images if it held none out."""
-    size = method.config.image_size
+    """The images that give a cell's detector its threshold."""
+    size, source = method.config.image_size, source_of(method)
     try:
         dataset, categories = get_dataset(row["dataset"]), unchanged(row, root)
     except DataError as error:
         if root is not None:  # the folder that was named has others
             raise
-        return Normals(pixels=np.zeros((0, size, size, 3), np.uint8), missing=str(error))
+        return Normals(pixels=np.zeros((0, size, size, 3), np.uint8), source=source, missing=str(error))
     stored = [open_images(dataset, *of_category, size).train for of_category in categories.values()]
-    pixels, kind = np.concatenate(stored), TRAINED
-    if method.holds_out(method.config):
-        share = method.config.heldout_share
-        pixels, kind = pixels[split_heldout([len(s) for s in stored], share, row["seed"])[1]], HELD_OUT
-    return Normals(pixels=pixels, kind=kind)
+    counts, holds_out = [len(images) for images in stored], method.holds_out(method.config)
+    parts = split(counts, method.config, row["seed"], holds_out=holds_out)
+    chosen = {UNSEEN: parts.unseen, HELD_OUT: parts.heldout, TRAINED: parts.fitted}
+    return Normals(pixels=np.concatenate(stored)[chosen[source]], source=source)
 
 
 def _from_normals(
@@ -133,7 +141,9 @@ def _from_normals(
         lows += list(np.median(maps, (1, 2)))
         highs += list(maps.max((1, 2)))
     low, high = float(np.median(lows)), float(np.max(highs))
-    return threshold_of(np.concatenate(scores), false_alarms, normals=normals.kind), Scale(low=low, high=high)
+    return threshold_of(np.concatenate(scores), false_alarms, source=normals.source), Scale(
+        low=low, high=high
+    )
 
 
 def _run(module: Deployed, pixels: np.ndarray, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

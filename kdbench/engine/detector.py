@@ -81,11 +81,10 @@ class Detector:
 
         Raises ValueError for a rate outside of 0 to 1.
         """
-        from kdbench.deploy.threshold import HELD_OUT
-        from kdbench.engine.delivery import threshold_of
+        from kdbench.engine.delivery import source_of, threshold_of
 
-        scores = self._held_out_scores()
-        return threshold_of(scores, false_alarms, normals=HELD_OUT) if len(scores) else None
+        scores, source = self._held_out_scores(), source_of(self._method)
+        return threshold_of(scores, false_alarms, source=source) if len(scores) else None
 
     def _held_out_scores(self) -> np.ndarray:
         cell_id = self.row["cell_id"]

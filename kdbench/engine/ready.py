@@ -12,7 +12,7 @@ from kdbench.data.fingerprint import fingerprint, fingerprint_of
 from kdbench.data.store import Images, open_images, store_name
 from kdbench.dataset import Category, Dataset
 from kdbench.engine import provenance
-from kdbench.engine.batches import Batches, batches_of, split_heldout
+from kdbench.engine.batches import Batches, Split, batches_of, split
 from kdbench.engine.build import build_method
 from kdbench.engine.device import choose_precision, start_peak_memory
 from kdbench.engine.features import Shared
@@ -25,13 +25,21 @@ from kdbench.registry import get_dataset
 class TrainingBatches:
     """The training images of all categories, one category after another.
 
-    `aside` are the indices of the images that are not trained on; `heldout` has batches of these if the
-    training looks at them.
+    `heldout` has batches of `split.heldout` if the training looks at them, and `unseen` of `split.unseen` if
+    there are any.
     """
 
     fitted: Batches
     heldout: Batches | None
-    aside: np.ndarray
+    unseen: Batches | None
+    split: Split
+
+    @property
+    def judges(self) -> tuple[Batches | None, np.ndarray]:
+        """The images that give a threshold, with their indices: the unseen ones, else the held-out ones."""
+        if self.unseen is not None:
+            return self.unseen, self.split.unseen
+        return self.heldout, self.split.heldout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,14 +77,18 @@ class Ready:
         stored = [store.train for store in self.stores]
         normal = np.concatenate(stored)
         looks = self.method.holds_out(self.config)
-        kept, aside = np.arange(len(normal)), np.arange(0)
-        if looks or always_split:
-            kept, aside = split_heldout([len(s) for s in stored], self.config.heldout_share, self.cell.seed)
+        counts = [len(images) for images in stored]
+        parts = split(counts, self.config, self.cell.seed, holds_out=looks or always_split)
 
         def batches(rows: np.ndarray) -> Batches:
             return batches_of(self.method, normal[rows], cached=True, shared=self._shared(stored, rows))
 
-        return TrainingBatches(fitted=batches(kept), heldout=batches(aside) if looks else None, aside=aside)
+        return TrainingBatches(
+            fitted=batches(parts.fitted),
+            heldout=batches(parts.heldout) if looks else None,
+            unseen=self.batches(normal[parts.unseen]) if len(parts.unseen) else None,
+            split=parts,
+        )
 
     def _shared(self, stored: list[np.ndarray], rows: np.ndarray) -> Shared:
         """Where the teacher's levels of these rows lie on disk, for all processes of the machine."""

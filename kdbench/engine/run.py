@@ -170,7 +170,7 @@ def _trained_how(
         "sigma": getattr(ready.config, "sigma", None),
         "score_pooling": pooling,
         "num_train": len(images.fitted),
-        "num_heldout": len(images.heldout) if images.heldout else 0,
+        "num_heldout": len(images.heldout or ()) + len(images.unseen or ()),
         "num_steps": history.num_steps,
         "best_epoch": history.best_epoch,
         "epoch_loss": [epoch.loss for epoch in history.epochs],
@@ -184,13 +184,14 @@ def _trained_how(
 
 
 def _held_out_scores(ready: Ready, images: TrainingBatches) -> list[dict[str, Any]]:
-    """The final detector's scores of the normal images that it was not trained on; none if there are none."""
-    if images.heldout is None:
+    """The final detector's scores of the held-out images that give a threshold; none if there are none."""
+    batches, indices = images.judges
+    if batches is None:
         return []
     every = [
         (category.name, category.relative(path)) for category in ready.categories for path in category.train
     ]
-    found = evaluate.score(ready.method, images.heldout, lambda count: None).image_score
+    found = evaluate.score(ready.method, batches, lambda count: None).image_score
     return [
         {
             "cell_id": ready.cell.id,
@@ -198,7 +199,7 @@ def _held_out_scores(ready: Ready, images: TrainingBatches) -> list[dict[str, An
             "image": every[i][1],
             "image_score": float(value),
         }
-        for i, value in zip(images.aside.tolist(), found, strict=True)
+        for i, value in zip(indices.tolist(), found, strict=True)
     ]
 
 

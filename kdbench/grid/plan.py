@@ -298,30 +298,35 @@ def _config(method: str, values: Mapping[str, Any], preset: str) -> dict[str, An
 
 
 def _too_few_to_hold_out(request: Request, found: Mapping[str, Found], configs: Configs) -> Iterator[str]:
-    """Which categories have one training image, for methods that hold some out."""
+    """Which categories have too few training images, for methods that hold some out."""
     for data in found.values():
         profile = request.profile or data.dataset.profile
-        holding: dict[str, list[dict[str, Any]]] = {}
-        for (method, of_profile, _), tried in configs.items():
-            if of_profile == profile and (some := [c for c in tried if _holds_out(method, c)]):
-                holding.setdefault(method, []).extend(some)
         for name, category in data.categories.items():
-            if holding and len(category.train) < 2:
+            count = len(category.train)
+            holding: dict[str, list[dict[str, Any]]] = {}
+            for (method, of_profile, _), tried in configs.items():
+                if of_profile == profile and (some := [c for c in tried if _least(method, c) > count]):
+                    holding.setdefault(method, []).extend(some)
+            if holding:
+                needed = max(_least(method, config) for method in holding for config in holding[method])
                 whole = [
                     f"{method}.checkpoint=last"
                     for method, tried in holding.items()
-                    if not any(_holds_out(method, config | {"checkpoint": "last"}) for config in tried)
+                    if all(_least(method, config | {"checkpoint": "last"}) <= count for config in tried)
                 ]
-                advice = f". Add images, or hold out none: --set {' --set '.join(whole)}" if whole else ""
+                none = f", or hold out none: --set {' --set '.join(whole)}" if whole else ""
                 yield (
-                    f"{data.dataset.name} {name} has 1 training image, and some are held out by "
-                    f"{', '.join(holding)}: at least 2 are needed{advice}"
+                    f"{data.dataset.name} {name} has {count} training image{'s' * (count > 1)}, and some are "
+                    f"held out by {', '.join(holding)}: at least {needed} are needed. "
+                    f"Add images{none}"
                 )
 
 
-def _holds_out(method: str, config: Mapping[str, Any]) -> bool:
+def _least(method: str, config: Mapping[str, Any]) -> int:
+    """How many images a category needs: one to train on, one that chooses, one that gives a threshold."""
     found = get_method(method)
-    return found.holds_out(found.Config.model_validate(config))
+    taken = found.Config.model_validate(config)
+    return 1 + found.holds_out(taken) + bool(taken.hold_out)
 
 
 def _weights(request: Request, configs: Configs, complaints: Complaints) -> dict[str, Weights]:

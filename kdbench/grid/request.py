@@ -17,7 +17,12 @@ from kdbench.registry import method_names
 
 Model = TypeVar("Model", bound=BaseModel)
 EVERY = "all"  # `all.batch_size=8` sets a key of every method
-OF_METHODS = ("epochs", "backbone", "precision")  # keys of a request that are keys of every method
+OF_METHODS = (
+    "epochs",
+    "backbone",
+    "precision",
+    "hold_out",
+)  # keys of a request that are keys of every method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +126,9 @@ class Request(BaseModel):
     )
     seeds: Seeds = Field((0,), min_length=1, description="Comma list.")
     epochs: Epochs = None
+    hold_out: Annotated[float | None, Shown(metavar="SHARE")] = Field(
+        None, description="Share of the normal images, as 0.1, that only gives detectors their thresholds."
+    )
     set: Sets = Field(
         default_factory=dict, description="Change a method's key; of a comma list, each value is tried."
     )

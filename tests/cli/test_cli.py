@@ -947,6 +947,7 @@ def test_the_options_of_run_are_frozen() -> None:
         "--evaluate-exported",
         "--executor",
         "--gpus-per-cell",
+        "--hold-out",
         "--json",
         "--keep-detectors",
         "--keep-pictures",

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -56,14 +57,24 @@ def export(kdbench: Callable, trained: Path, tmp_path: Path) -> Callable[..., tu
 
 
 @pytest.fixture(scope="module")
-def exported(trained: Path) -> Path:
-    """STFPM's detector as an archive of torch.export, the quickest to write, by the Python interface."""
+def exported_as(trained: Path) -> Callable[[str], Path]:
+    """STFPM's detector in a format, by the Python interface; each is exported once."""
     from kdbench import api
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KDBENCH_CACHE", str(trained / "cache"))
-        detector = api.open(trained / "results").detector(method="stfpm")
-        return detector.export("torch", trained / "out", root=trained / "mvtec")
+    @cache
+    def of(format: str) -> Path:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("KDBENCH_CACHE", str(trained / "cache"))
+            detector = api.open(trained / "results").detector(method="stfpm")
+            return detector.export(format, trained / "out", root=trained / "mvtec")
+
+    return of
+
+
+@pytest.fixture
+def exported(exported_as: Callable[[str], Path]) -> Path:
+    """The same as an archive of torch.export, the quickest to write."""
+    return exported_as("torch")
 
 
 def test_a_file_says_where_it_comes_from_and_what_its_threshold_is_from(exported, cells):
@@ -73,7 +84,10 @@ def test_a_file_says_where_it_comes_from_and_what_its_threshold_is_from(exported
     assert metadata.config["backbone"] == "tiny"
     assert (metadata.image_size, metadata.teacher_sha256) == (64, "tiny-v1")
     assert "CC BY-NC-SA" in metadata.licences["training images"]
-    assert (metadata.threshold.num_images, metadata.threshold.normals) == (2, "held out")  # a fifth of ten
+    assert (metadata.threshold.num_images, metadata.threshold.threshold_from) == (
+        2,
+        "held-out images",
+    )  # a fifth of ten
     assert metadata.threshold.expected == pytest.approx(1 / 3)
     outside = json.loads(beside(exported).read_text())
     assert "10 normal images" not in outside["compared"]  # only two were held out
@@ -88,9 +102,10 @@ def test_the_threshold_of_a_method_that_holds_nothing_out_says_so(export, cells,
     assert code == 0, printed
     (path,) = (tmp_path / "out").glob("rd4ad*.pt2")
     threshold = read_metadata(path).threshold
-    assert (threshold.num_images, threshold.normals) == (10, "trained on")
-    assert threshold.expected == pytest.approx(2 / 11)
-    assert "The detector was trained on these images" in printed
+    assert (threshold.num_images, threshold.threshold_from) == (10, "training images")
+    assert threshold.expected is None
+    assert "from 10 training images, which the detector has learnt" in printed
+    assert '"threshold_from": "training images"' in beside(path).read_text()
 
 
 def test_without_images_there_is_no_threshold_and_the_comparison_is_with_noise(
@@ -121,7 +136,7 @@ def test_without_images_the_threshold_is_from_the_scores_that_the_run_kept(
     (path,) = (tmp_path / "out").glob("*.pt2")
     threshold = read_metadata(path).threshold
     scores = pd.read_parquet(trained / "results/normals")["image_score"].sort_values()
-    assert (threshold.num_images, threshold.normals) == (2, "held out")
+    assert (threshold.num_images, threshold.threshold_from) == (2, "held-out images")
     assert (threshold.value, threshold.false_alarms) == (scores.iloc[1], 0.4)
     from_images = read_metadata(exported).threshold
     assert threshold.value == pytest.approx(from_images.value, rel=0.05)  # a run may compute in bf16
@@ -131,7 +146,7 @@ def test_a_cell_decides_by_the_scores_that_its_run_kept(kdbench, cells, trained,
     words = ("--out", tmp_path / "p", "--results", trained / "results")
     code, printed = kdbench("predict", cells["stfpm"], trained / "mvtec/bottle/test", *words)
     assert code == 0, printed
-    assert "from 2 normal images, held out" in printed
+    assert "from 2 held-out normal images" in printed
     table, kept = pd.read_csv(tmp_path / "p/predictions.csv"), pd.read_parquet(trained / "results/normals")
     above = table["score"] > kept["image_score"].max()
     assert (above == (table["decision"] == "anomalous")).all()
@@ -193,7 +208,9 @@ def test_a_missing_package_names_the_extra(export, cells, monkeypatch):
     assert 'the format onnx needs onnx and onnxscript: pip install "kdbench[deploy]"' in printed
 
 
-def test_a_folder_of_83_images_with_two_damaged_ones(kdbench, exported, tmp_path):
+@pytest.mark.parametrize("format", ["onnx", "openvino", "torch"])
+def test_a_folder_of_83_images_with_two_damaged_ones(kdbench, exported_as, tmp_path, format):
+    exported = exported_as(format)
     folder = tmp_path / "images"
     for i in range(81):
         write_image(folder / f"{'ab'[i % 2]}/{i:02}.png", i, square=i < 3)

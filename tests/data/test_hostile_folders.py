@@ -312,6 +312,11 @@ def test_one_training_image_is_refused_where_images_are_held_out_and_noted_by_a_
         "folder part has 1 training image, and some are held out by stfpm: at least 2 are needed. Add "
         "images, or hold out none: --set stfpm.checkpoint=last",
     )
+    with pytest.raises(RequestError) as raised:
+        plan(Request(**names | {"methods": "rd4ad"}, hold_out=0.1))
+    assert raised.value.complaints == (
+        "folder part has 1 training image, and some are held out by rd4ad: at least 2 are needed. Add images",
+    )
     code, text = kdbench("datasets", "check", "folder", "--root", "parts")
     assert code == 0
     assert text.count("note: part: 1 training image. Methods that hold out some need at least 2") == 1

@@ -84,6 +84,14 @@ def test_a_method_that_holds_nothing_out_has_no_scores_of_normals(mvtec, tmp_pat
     assert run_cell(job.cell, job.place, lambda progress: None).normals == []
 
 
+def test_a_method_that_holds_nothing_out_scores_what_a_user_holds_out(mvtec, tmp_path):
+    asked = {"methods": ("rd4ad",), "categories": ("bottle",), "epochs": 1, "hold_out": 0.2}
+    (job,) = jobs(mvtec, tmp_path / "r", **asked)
+    output = run_cell(job.cell, job.place, lambda progress: None)
+    (row,) = output.rows
+    assert (row["num_train"], row["num_heldout"], len(output.normals)) == (8, 2, 2)
+
+
 @pytest.mark.slow
 def test_real_bottles_are_learnt_from_a_real_teacher(shared, tmp_path):
     """Twelve epochs at 128 px: the real images, the real weights, the whole path."""

@@ -90,10 +90,10 @@ def test_who_has_no_scores_of_normals_has_a_hole_with_its_reason(tmp_path):
     write(results, "c5", np.arange(10.0), method="half", seed=1)
     table = table_of(tmp_path)
     reasons = {
-        "nothing_held_out": "the training holds no image out",
+        "nothing_held_out": "the training holds no image out: --hold-out",
         "older": "an older kdbench kept no scores of them",
         "other_program": "another program scored the images: there are no scores of held-out ones",
-        "half": "1 of 2 detectors: the training holds no image out",
+        "half": "1 of 2 detectors: the training holds no image out: --hold-out",
     }
     for method, why in reasons.items():
         found = line(table, method)

@@ -145,10 +145,13 @@ class _Torch:
         self._device = torch.device(device)
         module = load_program(path).module().to(self._device)
         if precision != "fp32":  # these demand the fp32 that autocast is to replace
-            for node in list(module.graph.nodes):
-                if node.target is torch.ops.aten._assert_tensor_metadata.default:
-                    module.graph.erase_node(node)
-            module.recompile()
+            for part in module.modules():  # what runs without autocast is a part of its own
+                if not isinstance(part, torch.fx.GraphModule):
+                    continue
+                for node in list(part.graph.nodes):
+                    if node.target is torch.ops.aten._assert_tensor_metadata.default:
+                        part.graph.erase_node(node)
+                part.recompile()
         self._module: Callable[..., Any] = module
         if runtime == "torch-compile":
             self._module = torch.compile(module, dynamic=False)

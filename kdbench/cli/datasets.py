@@ -186,13 +186,15 @@ def audit_dataset(
 ) -> None:
     """Find numbers that see no defect and still tell the test images apart: brightness, size, position."""
     from kdbench.data.audit import LEVEL, PERMUTATIONS, audit
+    from kdbench.data.pairing import misplaced, num_looked_at
     from kdbench.grid.plan import find_data
     from kdbench.registry import get_dataset
     from kdbench.reports.statistics import holm
 
-    data = find_data(get_dataset(name), root, comma_list("categories", categories))
+    dataset = get_dataset(name)
+    data = find_data(dataset, root, comma_list("categories", categories))
     found = [*data.categories.values()]
-    total, done = sum(len(c.train) + len(c.test) for c in found), 0
+    total, done = sum(len(c.train) + len(c.test) + num_looked_at(c) for c in found), 0
     with decoding_bar() as tick:
 
         def count(images: int) -> None:
@@ -201,6 +203,7 @@ def audit_dataset(
             tick(done, total)
 
         shortcuts = audit(found, holm, count)
+        notes = [text for category in found for text in misplaced(dataset, category, count)]
     flagged = [shortcut for shortcut in shortcuts if shortcut.flagged]
     lines = [
         Line(cells=(one.category, one.number, f"{100 * one.auroc:.1f}", f"{one.p_holm:.2g}"))
@@ -211,6 +214,8 @@ def audit_dataset(
         f"{len(flagged)} of {len(shortcuts)} numbers tell normal from defective test images of {len(found)} "
         f"categories better than chance (p < {LEVEL:g} after Holm, {PERMUTATIONS} permutations each)"
     )
+    for text in notes:
+        note(text)
     if out_:
         numbers = ["category,number,image_auroc,p,p_holm"]
         numbers += [f'"{s.category}","{s.number}",{s.auroc:.6f},{s.p:.6g},{s.p_holm:.6g}' for s in shortcuts]

@@ -1,0 +1,133 @@
+"""Do the masks of a kind of defect belong to the images whose names they have? Names cannot tell that.
+
+The pixels can, where defects look unlike everything in normal images: inside of its mask an image has patches
+that are far from all patches of training images, for their place in the ranking of its patches. If the masks
+do not mark such patches better than random pairings of masks and images do, but would in another order (one
+on, in reverse, 10 before 2), somebody has numbered them wrongly.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from kdbench.data.masks import read_mask
+from kdbench.dataset import Category, Dataset, Sample
+from kdbench.picture import open_image
+
+SIDE, PATCH, STRIDE = 128, 8, 4  # images are looked at in grey with this side, in patches of 8x8
+CELLS = (SIDE - PATCH) // STRIDE + 1  # of the grid of patches, along a side
+NORMALS, BANK = 40, 6000  # training images, and patches of them, to which patches are compared
+PAIRINGS = 9999  # random ones
+CHANCE = 0.05  # a p above it: no better than random pairings
+LEAST = 8  # masks; of fewer there are too few pairings
+FARTHEST = 3  # images by which masks are shifted
+
+Floats = NDArray[np.float64]
+Tick = Callable[[int], None]
+
+
+def num_looked_at(category: Category) -> int:
+    """How many images `misplaced` decodes."""
+    kinds = _kinds(category).values()
+    return min(NORMALS, len(category.train)) * bool(kinds) + sum(map(len, kinds))
+
+
+def misplaced(dataset: Dataset, category: Category, tick: Tick = lambda count: None) -> list[str]:
+    """A sentence for each kind of defect whose masks fit its images in another order.
+
+    DataError for an image or a mask that cannot be read.
+    """
+    kinds, found = _kinds(category), list[str]()
+    if not kinds:
+        return []
+    generator = np.random.default_rng(0)
+    count = min(NORMALS, len(category.train))
+    chosen = generator.choice(len(category.train), count, replace=False)
+    with ThreadPoolExecutor() as pool:
+
+        def look(path: Path) -> NDArray[np.float32]:
+            seen = patches(path)
+            tick(1)
+            return seen
+
+        bank = np.concatenate([*pool.map(look, [category.train[int(i)] for i in chosen])])
+        bank = bank[generator.choice(len(bank), min(BANK, len(bank)), replace=False)]
+        for kind, samples in kinds.items():
+            ranks = [ranked(seen, bank) for seen in pool.map(look, [one.path for one in samples])]
+            marks = [*pool.map(lambda one: read_mask(dataset, one).marked, samples)]
+            found += _judged(f"{category.name}/{kind}", samples, fits(ranks, marks), generator)
+    return found
+
+
+def patches(path: Path) -> NDArray[np.float32]:
+    """The grey patches of an image [CELLS * CELLS, PATCH * PATCH]."""
+    grey = open_image(path).image.convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    windows = np.lib.stride_tricks.sliding_window_view(np.asarray(grey, np.float32), (PATCH, PATCH))
+    return windows[::STRIDE, ::STRIDE].reshape(-1, PATCH * PATCH)
+
+
+def ranked(seen: NDArray[np.float32], bank: NDArray[np.float32]) -> Floats:
+    """For each patch the share of the image's patches that are nearer to a patch of the bank."""
+    nearest = (((bank**2).sum(1) - 2 * seen @ bank.T).min(1)) + (seen**2).sum(1)
+    ranks: Floats = (nearest.argsort().argsort() + 0.5) / len(nearest)
+    return ranks
+
+
+def fits(ranks: Sequence[Floats], marks: Sequence[NDArray[np.bool_]]) -> Floats:
+    """How unusual image i is inside of mask j, [N,N]: the mean rank of the patches that the mask touches."""
+    inside = np.zeros((len(marks), CELLS * CELLS))
+    for own, mask in zip(inside, marks, strict=True):
+        places = [
+            ((at + 0.5) / side * SIDE - PATCH / 2) / STRIDE
+            for at, side in zip(np.nonzero(mask), mask.shape, strict=True)
+        ]
+        rows, columns = (place.round().astype(int).clip(0, CELLS - 1) for place in places)
+        own[rows * CELLS + columns] = 1
+    found: Floats = np.stack(ranks) @ (inside / inside.sum(1, keepdims=True)).T
+    return found
+
+
+def orders(names: Sequence[str]) -> Iterator[tuple[str, NDArray[np.intp]]]:
+    """What mends masks that were numbered wrongly, in words; and the right mask of each image, by names."""
+    own = np.arange(len(names))
+    for shift in (by for far in range(1, FARTHEST + 1) for by in (far, -far)):
+        yield f"moved by {-shift:+d} in the order of names", np.roll(own, -shift)
+    yield "in the reverse order", own[::-1]
+    numbers = [[int(part) for part in re.findall(r"\d+", name)] for name in names]
+    by_number = sorted(range(len(names)), key=lambda i: numbers[i])
+    if list(by_number) != list(own):
+        yield "ordered by number and not by letter (2 before 10)", np.argsort(by_number)
+        yield "ordered by letter and not by number (10 before 2)", np.array(by_number)
+
+
+def _kinds(category: Category) -> dict[str, list[Sample]]:
+    """The images with a mask by kind of defect, of kinds with enough of them, in the order of names."""
+    kinds: dict[str, list[Sample]] = {}
+    for sample in sorted(category.test, key=lambda sample: sample.path):
+        if sample.mask:
+            kinds.setdefault(sample.defect, []).append(sample)
+    return {kind: samples for kind, samples in kinds.items() if len(samples) >= LEAST}
+
+
+def _judged(
+    what: str, samples: Sequence[Sample], fit: Floats, generator: np.random.Generator
+) -> Iterator[str]:
+    """The sentence, if the masks fit better in another order than in any random one."""
+    own = np.arange(len(fit))
+    chance = np.array([fit[own, generator.permutation(own)].mean() for _ in range(PAIRINGS)])
+    p = (1 + (chance >= fit[own, own].mean() - 1e-12).sum()) / (1 + PAIRINGS)
+    if not p > CHANCE:
+        return
+    tried = {words: fit[own, order].mean() for words, order in orders([one.path.stem for one in samples])}
+    words = max(tried, key=lambda words: tried[words])
+    if tried[words] > chance.max():
+        yield (
+            f"{what}: its {len(fit)} masks may belong to other images. They mark what is unusual there no "
+            f"better than masks that are dealt out by chance (p {p:.2g}), but {words} they do, better than "
+            f"in each of {PAIRINGS:,} random orders. Were they numbered anew?"
+        )

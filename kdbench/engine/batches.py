@@ -167,8 +167,8 @@ class Split(NamedTuple):
 
 
 def split(counts: Sequence[int], config: Method.Config, seed: int, *, holds_out: bool) -> Split:
-    """Split the images of categories, `counts` of each: `hold_out` is unseen, and `heldout_share` of the rest
-    held out, where `holds_out` says that it is needed.
+    """Split the images of categories, `counts` of each: the share `hold_out` stays unseen. Of the rest,
+    `heldout_share` is held out if `holds_out` says that the training needs it.
 
     Raises ValueError for a category with too few images.
     """

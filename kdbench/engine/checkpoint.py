@@ -22,7 +22,7 @@ class Checkpoints:
         self.every_s, self.made_by = every_s, made_by
         self.started = self.written = time.monotonic()
         self.earlier_s = 0.0  # of training before it was resumed
-        self.paused_s = 0.0  # of the time since then, not of training
+        self.paused_s = 0.0  # since the start, for what is not training
         self.problem = ""  # why the last one could not be written
 
     def load(self) -> State | None:

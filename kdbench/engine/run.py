@@ -27,7 +27,7 @@ from kdbench.results.schema import SCHEMA_VERSION
 from kdbench.results.storage import Storage
 from kdbench.results.store import INPUTS
 
-# Words of other errors that a lack of memory raises: of the host in torch, of CUDA, cuDNN and cuBLAS.
+# Messages of other errors that mean a lack of memory: of torch on the host, of CUDA, cuDNN and cuBLAS.
 OOM = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 
 
@@ -222,9 +222,9 @@ def output_of(
     fingerprint: str,
     scored: evaluate.Scored,
 ) -> CellOutput:
-    """The results of one category by its maps and scores: metrics, per-image scores, curves and pictures.
+    """The results of one category from its maps and scores: metrics, per-image scores, curves and pictures.
 
-    Without maps there are those of the image scores alone.
+    Without maps, only the results of image scores.
     """
     preset, has_maps = PRESETS[cell.preset], len(scored.maps) > 0
     truth = open_truth(dataset, category, fingerprint, preset)

@@ -1,4 +1,4 @@
-"""What drives a training: size and gradient of each term of the loss, at a few steps of it."""
+"""What drives a training: the size and the gradient of each term of the loss, at a few steps."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ def differentiated_steps(num_steps: int, num_terms: int) -> tuple[int, ...]:
 def gradient_norms(
     terms: Mapping[str, Tensor], parameters: Sequence[nn.Parameter], scaler: torch.amp.GradScaler
 ) -> dict[str, float]:
-    """Name -> the norm of the gradient of a term over all parameters; the graph stays for the training."""
+    """Name -> the norm of a term's gradient over all parameters; the graph is kept for the training step."""
     norms = {}
     for name, term in terms.items():
         scaled = scaler.scale(term.sum())  # fp16 gradients underflow without it

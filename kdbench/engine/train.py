@@ -24,7 +24,7 @@ Checkpoint = Callable[[Callable[[], dict[str, Any]]], None]
 
 
 class TrainingDiverged(RuntimeError):
-    """A loss or a held-out value is not finite, so that the training is worthless."""
+    """A loss or a held-out value is not finite: the training is worthless."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,7 +229,11 @@ def calibrate(method: Method, heldout: Batches | None) -> None:
 
 
 def fused(optimizer: Optimizer, device: torch.device) -> Optimizer:
-    """The optimizer; on a GPU with one kernel for all parameters, if it has one. Last digits may differ."""
+    """The optimizer; on a GPU with one kernel for all parameters, if it has one. Last digits may differ.
+
+    Not on a CPU: there a training step of Adam was 3 % faster at best, and its digits were others; those of
+    SGD were the same, and so was its time.
+    """
     for group in optimizer.param_groups if device.type == "cuda" else ():
         if "fused" in group:
             group["fused"], group["foreach"] = True, False

@@ -12,7 +12,7 @@ from ray import tune
 
 from kdbench.errors import RequestError
 from kdbench.grid.cluster import Cluster, Need, address_of, ray_cluster, session
-from kdbench.grid.prepare import prepare_nodes
+from kdbench.grid.prepare import marked, prepare_nodes
 from kdbench.results.storage import Storage
 from kdbench.results.store import TRIALS, read
 from kdbench.sweeps._plan import SweepPlan
@@ -235,7 +235,8 @@ def check_cluster(planned: SweepPlan, cluster: Cluster) -> None:
     need = _need(planned)
     if not cluster.fits(need):
         raise RequestError([f"a trial takes {need}, no node has that: it would wait for ever", str(cluster)])
-    prepare_nodes(planned.cells.jobs, planned.cells.data)
+    with marked(Storage(planned.sweep.place.results)) as marker:
+        prepare_nodes(planned.cells.jobs, planned.cells.data, marker)
 
 
 @contextmanager

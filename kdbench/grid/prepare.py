@@ -1,7 +1,8 @@
 """What every machine needs before its first cell: teachers that can be built, decoded images and masks."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kdbench.data.store import images_ready, open_images, open_truth
@@ -44,20 +45,26 @@ def prepare(
     return complaints + decode(list(needed), data, tick, note, accept_large=accept_large)
 
 
-def prepare_nodes(jobs: Sequence[Job], data: Mapping[str, Found]) -> None:
-    """If the Ray cluster has several nodes: check that each sees the folders, and prepare it.
-
-    Raises RequestError with the complaints of all nodes.
-    """
-    if len(ray_cluster().nodes) < 2:
-        return  # this machine, which is prepared already
-    storage = Storage(jobs[0].place.results)
+@contextmanager
+def marked(storage: Storage) -> Iterator[str]:
+    """A new file in the results folder while the block runs; a machine without it sees another folder."""
     marker = f"{CELLS.folder}/.seen.{os.urandom(4).hex()}.tmp"
     storage.write(marker, b"kdbench")
     try:
-        found = on_every_node(_prepare_node, marker, jobs, data)
+        yield marker
     finally:
-        storage.remove(marker)
+        with suppress(OSError):  # an earlier error matters more
+            storage.remove(marker)
+
+
+def prepare_nodes(jobs: Sequence[Job], data: Mapping[str, Found], marker: str) -> None:
+    """If the Ray cluster has several nodes: check that each sees the folders, and prepare it.
+
+    `marker` is what `marked` gives. Raises RequestError with the complaints of all nodes.
+    """
+    if len(ray_cluster().nodes) < 2:
+        return  # this machine, which is prepared already
+    found = on_every_node(_prepare_node, marker, jobs, data)
     complaints = [f"node {node.name} ({node.address}): {text}" for node, texts in found for text in texts]
     if complaints:
         raise RequestError(complaints)
@@ -66,7 +73,7 @@ def prepare_nodes(jobs: Sequence[Job], data: Mapping[str, Found]) -> None:
 def unseen(jobs: Sequence[Job], marker: str) -> list[str]:
     """A complaint for each folder or file of these jobs that this machine does not see.
 
-    `marker` is a file that was just written in the results folder.
+    `marker` is what `marked` gives.
     """
     complaints = []
     if not Storage(jobs[0].place.results).exists(marker):

@@ -18,7 +18,7 @@ from kdbench.grid.cluster import RETRIES, LostError, ray_cluster
 from kdbench.grid.execution import TICK_S, Execution, Running, refuse_impossible
 from kdbench.grid.lease import Holder, revoke
 from kdbench.grid.plan import Job
-from kdbench.grid.prepare import prepare_nodes, unseen
+from kdbench.grid.prepare import marked, prepare_nodes, unseen
 from kdbench.grid.stopping import stop_on_signals
 from kdbench.results.store import CELLS, Results
 
@@ -59,19 +59,13 @@ def run_with_ray(execution: Execution) -> Iterator[Outcome]:
         execution = replace(execution, jobs=jobs)
     refuse_impossible(execution.jobs, cluster)
     try:
-        prepare_nodes(execution.jobs, execution.data)
-        execution.storage.write(_marker(execution), b"kdbench")
-        yield from _Queue(execution).outcomes()
+        with marked(execution.storage) as marker:
+            prepare_nodes(execution.jobs, execution.data, marker)
+            yield from _Queue(execution, marker).outcomes()
     finally:
         with suppress(OSError):  # they expire, and an earlier error matters more
-            execution.storage.remove(_marker(execution))
             for holder in execution.own(execution.look() or []):
                 revoke(execution.storage, holder.cell_id, execution.run_id)
-
-
-def _marker(execution: Execution) -> str:
-    """A file of this run in the results folder: a machine that does not see it has another folder."""
-    return f"{CELLS.folder}/.seen.{execution.run_id}.tmp"
 
 
 def settle(execution: Execution, reference: "Reference | None", attempt: Attempt) -> Outcome | None:
@@ -125,7 +119,7 @@ def _settled_by_files(execution: Execution, attempt: Attempt, status: str, error
 class _Queue:
     """The cells of a run: waiting, running on Ray, or elsewhere (another run has them)."""
 
-    def __init__(self, execution: Execution) -> None:
+    def __init__(self, execution: Execution, marker: str) -> None:
         self.execution = execution
         self.waiting = deque(Attempt(job=job, number=1) for job in execution.jobs)
         self.running: dict[Reference, Attempt] = {}
@@ -134,7 +128,7 @@ class _Queue:
         self.looked = 0.0
         self.tick_s = TICK_S if execution.storage.local else REMOTE_TICK_S
         self.smallest = min((job.need for job in execution.jobs), key=lambda need: (need.gpus, need.cpus))
-        self.run_one = _remote(execution)
+        self.run_one = _remote(execution, marker)
 
     def outcomes(self) -> Iterator[Outcome]:
         """Keep as many cells going as fit, in their order, until each has finished."""
@@ -254,12 +248,11 @@ class _Queue:
                 time.sleep(STOP_TICK_S)
 
 
-def _remote(execution: Execution) -> Any:
-    """The task that runs one job on a worker of Ray."""
+def _remote(execution: Execution, marker: str) -> Any:
+    """The task that runs one job on a worker of Ray that sees the marker."""
     import ray
 
     run_id, timeout_s, work = execution.run_id, execution.timeout_s, execution.work
-    marker = _marker(execution)
 
     def run_one(job: Job) -> Outcome:
         # A node that joined late was not prepared. Rows on a disk of its own would be lost.

@@ -27,7 +27,7 @@ from kdbench.grid.cluster import (
 )
 from kdbench.grid.execution import Execution
 from kdbench.grid.plan import plan
-from kdbench.grid.prepare import prepare_nodes, unseen
+from kdbench.grid.prepare import marked, prepare_nodes, unseen
 from kdbench.results.storage import Storage
 
 slow = pytest.mark.slow
@@ -121,8 +121,8 @@ def test_every_node_is_asked_and_those_that_do_not_see_a_folder_are_named(mvtec,
             own = f"/proc/self/task/{os.getpid()}"
             assert Path(own).exists()
             jobs = tiny_jobs(mvtec, tmp_path / "r")
-            with pytest.raises(RequestError) as raised:
-                prepare_nodes([_moved(job, own) for job in jobs], {})
+            with pytest.raises(RequestError) as raised, marked(Storage(tmp_path / "r")) as marker:
+                prepare_nodes([_moved(job, own) for job in jobs], {}, marker)
             assert len(raised.value.complaints) == 2
             for complaint in raised.value.complaints:
                 assert complaint.endswith(f"does not see the images {own}; it must be on shared storage")

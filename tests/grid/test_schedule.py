@@ -97,7 +97,6 @@ def test_a_broken_gpu_is_no_failure_of_the_cell(ray_here, mvtec, tmp_path):
 
 @slow
 def test_a_node_that_sees_another_folder_runs_nothing(ray_here, mvtec, tmp_path, monkeypatch):
-    monkeypatch.setattr(with_ray, "_marker", lambda execution: "cells/.elsewhere.tmp")
     monkeypatch.setattr(Storage, "write", lambda self, name, data: None)  # as to a disk of its own
     found = planned(mvtec, tmp_path / "r", categories=("bottle",))
     (outcome,) = execute(found, ray_work.sees_gpus)

@@ -5,8 +5,8 @@ COPY . .
 RUN pip install --no-cache-dir build && python -m build --wheel --outdir /dist
 
 FROM python:3.11-slim
-# wget: KubeRay's health probes ask with it
-RUN apt-get update && apt-get install --no-install-recommends -y wget && rm -rf /var/lib/apt/lists/*
+# wget: KubeRay's health probes ask with it. g++, with gcc: torch compiles losses, also for a GPU
+RUN apt-get update && apt-get install --no-install-recommends -y g++ wget && rm -rf /var/lib/apt/lists/*
 COPY requirements.lock /tmp/requirements.lock
 COPY --from=build /dist /dist
 RUN pip install --no-cache-dir -c /tmp/requirements.lock /dist/*.whl && rm -rf /dist /tmp/requirements.lock

@@ -15,6 +15,10 @@ PROFILES = ("paper", "demo")
 ELSEWHERE = "elsewhere"  # the status of a cell that another process runs
 STOPPED = "stopped"  # the status of a cell that was asked to stop: it has no rows
 
+# Where the teacher's levels of training images are kept: where there is room, on the device for certain, or
+# nowhere. The latter two are for cells in a share of a GPU that was measured so.
+Cache = Literal["auto", "device", "recomputed"]
+
 
 class Section(NamedTuple):
     """What cells must have in common to stand in one section of a report."""
@@ -81,6 +85,7 @@ class Place:
     device: str = "cpu"
     num_threads: int | None = None  # of torch on the CPU; None: as many as torch chooses
     gpu_share: float = 1.0  # of the GPU's memory, where cells share one
+    cache: Cache = "auto"
     keep_detectors: bool = True
     keep_pictures: bool = True
     large_masks: bool = False  # the user accepted masks that mark more than half of their image

@@ -13,6 +13,7 @@ import typer.main
 import yaml
 
 from kdbench.cli.app import app
+from kdbench.grid.cluster import STORE_BYTES
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "docs/deploy"
@@ -107,6 +108,15 @@ def test_the_rayjob_meets_the_schema_of_kuberay():
 def test_the_rayjob_names_the_ray_that_the_image_has():
     lock = dict(line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines())
     assert load("rayjob.yaml")["spec"]["rayClusterSpec"]["rayVersion"] == lock["ray"]
+
+
+def test_the_object_store_fits_in_the_shared_memory_and_the_image_can_compile():
+    cluster = load("rayjob.yaml")["spec"]["rayClusterSpec"]
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    assert {int(group["rayStartParams"]["object-store-memory"]) for group in groups} == {STORE_BYTES}
+    (shm,) = (v for v in groups[0]["template"]["spec"]["volumes"] if v["name"] == "shm")
+    assert int(shm["emptyDir"]["sizeLimit"].removesuffix("Gi")) << 30 > STORE_BYTES
+    assert "g++" in (ROOT / "Dockerfile").read_text().rpartition("FROM ")[2]
 
 
 def test_every_mount_has_its_volume():

@@ -52,7 +52,7 @@ def _devices() -> list[Finding]:
     import torch
 
     from kdbench.engine import machine
-    from kdbench.engine.device import choose_precision, free_memory
+    from kdbench.engine.device import choose_precision, free_memory, unused_gpu
     from kdbench.engine.provenance import device_name
 
     cpu, cores, num_threads = torch.device("cpu"), machine.cores(), torch.get_num_threads()
@@ -72,9 +72,8 @@ def _devices() -> list[Finding]:
         text = f"{device_name(gpu)}, {free_memory(gpu) >> 30} GiB free, precision auto = {precision}"
         found.append(Finding(what=str(gpu), found=text))
     if not torch.cuda.is_available():
-        found.append(
-            Finding(what="cuda", found="none", advice="runs on the CPU; paper profiles take hours there")
-        )
+        slow = "runs on the CPU; paper profiles take hours there"
+        found.append(Finding(what="cuda", found="none", advice=unused_gpu() or slow))
     return found
 
 

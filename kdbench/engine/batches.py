@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kdbench.backbone import FeaturePyramid, normalisation
+from kdbench.cell import Cache
 from kdbench.engine import machine
 from kdbench.engine.device import autocast_for, choose_precision, device_of, free_memory
 from kdbench.engine.features import Features, Shared
@@ -24,8 +25,9 @@ class Batches:
     """Normalised images and the teacher's levels of them.
 
     `pixels` is uint8 [N,S,S,3]. The levels are constants, so that they are computed once if there is room:
-    on the device (`cache` is "device"), else in files of `shared`, if it is given ("disk"). Without room they
-    are computed for every batch ("recomputed"). All three are equal up to rounding.
+    on the device (`cache` is "device"), else in files of `shared`, if it is given ("disk"). A GPU would wait
+    for files longer than it computes. There, and without room, they are computed for every batch
+    ("recomputed"). All three are equal up to rounding. `keep` can ask for the device, or for none.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Batches:
         precision: str,
         batch_size: int,
         cached: bool = True,
+        keep: Cache = "auto",
         shared: Shared | None = None,
     ) -> None:
         writable = (
@@ -50,12 +53,13 @@ class Batches:
         self.std = torch.tensor(std, device=device)[:, None, None] * 255
         self.levels: list[Tensor] | None = None
         self.features: Features | None = None
-        if not cached or not len(pixels):
+        if not cached or not len(pixels) or keep == "recomputed":
             return
         one = self._bytes_per_image()
-        if len(pixels) * one <= CACHE_SHARE * _own_share(device) * free_memory(device):
+        room = CACHE_SHARE * _own_share(device) * free_memory(device)
+        if keep == "device" or len(pixels) * one <= room:
             self.levels = self._teach_all()
-        elif shared is not None and shared.fits(one):
+        elif shared is not None and device.type != "cuda" and shared.fits(one):
             self.features = shared.open(self._teach_pixels, batch_size)
 
     @property
@@ -140,6 +144,7 @@ def batches_of(
     *,
     precision: str | None = None,
     cached: bool = False,
+    keep: Cache = "auto",
     shared: Shared | None = None,
 ) -> Batches:
     """Batches of uint8 images [N,S,S,3] for a method: its teacher, batch size, device, and its own precision
@@ -154,6 +159,7 @@ def batches_of(
         precision=precision or choose_precision(method.config.precision, device, method),
         batch_size=method.config.batch_size,
         cached=cached,
+        keep=keep,
         shared=shared,
     )
 

@@ -1,5 +1,6 @@
 """The device that a cell runs on: precision, memory, threads, and the switches of torch for the process."""
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from torch import nn
 from kdbench.engine import machine
 from kdbench.errors import first_line
 
+DRIVER = Path("/proc/driver/nvidia/version")  # NVIDIA's on Linux
 CONTEXT_BYTES = 1 << 30  # a process on a GPU takes it beside its tensors
 
 
@@ -129,18 +131,38 @@ def broken_gpu(device: torch.device) -> str:
     return ""
 
 
+def unused_gpu() -> str:
+    """Why torch finds no GPU although this machine has a driver of NVIDIA; "" if that is not so."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
+    if hidden or not DRIVER.exists() or torch.cuda.is_available():
+        return ""
+    there = "this machine has an NVIDIA driver, but"
+    if torch.version.cuda is None:
+        return f"{there} the installed torch is for CPUs only: install one for CUDA"
+    try:
+        torch.cuda.init()
+        why = "none answers"
+    except (RuntimeError, AssertionError) as error:
+        why = first_line(error).partition(". ")[0]
+    found = f"{there} torch {torch.__version__} for CUDA {torch.version.cuda} finds no GPU: {why}"
+    return f"{found}. Update the driver, or install a torch for the CUDA that nvidia-smi names"
+
+
 def start_peak_memory(device: torch.device) -> None:
-    """Begin to watch the peak memory of what follows."""
+    """Begin to watch the peak memory of what follows, of this process and of a GPU."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    elif Path("/proc/self/clear_refs").exists():
+    if Path("/proc/self/clear_refs").exists():
         Path("/proc/self/clear_refs").write_text("5")  # Linux: resets the high-water mark of this process
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:
     """Peak since `start_peak_memory`: of the GPU's allocator, or of the whole process; None where unknown."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_ram_bytes()
+
+
+def peak_ram_bytes() -> int | None:
+    """Peak of this process in RAM since `start_peak_memory`; None where unknown."""
     status = Path("/proc/self/status")
     if not status.exists():
         return None

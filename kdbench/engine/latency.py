@@ -6,8 +6,6 @@ one call of the exported detector: from the pixels of images in main memory to m
 """
 
 import os
-import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Set
@@ -19,7 +17,6 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 
 from kdbench.cell import Cell, Place
@@ -29,12 +26,14 @@ from kdbench.engine.build import load_detector
 from kdbench.engine.deployed import Exported, Way, each_way, normal_images, write_beside
 from kdbench.engine.device import (
     autocast_for,
+    broken_gpu,
     choose_precision,
     peak_memory_bytes,
     start_peak_memory,
     synchronise,
 )
 from kdbench.engine.machine import Others
+from kdbench.engine.nvidia import SmiError, others_on_gpu, own_numbers
 from kdbench.engine.ready import ready_cell
 from kdbench.method import Method
 from kdbench.results.schema import CODE, MACHINE, RECIPE, SCHEMA_VERSION, picked
@@ -48,6 +47,7 @@ BUDGET_S = 3.0  # of one batch size and precision; at least MIN_REPEATS, at most
 MIN_REPEATS, MAX_REPEATS = 10, 200
 # On a machine that nobody uses, other processes take a few per cent of one core.
 BUSY_CORES = 0.1
+BUSY_SHARE = 0.25  # of the processors of a machine: beside a timing on a GPU, others may take so many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +59,19 @@ class Timing:
     neighbours: list[str]
 
 
-def time_detector(cell: Cell, place: Place, run_id: str) -> list[str]:
+def numbers_on_gpu(device: torch.device) -> frozenset[str]:
+    """The numbers of this process on a GPU, which it begins to use by this call; none on a CPU."""
+    return own_numbers(partial(broken_gpu, device)) if device.type == "cuda" else frozenset()
+
+
+def time_detector(cell: Cell, place: Place, run_id: str, trained: frozenset[str] = frozenset()) -> list[str]:
     """Time the detector of a cell at every batch size, in each runtime and precision; write the rows.
 
-    Returns what went wrong; each of it is a row without times, too.
+    `trained` are the numbers on the GPU of a process that trained here and waits for this one: it is no
+    neighbour. Returns what went wrong; each of it is a row without times, too.
     """
     device, results = torch.device(place.device), Results(place.results)
+    ours = trained | numbers_on_gpu(device)
     if place.num_threads is not None:
         torch.set_num_threads(place.num_threads)
     finished = read(results.storage, CELLS, only=[cell.id]).to_pylist()[0]
@@ -81,7 +88,8 @@ def time_detector(cell: Cell, place: Place, run_id: str) -> list[str]:
     }
 
     def work(files: Exported, way: Way) -> list[dict[str, Any]]:
-        found = _in_torch(method, way, device) if way.runtime == TORCH else _in_runtime(files, way, device)
+        in_torch = way.runtime == TORCH
+        found = _in_torch(method, way, device, ours) if in_torch else _in_runtime(files, way, device, ours)
         measured = {**way._asdict(), "num_warmup": NUM_WARMUP[device.type]}
         return [common | measured | row for row in found]
 
@@ -96,28 +104,30 @@ def time_detector(cell: Cell, place: Place, run_id: str) -> list[str]:
     return found.complaints
 
 
-def _in_torch(method: Method, way: Way, device: torch.device) -> Iterator[dict[str, Any]]:
+def _in_torch(method: Method, way: Way, device: torch.device, ours: Set[str]) -> Iterator[dict[str, Any]]:
     """The measured columns of each batch size, of the method as it was trained."""
     for batch_size in BATCH_SIZES:
         start_peak_memory(device)
-        timing = time_calls(method, batch_size, way.precision, device)
+        timing = time_calls(method, batch_size, way.precision, device, ours)
         peak = {"peak_memory_bytes": peak_memory_bytes(device)}
         yield {**summary(timing, batch_size), **peak, "runtime_version": torch.__version__}
 
 
-def _in_runtime(files: Exported, way: Way, device: torch.device) -> Iterator[dict[str, Any]]:
+def _in_runtime(files: Exported, way: Way, device: torch.device, ours: Set[str]) -> Iterator[dict[str, Any]]:
     """The same of the exported detector; its memory is unknown, for torch has its own in this process."""
     runtime = files.open(way, device)
     for batch_size in BATCH_SIZES:
         shape = (batch_size, files.image_size, files.image_size, 3)
         pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-        times_ms, neighbours = _timed(partial(runtime.run, pixels), device)
+        times_ms, neighbours = _timed(partial(runtime.run, pixels), device, ours)
         timing = Timing(times_ms=times_ms, copy_ms=None, neighbours=neighbours)
         yield {**summary(timing, batch_size), "runtime_version": runtime.version}
 
 
 @torch.inference_mode()
-def time_calls(method: Method, batch_size: int, precision: str, device: torch.device) -> Timing:
+def time_calls(
+    method: Method, batch_size: int, precision: str, device: torch.device, ours: Set[str] = frozenset()
+) -> Timing:
     """Time the detector on noise: what it computes takes the same time for every image."""
     size = method.config.image_size
     generator = torch.Generator().manual_seed(0)
@@ -130,7 +140,7 @@ def time_calls(method: Method, batch_size: int, precision: str, device: torch.de
             maps = method.anomaly_map(images, method.teacher(images))
         method.image_score(maps)
 
-    times_ms, neighbours = _timed(call, device)
+    times_ms, neighbours = _timed(call, device, ours)
     if device.type != "cuda":
         return Timing(times_ms=times_ms, copy_ms=None, neighbours=neighbours)
     pinned = host.pin_memory()
@@ -154,10 +164,10 @@ def summary(timing: Timing, batch_size: int) -> dict[str, Any]:
     }
 
 
-def _timed(call: Callable[[], Any], device: torch.device) -> tuple[list[float], list[str]]:
+def _timed(call: Callable[[], Any], device: torch.device, ours: Set[str]) -> tuple[list[float], list[str]]:
     """Milliseconds of each call after the warm-up, and what else ran meanwhile."""
     _repeat(call, device, count=NUM_WARMUP[device.type])
-    watched = _Neighbours(device)
+    watched = _Neighbours(device, ours)
     return _repeat(call, device), watched.found()
 
 
@@ -179,37 +189,29 @@ def _repeat(call: Callable[[], Any], device: torch.device, count: int | None = N
 
 
 class _Neighbours:
-    """Sees what else uses the processor or the GPU, from now until `found` is called."""
+    """Sees what else uses the processor or the GPU, from now until `found` is called.
 
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.others = device, Others()
+    `ours` are the numbers of processes on the GPU that do not count.
+    """
+
+    def __init__(self, device: torch.device, ours: Set[str] = frozenset()) -> None:
+        self.device, self.ours, self.others = device, ours, Others()
 
     def found(self) -> list[str]:
         """Descriptions, the busiest first; none if the device was ours alone."""
         used = self.others.used({os.getpid()})
         cores = sum(share for _, share in used)
         named = [f"{name}: {share:.2f} cores" for name, share in used if share > BUSY_CORES / 4]
-        on_cpu = (named or [f"others: {cores:.2f} cores"]) if cores > BUSY_CORES else []
-        return on_cpu + (_on_gpu(self.device) if self.device.type == "cuda" else [])
+        on_gpu = self.device.type == "cuda"
+        # A call on a GPU needs a core or two: services and other users of a large node take none of these.
+        allowed = max(BUSY_CORES, BUSY_SHARE * (os.cpu_count() or 1)) if on_gpu else BUSY_CORES
+        on_cpu = (named or [f"others: {cores:.2f} cores"]) if cores > allowed else []
+        return on_cpu + (_on_gpu(self.device, self.ours) if on_gpu else [])
 
 
-def _on_gpu(device: torch.device) -> list[str]:
-    """Other processes that have memory on this GPU; without nvidia-smi one unknown process is assumed."""
-    words = ["nvidia-smi", "--query-compute-apps=pid,gpu_uuid,process_name", "--format=csv,noheader"]
-    if shutil.which(words[0]) is None:
-        return ["unknown: there is no nvidia-smi to ask"]
-    listed = subprocess.run(words, capture_output=True, text=True, timeout=20, check=True).stdout
-    uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
-    return users_of_gpu(listed, uuid, _with_parents())
-
-
-def users_of_gpu(listed: str, uuid: str, ours: Set[str]) -> list[str]:
-    """The processes that nvidia-smi lists for this GPU, without ours."""
-    apps = [line.split(", ", 2) for line in listed.splitlines() if line.count(", ") >= 2]
-    return [f"{name} on the GPU" for pid, where, name in apps if where == uuid and pid not in ours]
-
-
-def _with_parents() -> set[str]:
-    """This process and its parents: they trained, keep their memory on the GPU, and wait for this one."""
-    own = psutil.Process()
-    return {str(process.pid) for process in (own, *own.parents())}
+def _on_gpu(device: torch.device, ours: Set[str]) -> list[str]:
+    """Other processes that have memory on this GPU; one that is unknown if nobody can be asked."""
+    try:
+        return others_on_gpu(f"GPU-{torch.cuda.get_device_properties(device).uuid}", ours)
+    except SmiError as error:
+        return [f"unknown: {error}"]

@@ -13,7 +13,7 @@ import PIL
 import torch
 
 import kdbench
-from kdbench.engine.device import memory_bytes
+from kdbench.engine.device import DRIVER, memory_bytes
 
 
 @lru_cache
@@ -90,5 +90,4 @@ def _processor() -> str:
 
 @lru_cache
 def _driver() -> str | None:
-    version = Path("/proc/driver/nvidia/version")
-    return version.read_text().splitlines()[0] if version.exists() else None
+    return DRIVER.read_text().splitlines()[0] if DRIVER.exists() else None

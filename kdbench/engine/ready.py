@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdbench.cell import Cell, Place, canonical_json
+from kdbench.cell import Cache, Cell, Place, canonical_json
 from kdbench.data.fingerprint import fingerprint, fingerprint_of
 from kdbench.data.store import Images, open_images, store_name
 from kdbench.dataset import Category, Dataset
@@ -53,6 +53,7 @@ class Ready:
     stores: list[Images]
     method: Method
     device: torch.device
+    cache: Cache = "auto"
 
     @property
     def config(self) -> Method.Config:
@@ -81,7 +82,8 @@ class Ready:
         parts = split(counts, self.config, self.cell.seed, holds_out=looks or always_split)
 
         def batches(rows: np.ndarray) -> Batches:
-            return batches_of(self.method, normal[rows], cached=True, shared=self._shared(stored, rows))
+            shared = self._shared(stored, rows)
+            return batches_of(self.method, normal[rows], cached=True, keep=self.cache, shared=shared)
 
         return TrainingBatches(
             fitted=batches(parts.fitted),
@@ -128,6 +130,7 @@ def ready_cell(cell: Cell, place: Place) -> Ready:
         stores=[open_images(dataset, c, fingerprints[c.name], size) for c in categories],
         method=method,
         device=device,
+        cache=place.cache,
     )
 
 

@@ -16,7 +16,7 @@ from kdbench.engine import evaluate, provenance, train
 from kdbench.engine.checkpoint import Checkpoints
 from kdbench.engine.compiled import choose_compiler
 from kdbench.engine.course import Course
-from kdbench.engine.device import peak_memory_bytes, threads
+from kdbench.engine.device import peak_memory_bytes, peak_ram_bytes, threads
 from kdbench.engine.ready import Ready, TrainingBatches, ready_cell
 from kdbench.engine.terms import columns_of
 from kdbench.errors import CellTimeout
@@ -73,9 +73,9 @@ def _train_and_evaluate(cell: Cell, place: Place, notify: Notify) -> CellOutput:
     for category, store in zip(ready.categories, ready.stores, strict=True):
         output.add(_evaluate(cell, place, ready, category, store, tell))
     output.rows = [common | row for row in output.rows]
-    peak = peak_memory_bytes(ready.device)
+    peak = {"peak_memory_bytes": peak_memory_bytes(ready.device), "peak_ram_bytes": peak_ram_bytes()}
     for row in output.rows:
-        row["peak_memory_bytes"] = peak
+        row |= peak
     return output
 
 

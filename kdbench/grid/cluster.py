@@ -14,10 +14,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from kdbench.engine import machine
+from kdbench.engine.nvidia import Gpus, gpus_here
 from kdbench.errors import RequestError, first_line, last_line
 
 STORE_BYTES = 128 << 20  # of Ray's object store: results are files, nothing large goes through it
@@ -56,6 +57,7 @@ class Node:
     gpus: float
     memory_bytes: float
     limited: bool = False  # by a quota on cores, which torch does not see
+    gpus_are: Gpus = field(default_factory=Gpus)
     id: str = ""  # Ray's name of it
     address: str = ""
 
@@ -86,6 +88,13 @@ class Cluster:
     def gpus(self) -> int:
         return int(sum(node.gpus for node in self.nodes))
 
+    @property
+    def gpus_are(self) -> Gpus:
+        """What all its GPUs have in common, as far as it is known."""
+        each = [node.gpus_are for node in self.nodes if node.gpus]
+        sizes = [gpus.memory_bytes for gpus in each if gpus.memory_bytes]
+        return Gpus(min(sizes, default=0), any(gpus.exclusive for gpus in each))
+
     def fits(self, need: Need) -> int:
         """How many such cells it can run at once; 0: never one."""
         return sum(node.fits(need) for node in self.nodes)
@@ -98,12 +107,14 @@ def this_machine() -> Cluster:
     """The machine of this process, with the cores and the memory that it may use."""
     import torch
 
+    gpus = torch.cuda.device_count()
     here = Node(
         name=socket.gethostname(),
         cpus=machine.cores(),
-        gpus=torch.cuda.device_count(),
+        gpus=gpus,
         memory_bytes=machine.memory_bytes(),
         limited=machine.core_quota() is not None,
+        gpus_are=gpus_here() if gpus else Gpus(),
     )
     return Cluster(nodes=(here,))
 
@@ -178,6 +189,20 @@ def ray_cluster() -> Cluster:
     import ray
 
     return Cluster(nodes=tuple(_node(node) for node in ray.nodes() if node["Alive"]))
+
+
+def cluster_at(address: str, gpus: int | None, timeout_s: float) -> Cluster:
+    """The Ray cluster at an address, with what its nodes tell of their GPUs; waits till it has so many GPUs.
+
+    Raises RequestError if it does not have them in time, or if a node does not answer.
+    """
+    with session(address) as cluster:
+        if gpus:
+            cluster = wait_for_gpus(gpus, timeout_s)
+        told = {node.id: found for node, found in on_every_node(gpus_here)} if cluster.gpus else {}
+        return Cluster(
+            nodes=tuple(replace(node, gpus_are=told.get(node.id, Gpus())) for node in cluster.nodes)
+        )
 
 
 def wait_for_gpus(count: int, timeout_s: float) -> Cluster:

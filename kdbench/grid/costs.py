@@ -2,14 +2,14 @@
 
 import json
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
 import torch
 
-from kdbench.cell import Cell
+from kdbench.cell import Cache, Cell
 from kdbench.engine.build import build_method
 from kdbench.engine.device import CONTEXT_BYTES, autocast_for, choose_precision, synchronise, threads
 from kdbench.errors import RequestError
@@ -26,8 +26,18 @@ GPU_STEP = 0.1  # shares of a GPU are rounded up to a multiple of it
 COST_COLUMNS = (
     *("cell_id", "status", "method", "config", "device", "num_threads"),
     *("num_train", "num_heldout", "num_test", "prepare_s", "train_s", "evaluate_s"),
-    *("peak_memory_bytes", "device_memory_bytes"),
+    *("peak_memory_bytes", "peak_ram_bytes", "device_memory_bytes", "teacher_cache"),
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnGpu:
+    """What a cell took of a GPU: its trained images, bytes with a margin, those of the GPU, and its cache."""
+
+    num_train: int
+    needed: int
+    memory_bytes: int
+    cache: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,16 +59,16 @@ class Costs:
             if row["status"] == "ok" and row["train_s"] is not None:  # else another program trained it
                 cells.setdefault(row["cell_id"], []).append(row)
         by_group: dict[Hashable, list[Cost]] = {}
-        self.shares: dict[Hashable, list[tuple[int, float]]] = {}  # (trained images, share of a GPU)
-        self.memory: dict[Hashable, list[tuple[int, int]]] = {}  # (trained images, bytes) of CPU cells
+        self.on_gpu: dict[Hashable, list[OnGpu]] = {}
+        self.memory: dict[Hashable, list[tuple[int, int]]] = {}  # (trained images, bytes of RAM)
         for of_cell in cells.values():
             first, cost = of_cell[0], _cost(of_cell)
             config = json.loads(first["config"])
             for group in _groups(first["method"], config, first["device"], first["num_threads"]):
                 by_group.setdefault(group, []).append(cost)
             recipe = recipe_of(first["method"], config)
-            self.shares.setdefault(recipe, []).extend(_gpu_shares(first))
-            self.memory.setdefault(recipe, []).extend(_cpu_memory(first))
+            self.on_gpu.setdefault(recipe, []).extend(_on_gpu(first))
+            self.memory.setdefault((*recipe, first["device"]), []).extend(_ram(first))
         self.known = {group: _median(costs) for group, costs in by_group.items()}
 
     def of(self, job: Job) -> Cost | None:
@@ -71,20 +81,29 @@ class Costs:
                 return replace(cost, train_s=cost.train_s * scale, evaluate_s=cost.evaluate_s * scale)
         return None
 
-    def gpu_share(self, cell: Cell, num_train: int) -> float:
-        """The share of a GPU that a cell needs: 1 if no cell of this config with as many images has finished.
+    def gpu_share(self, cell: Cell, num_train: int, gpu_bytes: int = 0) -> tuple[float, Cache]:
+        """The share of a GPU that a cell needs, and where it caches; 1 if none with as many images finished.
 
-        A cell cannot get more than its share, so cells with fewer images tell nothing.
+        `gpu_bytes` is the memory of the smallest GPU it may run on, if that is known. A cell cannot get more
+        than its share, so cells with fewer images tell nothing. It caches as those did that were measured.
         """
-        known = self.shares.get(recipe_of(cell.method, json.loads(cell.config)), ())
-        return max((share for count, share in known if count >= num_train), default=1.0)
+        known = self.on_gpu.get(recipe_of(cell.method, json.loads(cell.config)), ())
+        larger = [one for one in known if one.num_train >= num_train]
+        if not larger:
+            return 1.0, "auto"
+        share = max(one.needed / min(one.memory_bytes, gpu_bytes or one.memory_bytes) for one in larger)
+        stepped = round(GPU_STEP * -(-share // GPU_STEP), 6)
+        if stepped >= 1:
+            return 1.0, "auto"
+        return stepped, "device" if any(one.cache == "device" for one in larger) else "recomputed"
 
-    def memory_bytes(self, cell: Cell, num_train: int) -> int:
-        """The RAM that a cell needs: 0 if no cell of this config with about as many images has finished.
+    def memory_bytes(self, job: Job, num_train: int) -> int:
+        """The RAM that a cell needs: 0 if none of this config, device and about as many images has finished.
 
         A multiclass cell tells nothing about oneclass ones: too large a need lets fewer cells run at once.
         """
-        known = self.memory.get(recipe_of(cell.method, json.loads(cell.config)), ())
+        recipe = recipe_of(job.cell.method, json.loads(job.cell.config))
+        known = self.memory.get((*recipe, device_type(job)), ())
         return max((taken for count, taken in known if 1 / ALIKE <= num_train / count <= ALIKE), default=0)
 
 
@@ -110,10 +129,10 @@ def with_needs(
     share = int(largest.cpus if alone else min(largest.cpus, max(1, cluster.cpus // max(1, len(jobs)))))
     # The GPU node with the fewest cores for each GPU decides: on all others a cell fits as well.
     beside_gpu = min((node.cpus / node.gpus for node in cluster.nodes if node.gpus), default=1.0)
-    needing = []
+    shares, needing = _shares(request, cluster, costs), []
     for job in jobs:
         on_gpu, num_train = job.place.device.startswith("cuda"), num_images(job.cell, data)[0]
-        share_of_gpu = request.gpus_per_cell or costs.gpu_share(job.cell, num_train)
+        share_of_gpu, cache = shares(job.cell, num_train)
         cores = _cpus(beside_gpu * share_of_gpu) if on_gpu and not alone else share
         need = Need(
             cpus=request.cpus_per_cell or cores,
@@ -121,14 +140,31 @@ def with_needs(
         )
         if request.memory_per_cell is not None:
             need = replace(need, memory_bytes=int(request.memory_per_cell * 2**30))
-        elif not on_gpu:  # rows of GPU cells do not have it, and a guess must not refuse a cell
+        else:  # a guess must not refuse a cell
             most = max((node.memory_bytes for node in cluster.nodes if node.fits(need)), default=0)
-            need = replace(need, memory_bytes=int(min(costs.memory_bytes(job.cell, num_train), most)))
+            need = replace(need, memory_bytes=int(min(costs.memory_bytes(job, num_train), most)))
         whole = request.cpus_per_cell is None and need.cpus == largest.cpus and not largest.limited
         threads = None if whole else need.cpus  # on a whole machine torch chooses better than we
-        place = replace(job.place, num_threads=threads, gpu_share=min(1.0, need.gpus) if on_gpu else 1.0)
+        place = replace(job.place, num_threads=threads)
+        if on_gpu:
+            place = replace(place, gpu_share=need.gpus, cache=cache)
         needing.append(replace(job, need=need, place=place))
     return needing
+
+
+def _shares(request: Request, cluster: Cluster, costs: Costs) -> Callable[[Cell, int], tuple[float, Cache]]:
+    """The share of a GPU that a cell with so many images gets, and where it caches.
+
+    Raises RequestError for a share that was asked for where a GPU takes one process only.
+    """
+    gpus, asked = cluster.gpus_are, request.gpus_per_cell
+    if gpus.exclusive and asked is not None and asked < 1:
+        raise RequestError(
+            [f"--gpus-per-cell {asked:g}: a GPU here takes one process only (compute mode Exclusive_Process)"]
+        )
+    if gpus.exclusive or asked is not None:
+        return lambda cell, num_train: (asked or 1.0, "auto")
+    return lambda cell, num_train: costs.gpu_share(cell, num_train, gpus.memory_bytes)
 
 
 def _cpus(share: float) -> int:
@@ -237,20 +273,24 @@ def _work(cell: Cell, data: Mapping[str, Found]) -> float:
     return float(sum(num_images(cell, data)) * config["epochs"] * config["image_size"] ** 2)
 
 
-def _gpu_shares(row: Mapping[str, Any]) -> list[tuple[int, float]]:
-    """The trained images of a cell and the share of its GPU that suffices; empty for a cell without a GPU."""
+def _on_gpu(row: Mapping[str, Any]) -> list[OnGpu]:
+    """What a cell took of its GPU; empty for a cell without one."""
     if row["device"] != "cuda" or not row["peak_memory_bytes"] or not row["device_memory_bytes"]:
         return []
-    share = (MEMORY_MARGIN * row["peak_memory_bytes"] + CONTEXT_BYTES) / row["device_memory_bytes"]
-    stepped = min(1.0, round(GPU_STEP * -(-share // GPU_STEP), 6))
-    return [(row["num_train"] + row["num_heldout"], stepped)]
+    return [
+        OnGpu(
+            num_train=row["num_train"] + row["num_heldout"],
+            needed=int(MEMORY_MARGIN * row["peak_memory_bytes"]) + CONTEXT_BYTES,
+            memory_bytes=row["device_memory_bytes"],
+            cache=row["teacher_cache"],
+        )
+    ]
 
 
-def _cpu_memory(row: Mapping[str, Any]) -> list[tuple[int, int]]:
+def _ram(row: Mapping[str, Any]) -> list[tuple[int, int]]:
     """The trained images of a cell and the RAM that suffices, in bytes; empty if the row does not have it."""
-    if row["device"] != "cpu" or not row["peak_memory_bytes"]:
-        return []
-    return [(row["num_train"] + row["num_heldout"], int(MEMORY_MARGIN * row["peak_memory_bytes"]))]
+    taken = row["peak_memory_bytes"] if row["device"] == "cpu" else row["peak_ram_bytes"]
+    return [(row["num_train"] + row["num_heldout"], int(MEMORY_MARGIN * taken))] if taken else []
 
 
 def _measured(job: Job) -> float:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from socket import gethostname
 from uuid import uuid4
 
@@ -16,11 +17,12 @@ from kdbench import __version__
 from kdbench.cell import STOPPED, Outcome, Progress
 from kdbench.engine import provenance
 from kdbench.engine.deployed import evaluate_exported
-from kdbench.engine.latency import time_detector
+from kdbench.engine.device import unused_gpu
+from kdbench.engine.latency import numbers_on_gpu, time_detector
 from kdbench.errors import RequestError, ResultsError, complained
 from kdbench.grid import schedule
 from kdbench.grid.attempt import execute_cell
-from kdbench.grid.cluster import Cluster, address_of, makespan_s, session, this_machine, wait_for_gpus
+from kdbench.grid.cluster import Cluster, address_of, cluster_at, makespan_s, session, this_machine
 from kdbench.grid.costs import (
     Costs,
     estimate_seconds,
@@ -120,6 +122,8 @@ def plan_grid(request: Request, cluster: Cluster | None = None) -> Grid:
     todo = [job for job in jobs if job.cell.id not in finished or job.cell.id in again]
     refuse_impossible(todo, machines)
     notices = planned.notices
+    if request.device == "auto" and not joined and jobs[0].place.device == "cpu" and (why := unused_gpu()):
+        notices = [*notices, f"cells run on the CPU: {why}"]
     if todo and request.latency and not request.keep_detectors:
         notices = [*notices, "detectors that are not kept (--discard-detectors) cannot be timed"]
     if request.evaluate_exported and not request.keep_detectors:
@@ -233,6 +237,7 @@ class _Run:
         self.view = self.log = Log(view, self.results.storage, self.id, len(grid.todo))
         self.statuses = dict(grid.finished)
         self.num_finished = self.num_checkpoints = 0
+        self.on_gpu = frozenset[str]()  # the numbers of this process there, if it runs cells itself
         self.resources = ExitStack()  # Ray, from its first use to the end of the run
 
     def take_over(self) -> None:
@@ -286,6 +291,8 @@ class _Run:
         )
         self._machines()
         self.slowness.look()
+        if grid.executor == "local":
+            self.on_gpu = numbers_on_gpu(torch.device(grid.todo[0].place.device))
         self.view.begin(expected)
         try:
             for outcome in schedule.execute(execution):
@@ -330,7 +337,8 @@ class _Run:
             self._machines()
             self.view.timing(len(jobs))
         num_wrong = 0
-        for job, error in measure(jobs, time_detector, executor=grid.executor, run_id=self.id):
+        work = partial(time_detector, trained=self.on_gpu)
+        for job, error in measure(jobs, work, executor=grid.executor, run_id=self.id):
             num_wrong += bool(error)
             self.view.timed(job, error)
         return num_wrong
@@ -371,8 +379,7 @@ def _joined(request: Request) -> Cluster | None:
         if request.wait_for_gpus:
             raise RequestError(["--wait-for-gpus waits for nodes of a cluster: name one by --address"])
         return None
-    with session(request.address) as cluster:
-        return wait_for_gpus(request.wait_for_gpus, 60 * request.wait) if request.wait_for_gpus else cluster
+    return cluster_at(request.address, request.wait_for_gpus, 60 * request.wait)
 
 
 def _cannot_be_timed(jobs: Sequence[Job]) -> str:

@@ -140,6 +140,8 @@ def choose_device(asked: str, cluster: Cluster | None = None, executor: str | No
     """
     import torch
 
+    from kdbench.engine.device import unused_gpu
+
     if cluster and asked in ("auto", "cuda"):
         if asked == "cuda" and not cluster.gpus:
             raise RequestError([f"no device 'cuda' on any node. The cluster has {cluster}"])
@@ -158,7 +160,8 @@ def choose_device(asked: str, cluster: Cluster | None = None, executor: str | No
         raise RequestError([f"device {asked!r} is not supported. Devices: auto, cpu, cuda, cuda:N"])
     count = torch.cuda.device_count() if device.type == "cuda" else 1
     if device.type == "cuda" and (device.index or 0) >= count:
-        raise RequestError([f"no device {asked!r}: this machine has {count} CUDA devices"])
+        text = f"no device {asked!r}: this machine has {count} CUDA devices"
+        raise RequestError(["; ".join(filter(None, (text, unused_gpu())))])
     return asked
 
 

@@ -54,7 +54,7 @@ def _run_here(execution: Execution) -> Iterator[Outcome]:
         for job in waiting:
             if stop.asked_by:
                 return
-            place = replace(job.place, gpu_share=1.0)  # nothing runs beside it
+            place = replace(job.place, gpu_share=1.0, cache="auto")  # nothing runs beside it
             try:
                 outcome = execution.work(job.cell, place, execution.run_id, notify, execution.timeout_s)
             except LostError as error:

@@ -94,6 +94,7 @@ ROW_SCHEMA = pa.schema(
         ("num_trained_parameters", _WHOLE),
         ("flops", _WHOLE),  # of one image at inference, teacher included; a multiply-add counts 2
         ("peak_memory_bytes", _WHOLE),
+        ("peak_ram_bytes", _WHOLE),
         ("device_memory_bytes", _WHOLE),
         # with what
         ("outside_sha256", _TEXT),  # of the maps and scores, if another program made them; null of our own

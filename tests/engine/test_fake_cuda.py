@@ -5,13 +5,16 @@ so is code that reads a value: on a GPU it would wait, and could not be captured
 need a real GPU.
 """
 
+import numpy as np
 import pytest
 import torch
 from conftest import smallest
 from engine.test_train import CPU
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
+from kdbench.engine.batches import Batches
 from kdbench.engine.device import autocast_for
+from kdbench.engine.features import Shared
 from kdbench.method import Method, gaussian_blur
 from kdbench.registry import method_names
 
@@ -51,6 +54,37 @@ def test_losses_maps_and_scores_stay_on_the_gpu(name, precision, monkeypatch):
     assert [(x.device.type, x.dtype, x.shape) for x in losses] in ([], [("cuda", torch.float32, ())])
     assert (maps.device.type, maps.dtype, maps.shape) == ("cuda", torch.float32, (4, SIZE, SIZE))
     assert (score.device.type, score.shape) == ("cuda", (4,))
+
+
+@pytest.mark.parametrize(
+    ("free", "keep", "cache"),
+    [
+        (1 << 30, "auto", "device"),
+        (0, "auto", "recomputed"),  # a CPU would keep them in files
+        (0, "device", "device"),  # a share of a GPU that was measured with them has room for them
+        (1 << 30, "recomputed", "recomputed"),
+    ],
+)
+def test_a_gpu_keeps_levels_on_itself_or_computes_them_again(monkeypatch, free, keep, cache):
+    monkeypatch.setattr("kdbench.engine.batches.free_memory", lambda device: free)
+    pixels = np.zeros((8, SIZE, SIZE, 3), np.uint8)
+    shared = Shared(names=["one"], pixels=[pixels], rows=np.arange(8), made_by="a teacher")
+    with FakeTensorMode():
+        network = build("stfpm").teacher
+        batches = Batches(
+            pixels,
+            network,
+            "tiny",
+            device=CUDA,
+            precision="fp32",
+            batch_size=4,
+            keep=keep,
+            shared=shared,
+        )
+        index = torch.arange(4, device=CUDA)
+        taught = batches.taught(index, batches.images(index))
+    assert batches.cache == cache
+    assert {level.device.type for level in taught} == {"cuda"}
 
 
 def test_a_map_is_blurred_on_the_gpu():

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import subprocess
 import sys
 
@@ -49,13 +48,6 @@ def test_percentiles_are_those_of_numpy_and_the_throughput_that_of_the_median():
     assert (row["busy"], row["neighbours"], row["copy_ms"]) == (False, "", 0.5)
     busy = summary(Timing(times_ms=times, copy_ms=None, neighbours=["gcc: 0.98 cores"]), batch_size=1)
     assert (busy["busy"], busy["neighbours"]) == (True, "gcc: 0.98 cores")
-
-
-def test_only_others_on_this_gpu_are_neighbours():
-    listed = "11, GPU-a, python\n12, GPU-a, [Not Found]\n13, GPU-b, train.py\n14, GPU-a, a, b\n\n"
-    assert latency.users_of_gpu(listed, "GPU-a", {"11"}) == ["[Not Found] on the GPU", "a, b on the GPU"]
-    # A run that trained here before waits for the timing and keeps its memory: it is none.
-    assert {str(os.getpid()), str(os.getppid())} <= latency._with_parents()
 
 
 @pytest.mark.parametrize(("precision", "timed"), [("fp32", ["fp32"]), ("bf16", ["fp32", "bf16"])])

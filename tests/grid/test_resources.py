@@ -8,6 +8,8 @@ import torch
 
 from kdbench.cli.run import show_plan
 from kdbench.engine import machine
+from kdbench.engine.device import CONTEXT_BYTES
+from kdbench.engine.nvidia import Gpus
 from kdbench.errors import RequestError
 from kdbench.grid.cluster import Cluster, Need, Node, makespan_s, this_machine
 from kdbench.grid.costs import (
@@ -87,7 +89,8 @@ def row(job, **values):
     cell = {"cell_id": job.cell.id, "method": job.cell.method, "config": job.cell.config, "status": "ok"}
     took = {"prepare_s": 1.0, "train_s": 40.0, "evaluate_s": 4.0, "device": "cpu", "num_threads": 1}
     counts = {"num_train": 8, "num_heldout": 2, "num_test": 8}
-    return cell | took | counts | {"peak_memory_bytes": 2 * GIB, "device_memory_bytes": 16 * GIB} | values
+    memory = {"peak_memory_bytes": 2 * GIB, "peak_ram_bytes": None, "device_memory_bytes": 16 * GIB}
+    return cell | took | counts | memory | {"teacher_cache": "device"} | values
 
 
 def test_times_are_learnt_from_rows_of_the_nearest_kind(mvtec):
@@ -166,6 +169,8 @@ def test_a_gpu_is_shared_by_what_was_measured(mvtec):
     assert known.need.gpus == 0.3  # (1.25 * 2 + 1) / 16 = 0.22
     assert known.place.gpu_share == 0.3
     assert known.need.memory_bytes == 0
+    (with_ram,) = needs(grid, machines, [seen | {"peak_ram_bytes": 4 * GIB}])
+    assert with_ram.need.memory_bytes == 5 * GIB  # ten cells beside one GPU can fill the RAM
     (asked,) = needs(request(mvtec, categories=("bottle",), gpus_per_cell=0.5), machines, [seen])
     assert asked.need.gpus == 0.5
 
@@ -189,6 +194,66 @@ def test_a_share_of_a_gpu_brings_its_share_of_the_cores(mvtec):
     half = needs(request(mvtec, gpus_per_cell=0.5), machines)
     assert {job.need.cpus for job in half} == {2}
     assert machines.fits(half[0].need) == 8
+
+
+@pytest.mark.parametrize(("cpus", "together"), [(16, 16), (64, 64), (128, 80)])
+def test_small_cells_fill_all_gpus_of_a_node(mvtec, cpus, together):
+    """Each takes one core, and not the four of a whole GPU."""
+    machines = cluster(node(cpus=cpus, gpus=8, gib=500))
+    (unknown,) = needs(request(mvtec, categories=("bottle",)), machines)
+    seen = row(unknown, device="cuda", peak_memory_bytes=4 * GIB, device_memory_bytes=80 * GIB)
+    (small,) = needs(request(mvtec, categories=("bottle",)), machines, [seen])
+    assert (small.need.gpus, small.need.cpus) == (0.1, 1)
+    assert machines.fits(small.need) == together
+
+
+@pytest.mark.parametrize(
+    ("peak", "measured_on", "smallest", "share"),
+    [
+        (5, 80, 80, 0.1),  # (1.25 * 5 + 1) / 80 = 0.09
+        (5, 80, 24, 0.4),  # the same bytes of a small GPU: a share of 0.1 would end each cell there
+        (5, 24, 80, 0.4),  # at least what was measured: a slice of a GPU hides how small it is
+        (5, 80, 0, 0.1),  # nobody could be asked
+        (20, 80, 24, 1.0),
+    ],
+)
+def test_a_share_is_enough_on_the_smallest_gpu(mvtec, peak, measured_on, smallest, share):
+    large = replace(node(cpus=8, gpus=1), gpus_are=Gpus(80 * GIB))
+    small = replace(node(cpus=8, gpus=1, name="b"), gpus_are=Gpus(smallest * GIB))
+    machines = cluster(node(cpus=64), large, small)
+    (unknown,) = needs(request(mvtec, categories=("bottle",)), machines)
+    seen = row(unknown, device="cuda", peak_memory_bytes=peak * GIB, device_memory_bytes=measured_on * GIB)
+    (job,) = needs(request(mvtec, categories=("bottle",)), machines, [seen])
+    assert job.need.gpus == job.place.gpu_share == share
+
+
+def test_what_a_cell_may_take_in_its_share_is_what_was_measured_with_its_cache(mvtec):
+    """Else later cells would lose the cache of the first one: slower, and with other last digits."""
+    machines, grid = cluster(node(cpus=32, gpus=2)), request(mvtec, categories=("bottle",))
+    (first,) = needs(grid, machines)
+    assert first.place.cache == "auto"
+    for peak in (0.1, 1, 3, 7, 11, 11.9, 13):
+        for cache in ("device", "recomputed"):
+            seen = row(first, device="cuda", peak_memory_bytes=int(peak * GIB), teacher_cache=cache)
+            (later,) = needs(grid, machines, [seen])
+            assert later.place.cache == (cache if later.need.gpus < 1 else "auto")
+            assert later.place.gpu_share * 16 * GIB - CONTEXT_BYTES >= peak * GIB or later.need.gpus == 1
+    few = row(first, device="cuda", num_train=10, teacher_cache="device")
+    many = row(first, device="cuda", num_train=100, cell_id="many", teacher_cache="recomputed")
+    (later,) = needs(grid, machines, [few, many])
+    assert (later.need.gpus, later.place.cache) == (0.3, "device")
+    (asked,) = needs(request(mvtec, categories=("bottle",), gpus_per_cell=0.5), machines, [few])
+    assert (asked.need.gpus, asked.place.cache) == (0.5, "auto")  # nobody knows what fits there
+
+
+def test_a_gpu_for_one_process_only_is_never_shared(mvtec):
+    machines = cluster(replace(node(cpus=32, gpus=2), gpus_are=Gpus(16 * GIB, exclusive=True)))
+    grid = request(mvtec, categories=("bottle",))
+    (unknown,) = needs(grid, machines)
+    (known,) = needs(grid, machines, [row(unknown, device="cuda")])
+    assert (known.need.gpus, known.place.gpu_share) == (1.0, 1.0)
+    with pytest.raises(RequestError, match=r"--gpus-per-cell 0\.5: a GPU here takes one process only"):
+        needs(request(mvtec, gpus_per_cell=0.5), machines)
 
 
 def test_a_cluster_without_processors_is_named(mvtec):

@@ -93,6 +93,7 @@ FROZEN_ROWS = [
     ("num_trained_parameters", "int64"),
     ("flops", "int64"),
     ("peak_memory_bytes", "int64"),
+    ("peak_ram_bytes", "int64"),
     ("device_memory_bytes", "int64"),
     ("outside_sha256", "string"),
     ("backbone", "string"),

@@ -1,11 +1,12 @@
-"""Training steps of this checkout against those of an older commit, in turn, A B A B, by processor time.
+"""Training steps of this checkout against those of an older commit, in turn, A B B A, by processor time.
 
     python tests/benchmarks/against.py COMMIT [--methods stfpm,rd4ad] [--weights resnet18.pth]
     make bench-against COMMIT=HEAD~1
 
 The commit is checked out beside, in a worktree that is removed at the end. Each side has a process of its
 own, and one works while the other waits. Processor time leaves out what other programs take, though not what
-they throw out of the caches. The losses of all epochs say whether the digits are the same.
+they throw out of the caches: give HEAD as the commit to see how much equal code differs on this machine. The
+losses of all epochs say whether the digits are the same.
 """
 
 import argparse
@@ -121,11 +122,13 @@ def compare(old: Path, name: str, rounds: int, words: list[str]) -> Sides:
     before, now = Side(old, [name, *words]), Side(ROOT, [name, *words])
     try:
         for number in range(rounds + 1):
-            (before_s, before_loss), (now_s, now_loss) = before.epoch(), now.epoch()
-            found.losses.append((before_loss, now_loss))
+            # Who begins changes from round to round: what a side leaves in the caches hits the other one.
+            first, second = (before, now) if number % 2 else (now, before)
+            done = {first: first.epoch(), second: second.epoch()}
+            found.losses.append((done[before][1], done[now][1]))
             if number:
-                found.before.append(before_s)
-                found.now.append(now_s)
+                found.before.append(done[before][0])
+                found.now.append(done[now][0])
     finally:
         before.end()
         now.end()

@@ -18,6 +18,7 @@ from kdbench.reports.entries import (
     Entry,
     Mean,
     common_categories,
+    draws,
     marked_note,
     means,
     percent_of,
@@ -27,7 +28,7 @@ from kdbench.reports.entries import (
     why_ranked_by,
 )
 from kdbench.reports.evidence import Evidence
-from kdbench.reports.rows import Group, recipe_differences, several_draws
+from kdbench.reports.rows import Group, recipe_differences
 from kdbench.reports.significance import p_cells, paired_difference
 from kdbench.reports.statistics import MIN_PAIRS
 from kdbench.reports.tables import HOLE, Table, Value, as_best, hole, number, percent, text
@@ -62,12 +63,8 @@ def ranking(group: Group, found: Sequence[Entry], evidence: Evidence) -> Table:
             "holes",
         ),
         body=tuple(body),
-        notes=(*((by,) if by else ()), *marked_note(body), *_several_draws(found)),
+        notes=(*((by,) if by else ()), *marked_note(body), *draws(found)),
     )
-
-
-def _several_draws(found: Sequence[Entry]) -> tuple[str, ...]:
-    return several_draws(place for entry in found if not entry.outside for place in entry.ok["place"])
 
 
 def further(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
@@ -134,7 +131,7 @@ def overview(beside: Sections, title: str, evidence: Evidence) -> Iterator[Table
             title=f"{TITLES[metric]}: {title}",
             head=("method", *head),
             body=tuple(body),
-            notes=marked_note(body),
+            notes=(*marked_note(body), *draws(entry for _, found in beside for entry in found)),
         )
 
 
@@ -153,7 +150,7 @@ def partial(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
             title=title,
             head=("method", *(TITLES[one] for one in COLUMNS), "seeds"),
             body=tuple(body),
-            notes=(*marked_note(body), *_several_draws(found)),
+            notes=(*marked_note(body), *draws(found)),
         )
 
 
@@ -216,6 +213,7 @@ def settings(found: Sections, evidence: Evidence) -> Iterator[Table]:
                     "The drop contains what else differs between the two; the last column names it, oneclass "
                     "first.",
                     *marked_note(body),
+                    *draws(entries_),
                 ),
             )
 

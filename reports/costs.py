@@ -124,7 +124,7 @@ def few_batches(timings: pd.DataFrame) -> bool:
 
 
 def _over(detectors: Sequence[Value], done: str) -> str:
-    """Over how many detectors the numbers of a table are means, from its column of counts."""
+    """How many detectors the means of a table are over, from its column of counts."""
     alone = all(count.mean == 1 for count in detectors)
     return "One detector each" if alone else f"Mean ± standard deviation over the detectors {done}"
 

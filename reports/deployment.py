@@ -132,7 +132,7 @@ def _metrics(
 def _cost(
     entry: str, machine: str, rows: pd.DataFrame, base: pd.DataFrame, scores: pd.DataFrame
 ) -> tuple[Value, ...]:
-    """The differences of one way to torch; `base` has the rows of the same detectors in torch."""
+    """How the numbers of one way differ from those of torch, whose rows of the same detectors are `base`."""
     keys, cell_ids = ["cell_id", "category"], [*dict.fromkeys(rows["cell_id"])]
     both = rows.merge(base[[*keys, *COLUMNS]], on=keys, suffixes=("", "_torch"))
     samples = _paired(rows, scores)

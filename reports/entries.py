@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from kdbench.metrics.exact import DEFINITIONS, MAIN_METRICS, METRICS
 from kdbench.metrics.legacy import LEGACY_METRICS
-from kdbench.reports.rows import holes
+from kdbench.reports.rows import holes, several_draws
 from kdbench.reports.tables import Value, hole, percent
 
 COLUMNS = (*MAIN_METRICS, "mad")
@@ -238,6 +238,11 @@ def common_categories(found: Sequence[Entry]) -> list[str]:
         if all(own == ["ok"] * len(entry.seeds) for own, entry in zip(ends, found, strict=True)):
             common.append(category)
     return common
+
+
+def draws(found: Iterable[Entry]) -> tuple[str, ...]:
+    """The note on rows of several devices or numbers of threads, where these entries have some."""
+    return several_draws(place for entry in found if not entry.outside for place in entry.ok["place"])
 
 
 def shown(mean: Mean | None, cell_ids: Sequence[str] = ()) -> Value:

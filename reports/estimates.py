@@ -92,14 +92,14 @@ def estimate(value: float, parts: Iterable[Part]) -> Estimate | None:
 
 
 def _part(values: Array, weight: float = 1.0) -> Part:
-    """The variance that values [n], drawn again, give to their mean times a weight."""
+    """The variance of a weighted mean if its values [n] were drawn again."""
     degrees = len(values) - 1
     variance = weight**2 * float(values.var(ddof=1)) / len(values)
     return Part(variance, variance**2 / degrees, degrees)
 
 
 def _part_of_seeds(by_seed: Array, interaction: float) -> Part:
-    """The variance that seeds [S], trained again, give to their mean, without what another part already has.
+    """The variance of a mean if its seeds [S] were trained again, without what another part already has.
 
     The uncertainty is that of the whole variance: a difference of variances is not more certain.
     """

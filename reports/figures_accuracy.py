@@ -155,7 +155,7 @@ def curves(
 
 
 def _seeds(kept: pd.DataFrame, found: Sequence[Entry]) -> str:
-    """Which seeds the curves are averaged over, in words."""
+    """The seeds over which the curves are averaged, in words."""
     own = {tuple(sorted(set(seeds))) for _, seeds in kept.groupby(["entry", "category"])["seed"]}
     if len(own) > 1:
         return "the seeds of each that kept curves"

@@ -49,7 +49,7 @@ class Section:
     title: str
     tables: tuple[Table, ...]
     headline: str = ""  # what the terminal shows of it
-    conclusion: str = ""  # what its paired tests allow to say
+    conclusion: str = ""  # what its paired tests allow us to say
     standing: Table | None = None  # its ranking in a few columns
 
 

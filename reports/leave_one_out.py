@@ -78,7 +78,7 @@ def _ranked(score: Array, label: NDArray[np.bool_]) -> _Ranked:
 
 
 def _auroc(ranked: _Ranked) -> tuple[float, Array, Array]:
-    """AUROC, and AUROC without each normal and each defect: the mean over pairs without those of an image."""
+    """AUROC, and AUROC without each normal and each defective image: a mean over pairs of the two kinds."""
     num_normal, num_defective = ranked.num_normal, ranked.num_defective
     hits = np.append(0, ranked.hits)
     # Misranked pairs of each normal and of each defect; a tie is half of one.

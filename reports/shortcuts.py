@@ -1,4 +1,4 @@
-"""Categories whose labels a number tells that sees no defect, and means with and without them."""
+"""Categories in which a number that sees no defect tells the labels; means with and without them."""
 
 from collections.abc import Iterator, Sequence
 

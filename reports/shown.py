@@ -42,7 +42,7 @@ class Tables:
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Leaderboard(Tables):
-    """The ranking of each section of a results folder: what shares dataset, setting, profile and preset.
+    """The ranking of each section of a results folder; a section has one dataset, setting, profile, preset.
 
     `frame` has the same as numbers: a line for each method of each section, with its rank (NaN: not ranked),
     its means over all categories and seeds as fractions (NaN: a hole), and in words what is missing.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from kdbench.reports import estimates, statistics
 from kdbench.reports.coverage import covered_differences, covered_means
-from kdbench.reports.entries import MAIN, TITLES, Entry
+from kdbench.reports.entries import MAIN, TITLES, Entry, draws
 from kdbench.reports.estimates import Estimate, Interval
 from kdbench.reports.evidence import Evidence, difference_over_categories
 from kdbench.reports.leave_one_out import IMAGE_METRICS
@@ -121,6 +121,7 @@ def differences_over_images(
                 "t. p is corrected after Holm over all pairs of methods, or of recipes of one; the intervals "
                 "are not corrected, and exclude 0 where p is below 5 %.",
                 covered_differences(found, over_images=True),
+                *draws(found),
             ),
         )
 
@@ -176,6 +177,7 @@ def comparisons(found: Sequence[Entry], title: str) -> Iterator[Table]:
                 "intervals are not corrected, and exclude 0 where p is below 5 %.",
                 covered_differences(complete, num_categories=len(complete[0].dataset_categories)),
                 SIGNED_RANKS,
+                *draws(complete),
             ),
         )
 

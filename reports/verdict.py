@@ -1,9 +1,19 @@
-"""What the paired tests of a section allow to say, in one sentence, and the ranking in a few columns."""
+"""What the paired tests of a section allow us to say, in one sentence, and the ranking in a few columns."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from kdbench.reports.entries import MAIN, TITLES, Entry, common_categories, means, ranked_by, ranks, shown
+from kdbench.reports.entries import (
+    MAIN,
+    TITLES,
+    Entry,
+    common_categories,
+    draws,
+    means,
+    ranked_by,
+    ranks,
+    shown,
+)
 from kdbench.reports.estimates import ALPHA
 from kdbench.reports.tables import HOLE, Table, Value, number, text
 
@@ -64,10 +74,10 @@ def judged(table: Table, lines: Sequence[tuple[Value, ...]]) -> list[Judged]:
 
 
 def sentence(pairs: Sequence[Judged], order: Sequence[str], by: str) -> str:
-    """What the pairs allow to say: who is better than whom, what cannot be told, what was not tested.
+    """What the pairs allow us to say: who is better than whom, what cannot be told, what was not tested.
 
-    It names each pair by itself and takes nothing for transitive: that A is better than B and B than C does
-    not make A better than C. `order` has the names in the order in which they are named.
+    Each pair is named by itself, and nothing is taken as transitive: A may be better than B, B better than
+    C, and still A and C may not be told apart. `order` has the names in the order in which they are named.
     """
     tested = [pair for pair in pairs if pair.p is not None]
     if not tested:
@@ -134,12 +144,12 @@ def standing(found: Sequence[Entry], title: str) -> Table:
         place = number(places[entry.name]) if entry.name in places else text(HOLE)
         cells = [shown(values[metric], entry.cell_ids) for metric in MAIN]
         body.append((place, text(entry.name), *cells, number(len(entry.seeds))))
-    over = f"Not the dataset's mean: over {', '.join(common)}." if common else ""
+    over = [f"Not the dataset's mean: over {', '.join(common)}."] if common else []
     return Table(
         title=title,
         head=("rank", "method", *(TITLES[metric] for metric in MAIN), "seeds"),
         body=tuple(body),
-        notes=(over,) if over else (),
+        notes=(*over, *draws(found)),
     )
 
 

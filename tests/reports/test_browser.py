@@ -220,6 +220,27 @@ def test_colours_follow_the_system_until_they_are_chosen(driver: Any, report: Pa
     assert driver.execute_script(paper) == "rgb(255, 255, 255)"
 
 
+def test_a_click_enlarges_the_pictures_of_an_image_and_escape_closes_them(page: Any) -> None:
+    picture = page.find_elements("css selector", ".exhibit button.picture")[2]
+    before = picture.size["width"]
+    assert picture.get_attribute("aria-label") == "Enlarge anomaly map of dcam"
+    picture.click()
+    (zoom,) = page.find_elements("css selector", "dialog[open]")
+    shown = zoom.find_elements("css selector", ".picture")
+    assert len(shown) == len(
+        page.find_elements("css selector", ".exhibit")[0].find_elements("css selector", ".picture")
+    )
+    assert min(one.size["width"] for one in shown) > 2 * before
+    (chosen,) = zoom.find_elements("css selector", ".chosen")
+    assert "dcam" in chosen.text
+    assert len(zoom.find_elements("css selector", ".scale")) == 1
+    ids = page.execute_script("return [...document.querySelectorAll('[id]')].map(e => e.id)")
+    assert len(ids) == len(set(ids))
+    zoom.send_keys("\ue00c")
+    assert page.find_elements("css selector", "dialog") == []
+    assert page.get_log("browser") == []
+
+
 def test_a_phone_needs_no_sideways_scrolling(driver: Any, report: Path) -> None:
     show(driver, report, width=360, dark=False)
     driver.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true; })")

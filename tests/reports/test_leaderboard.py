@@ -76,6 +76,22 @@ def test_rows_of_several_devices_are_said_to_be_several_draws(tmp_path):
     assert "The rows come from chip, 1 thread; chip, 2 threads. The same seed" in ranking
 
 
+def test_every_table_that_sets_rows_of_several_devices_side_by_side_says_so(tmp_path):
+    for method in ("m1", "m2"):
+        chip = {"device": "cpu", "device_name": "chip"}
+        write(tmp_path, method, {"a": 0.8, "b": 0.6}, **chip, num_threads=1)
+        for name in "ab":
+            own = {"setting": "oneclass", "categories": [name], "num_threads": 2}
+            write(tmp_path, method, {name: 0.7}, **chip, **own)
+    text = write_leaderboard(tmp_path, tmp_path / "out")[0].read_text()
+    parts = {part.partition("\n")[0]: part for part in text.split("\n### ")[1:]}
+    said = [title for title, part in parts.items() if "is another draw" in part]
+    beside = [title for title in parts if title == "I-AUROC" or title.startswith("Oneclass against")]
+    assert len(beside) == 2
+    assert {*beside} <= {*said}
+    assert not any(title.startswith("Ranking") for title in said)  # a section has rows of one chip here
+
+
 def test_a_mean_over_fewer_categories_is_never_the_mean(tmp_path):
     write(tmp_path, "stfpm", {"a": 0.99}, setting="oneclass", categories=["a"])
     text = write_leaderboard(tmp_path, tmp_path / "out")[0].read_text()

@@ -5,6 +5,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from test_latency import jobs
 
+from kdbench.deploy.runtimes import why_not
 from kdbench.engine import latency
 from kdbench.engine.deployed import evaluate_exported
 from kdbench.engine.latency import time_detector
@@ -14,6 +15,7 @@ from kdbench.grid.plan import plan
 from kdbench.grid.request import Request
 from kdbench.grid.timing import read_measured, to_evaluate, to_time
 from kdbench.metrics.exact import METRICS
+from kdbench.registry import get_method
 from kdbench.reports.leaderboard import all_tables
 from kdbench.results.store import CELLS, DEPLOYED, DETECTORS, LATENCY, SCORES, Results, read
 
@@ -152,6 +154,32 @@ def test_a_request_that_no_runtime_can_fulfil_is_refused_at_once(mvtec, tmp_path
     assert "tensorrt does not run on cpu" in text
     with pytest.raises(RequestError, match="leave out --no-latency"):
         plan(Request(**asked, runtimes=("openvino",), latency=False))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rd4ad", "snl", "destseg"])
+def test_methods_of_other_families_have_all_their_rows(mvtec, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(latency, "BUDGET_S", 0.01)
+    method = get_method(name)
+    changes = {f"{name}.{key}": value for key, value in method.tiny.items() if key != "backbone"}
+    asked = {"methods": (name,), "categories": ("bottle",), "runtimes": RUNTIMES, "evaluate_exported": True}
+    asked |= {"backbone": method.tiny.get("backbone", "tiny"), "precision": "fp32", "cpus_per_cell": 1}
+    asked |= {"runtime_precision": ("fp32", "bf16", "int8"), "set": {"all.image_size": 64, **changes}}
+    (job,) = jobs(mvtec, tmp_path / "r", **asked)
+    execute_cell(job.cell, job.place, "run-1", lambda progress: None)
+    assert time_detector(job.cell, job.place, "run-2") == []
+    assert evaluate_exported(job.cell, job.place, "run-3") == []
+    (cell,) = read(tmp_path / "r", CELLS).to_pylist()
+    ways = {(runtime, precision) for runtime in RUNTIMES for precision in ("fp32", "bf16", "int8")}
+    for kind, times in ((LATENCY, 2), (DEPLOYED, 1)):
+        rows = read(tmp_path / "r", kind).to_pylist()
+        assert sorted((row["runtime"], row["precision"]) for row in rows) == sorted([*ways] * times)
+        for row in rows:
+            never = why_not(row["runtime"], row["precision"])
+            assert row["why_not"] == (never or None)
+            if kind is DEPLOYED and not never and row["precision"] == "fp32":
+                assert row["image_auroc"] == pytest.approx(cell["image_auroc"], abs=1e-3)
+                assert row["aupro"] == pytest.approx(cell["aupro"], abs=1e-3)
 
 
 @pytest.mark.slow

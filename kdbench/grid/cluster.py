@@ -26,6 +26,7 @@ STORE_BYTES = 128 << 20  # of Ray's object store: results are files, nothing lar
 # FOLDER/kdb1234567-abcdefgh/session_2026-01-31_12-00-00_123456_1234567/sockets/plasma_store
 LONGEST_FOLDER = 107 - 83
 WAIT_TICK_S = 1.0  # between two looks at nodes that are waited for
+FREE_S = 600.0  # after so long something else has a machine, and nobody knows for how long
 RETRIES = 2  # after a lost worker or node; an exception is never tried again
 
 T = TypeVar("T")
@@ -33,6 +34,10 @@ T = TypeVar("T")
 
 class LostError(RuntimeError):
     """A call on a node failed: it raised, or its process or node is gone."""
+
+
+class NotFreeError(LostError):
+    """A machine did not get free for a call that needs it alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,27 +253,53 @@ def on_every_node(function: Callable[..., T], *arguments: object) -> list[tuple[
 def run_alone(node: Node, num_gpus: int, function: Callable[..., T], *arguments: object) -> T:
     """What `function(*arguments)` returns in a new process that has all cores of the node.
 
-    Raises LostError, in one line, if it raises or if its process is lost more often than RETRIES.
+    Raises LostError, in one line, if it raises or if its process is lost more often than RETRIES. Raises
+    NotFreeError if something else has cores or GPUs of the node for FREE_S.
     """
     import ray
-    from ray.exceptions import RayError
+    from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
-    remote = ray.remote(max_calls=1, max_retries=RETRIES)(_with_gpu if num_gpus else _without_gpu)
+    remote: Any = ray.remote(_Alone)
     options = {"num_cpus": node.cpus, "num_gpus": num_gpus, "scheduling_strategy": _only(node)}
-    try:
-        result: T = ray.get(remote.options(**options).remote(function, *arguments))
-    except RayError as error:
-        raise LostError(last_line(str(error))) from error
-    return result
+    for left in range(RETRIES, -1, -1):
+        alone: Any = remote.options(**options).remote(num_gpus)
+        try:
+            ray.get(alone.begun.remote(), timeout=FREE_S)
+            result: T = ray.get(alone.call.remote(function, *arguments))
+            return result
+        except GetTimeoutError as error:
+            waited = f"node {node.name} was not free within {FREE_S / 60:g} minutes"
+            raise NotFreeError(f"{waited}: something else uses the cluster") from error
+        except RayError as error:
+            if not left or not isinstance(error, RayActorError):
+                raise LostError(last_line(str(error))) from error
+        finally:
+            ray.kill(alone)
+    raise AssertionError("the last attempt returns or raises")
+
+
+class _Alone:
+    """A process of Ray that has a machine for itself; unlike a task it tells when it has begun."""
+
+    def __init__(self, num_gpus: int) -> None:
+        if not num_gpus:
+            _see_no_gpu()
+
+    def begun(self) -> None:
+        """Returns as soon as there is the process."""
+
+    def call(self, function: Callable[..., T], *arguments: object) -> T:
+        """What the function returns."""
+        return function(*arguments)
+
+
+def _see_no_gpu() -> None:
+    """Hide all GPUs from this process: Ray leaves one without GPUs all of them in sight."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def _without_gpu(function: Callable[..., T], *arguments: object) -> T:
-    """Call it in a process that sees no GPU: Ray leaves a task without GPUs all of them in sight."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    return function(*arguments)
-
-
-def _with_gpu(function: Callable[..., T], *arguments: object) -> T:
+    _see_no_gpu()
     return function(*arguments)
 
 

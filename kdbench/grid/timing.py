@@ -11,7 +11,7 @@ from typing import Any
 
 from kdbench.cell import Cell, Place
 from kdbench.deploy.runtimes import TORCH, why_not
-from kdbench.grid.cluster import LostError, ray_cluster, run_alone
+from kdbench.grid.cluster import LostError, NotFreeError, ray_cluster, run_alone
 from kdbench.grid.costs import device_type
 from kdbench.grid.execution import Executor
 from kdbench.grid.plan import Job
@@ -133,10 +133,18 @@ def measure(
     """Measure the detectors of these jobs, one after another, each in a process that owns a whole machine.
 
     Yields each job with what went wrong, "" if nothing did; the rows are on disk by then. If Ray measures
-    them, a session must be open.
+    them, a session must be open. Where no machine got free for one, no other is waited for.
     """
+    not_free = ""
     for job in jobs:
-        yield job, (_measure_with_ray if executor == "ray" else _measure_here)(job, work, run_id)
+        if executor == "local":
+            yield job, _measure_here(job, work, run_id)
+            continue
+        try:
+            yield job, not_free or _measure_with_ray(job, work, run_id)
+        except NotFreeError as error:
+            not_free = str(error)
+            yield job, not_free
 
 
 def _measure_here(job: Job, work: Measure, run_id: str) -> str:
@@ -169,5 +177,7 @@ def _measure_with_ray(job: Job, work: Measure, run_id: str) -> str:
     node = min(fitting, key=lambda node: (node.name, node.id))
     try:
         return "; ".join(run_alone(node, gpus, work, job.cell, job.place, run_id))
+    except NotFreeError:
+        raise
     except LostError as error:
         return str(error)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from conftest import SMALL, STFPM, TINY
 
 from kdbench.cell import ELSEWHERE, outcome_of
 from kdbench.errors import RequestError, ResultsError
-from kdbench.grid import schedule, timing, with_ray
+from kdbench.grid import cluster, schedule, timing, with_ray
 from kdbench.grid.attempt import execute_cell
 from kdbench.grid.cluster import RETRIES, Cluster, Need, Node, session
 from kdbench.grid.execution import Execution
@@ -391,6 +392,38 @@ def test_a_timing_whose_process_is_killed_ends_no_other(mvtec, tmp_path):
     bottle, screw = (error for _, error in timed)
     assert bottle.startswith("BrokenProcessPool: ")
     assert screw == ""
+
+
+@slow
+def test_a_timing_on_ray_waits_for_a_machine_but_not_for_ever(ray_here, mvtec, tmp_path, monkeypatch):
+    import ray
+
+    jobs = planned(mvtec, tmp_path / "r").jobs
+
+    def timed() -> list[str]:
+        found = timing.measure(jobs, ray_work.dies_at_bottles, executor="ray", run_id="run-1")
+        return [error for _, error in found]
+
+    neighbour = ray.remote(num_cpus=1)(ray_work.Neighbour).remote()
+    ray.get(neighbour.here.remote())
+    monkeypatch.setattr(cluster, "FREE_S", 6.0)
+    begun = time.monotonic()
+    first, second = timed()
+    assert first.endswith(" was not free within 0.1 minutes: something else uses the cluster")
+    assert second == first
+    assert 6 <= time.monotonic() - begun < 12  # the second is not waited for
+    ray.kill(neighbour)
+    monkeypatch.setattr(cluster, "FREE_S", 120.0)
+    bottle, screw = timed()
+    assert "died" in bottle
+    assert screw == ""
+
+
+@slow
+def test_what_is_timed_on_ray_has_a_process_that_trained_nothing(ray_here):
+    (node,) = cluster.ray_cluster().nodes
+    ((_, trained),) = cluster.on_every_node(os.getpid)
+    assert cluster.run_alone(node, 0, os.getpid) not in (trained, os.getpid())
 
 
 def test_a_cluster_that_does_not_answer_is_a_complaint(mvtec, tmp_path, kdbench):

@@ -28,7 +28,11 @@ from kdbench.results.schema import (
 )
 
 ROOT = Path(__file__).parents[1]
-FOR_DEVELOPERS = [(ROOT / "docs/architecture.md", 120), (ROOT / "CONTRIBUTING.md", 60)]
+FOR_DEVELOPERS = [
+    (ROOT / "docs/architecture.md", 120),
+    (ROOT / "CONTRIBUTING.md", 60),
+    (ROOT / "docs/gpu.md", 90),
+]
 FOLDERS = r"(?:kdbench|methods|datasets|sweeps|reports|tests|docs|\.ci)"
 
 

@@ -82,3 +82,13 @@ def test_what_is_free_on_a_gpu_is_what_its_share_leaves(monkeypatch):
         assert free_memory(gpu) == free
     cap_memory(torch.device("cpu"), 0.5)
     assert shares == {None: 1.0}
+
+
+@pytest.mark.parametrize(("share", "fraction"), [(1.0, 1.0), (0.25, 0.25 - 1 / 16), (0.05, 0.0)])
+def test_a_cap_leaves_room_for_what_cuda_takes_beside_tensors(monkeypatch, share, fraction):
+    """Ten processes with a tenth each would fill a GPU before any of them meets its own cap."""
+    caps = []
+    monkeypatch.setattr(device, "memory_bytes", lambda gpu: 16 << 30)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda cap, index: caps.append(cap))
+    cap_memory(torch.device("cuda"), share)
+    assert caps == [fraction]

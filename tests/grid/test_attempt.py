@@ -17,13 +17,14 @@ from conftest import tiny_jobs as jobs
 
 from kdbench.engine.run import status_of
 from kdbench.errors import ResultsError
+from kdbench.grid import attempt
 from kdbench.grid.attempt import execute_cell
 from kdbench.grid.cluster import LostError
 from kdbench.metrics.exact import METRICS, image_metrics
 from kdbench.metrics.legacy import LEGACY_METRICS
 from kdbench.results.schema import ROW_SCHEMA
 from kdbench.results.storage import Storage
-from kdbench.results.store import LATENCY, PROBES, Results
+from kdbench.results.store import CELLS, LATENCY, PROBES, Results, read
 
 
 def test_a_row_says_everything(mvtec, tmp_path):
@@ -169,6 +170,25 @@ def test_a_gpu_that_does_not_compute_leaves_no_row(mvtec, tmp_path, monkeypatch)
     with pytest.raises(LostError, match=r"does not compute: CUDA error: uncorrectable ECC"):
         execute_cell(job.cell, place, "run-1", lambda progress: None)
     assert not (tmp_path / "r/cells").exists()
+
+
+def test_an_error_that_spoils_cuda_for_the_process_is_a_row(mvtec, tmp_path, monkeypatch):
+    """All later calls fail, too: also those that clear up and those that ask for the name of the GPU."""
+
+    def spoilt(*args, **kwargs):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(attempt, "broken_gpu", lambda device: "")  # it computed when the cell began
+    for name in ("empty_cache", "get_device_name", "set_per_process_memory_fraction"):
+        monkeypatch.setattr(torch.cuda, name, spoilt)
+    (job,) = jobs(mvtec, tmp_path / "r", categories=("bottle",))
+    outcome = execute_cell(job.cell, replace(job.place, device="cuda"), "run-1", lambda progress: None)
+    assert (outcome.status, outcome.error) == (
+        "failed",
+        "RuntimeError: CUDA error: an illegal memory access was encountered",
+    )
+    (row,) = read(tmp_path / "r", CELLS).to_pylist()
+    assert (row["status"], row["device"], row["device_name"]) == ("failed", "cuda", None)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from kdbench.grid.costs import (
 from kdbench.grid.execution import refuse_impossible
 from kdbench.grid.grid import estimate, plan_grid
 from kdbench.grid.plan import plan
-from kdbench.grid.request import Request
+from kdbench.grid.request import Request, read_request
 
 GIB = 2**30
 
@@ -254,6 +254,11 @@ def test_a_gpu_for_one_process_only_is_never_shared(mvtec):
     assert (known.need.gpus, known.place.gpu_share) == (1.0, 1.0)
     with pytest.raises(RequestError, match=r"--gpus-per-cell 0\.5: a GPU here takes one process only"):
         needs(request(mvtec, gpus_per_cell=0.5), machines)
+
+
+def test_more_than_one_gpu_for_a_cell_is_refused():
+    with pytest.raises(RequestError, match=r"gpus_per_cell=1\.5: input should be less than or equal to 1"):
+        read_request(None, {"gpus_per_cell": 1.5})
 
 
 def test_a_cluster_without_processors_is_named(mvtec):

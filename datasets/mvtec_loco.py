@@ -34,8 +34,8 @@ class MVTecLOCO(Dataset):
     notes = (
         "structural and logical anomalies are tested together, while the paper gives the mean of the two: "
         "the kind of each image is in its scores",
-        "a logical anomaly is marked wherever it could be put right: PRO asks for all of that, and only "
-        f"saturating PRO is content with the area that {CONFIG} says; rows do not have it yet",
+        "a logical anomaly is marked wherever it could be put right: PRO asks for all of that, while "
+        f"saturating PRO (spro_05) is content with the area that {CONFIG} says",
         "validation/good (305 images of all categories) is not read: kdbench holds out training images",
     )
     archives: ClassVar[tuple[Archive, ...]] = (

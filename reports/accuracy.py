@@ -68,18 +68,23 @@ def ranking(group: Group, found: Sequence[Entry], evidence: Evidence) -> Table:
 
 
 def further(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
-    """The metrics that are no part of the ranking; only where rows have them."""
+    """The metrics that are no part of the ranking; only where rows have them.
+
+    If an entry lacks categories, they are over those that all entries have.
+    """
     there = [metric for metric in FURTHER if any(entry.rows[metric].notna().any() for entry in found)]
+    over = common_categories(found) if any(entry.holes for entry in found) else []
     if there:
-        body = [
-            (text(entry.name), *(shown(entry.means[metric], entry.cell_ids) for metric in there))
-            for entry in found
-        ]
+        body = []
+        for entry in found:
+            values = means(entry.rows[entry.rows["category"].isin(over)]) if over else entry.means
+            body.append((text(entry.name), *(shown(values[metric], entry.cell_ids) for metric in there)))
         yield Table(
             title=f"Further metrics: {group.title}",
             head=("method", *(TITLES[metric] for metric in there)),
             body=tuple(body),
             notes=(
+                *([f"{partial_title(found, over)}."] if over else []),
                 "I-FPR 95: share of normal images above the score that finds 95 % of the defective ones; the "
                 "lower, the better. AUPIMO: mean recall of a defective image at false positive rates from "
                 "0.001 % to 0.01 % of the pixels of normal images, on a logarithmic axis. sPRO 5 %: AUPRO in "

@@ -37,7 +37,7 @@ class Mean(NamedTuple):
 # The columns that the tables read, out of eighty: each column makes a selection of rows slower.
 KEPT = [
     *("cell_id", "recipe", "dataset", "category", "dataset_categories", "texture", "seed", "status", "error"),
-    *("other_images", "flagged", "categories", "num_steps", "outside_sha256"),
+    *("other_images", "flagged", "categories", "num_steps", "outside_sha256", "num_test", "num_defective"),
     *KNOWN,
     *("num_parameters", "num_trained_parameters", "flops", "train_s", "peak_memory_bytes", "place"),
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 from kdbench.files import written_aside
 from kdbench.reports import (
     accuracy,
+    below_chance,
     budget,
     costs,
     deployment,
@@ -135,6 +136,7 @@ def _section(group: Group, found: list[Entry], rows: Rows, evidence: Evidence) -
     tables = [
         accuracy.ranking(group, found, evidence),
         *accuracy.partial(group, found),
+        *below_chance.tables(group, found),
         *shortcuts.flagged(group, found, rows),
         accuracy.conditions(group, found),
         *accuracy.further(group, found),
@@ -184,7 +186,7 @@ def _headline(group: Group, found: list[Entry]) -> str:
         lines.append(f"  {accuracy.partial_title(found, common)}")
         for entry in found:
             lines.append("  " + say(entry.name, means(entry.rows[entry.rows["category"].isin(common)])))
-    return "\n".join(lines)
+    return "\n".join([*lines, *below_chance.said(found)])
 
 
 def _markdown(section: Section) -> str:

@@ -31,6 +31,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--model", choices=("patchcore", "stfpm"), required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--backbone", default="resnet18")
+    parser.add_argument("--image-size", type=int, default=256, help="side of the square that the model sees")
     parser.add_argument("--epochs", type=int, default=100, help="of STFPM")
     parser.add_argument("--coreset", type=float, default=0.1, help="share of patches that PatchCore keeps")
     parser.add_argument("--seed", type=int, default=0)
@@ -41,12 +42,15 @@ def options() -> argparse.Namespace:
 def trained(asked: argparse.Namespace) -> tuple[Any, Any, dict[str, float]]:
     """The model, the data, and the metrics of `Engine.test`."""
     seed_everything(asked.seed)
-    if asked.model == "patchcore":
-        model: Any = Patchcore(
-            backbone=asked.backbone, coreset_sampling_ratio=asked.coreset, visualizer=False
-        )
-    else:
-        model = Stfpm(backbone=asked.backbone, visualizer=False)
+    kind: Any = Patchcore if asked.model == "patchcore" else Stfpm
+    more = {"coreset_sampling_ratio": asked.coreset} if asked.model == "patchcore" else {}
+    size = (asked.image_size, asked.image_size)
+    model = kind(
+        backbone=asked.backbone,
+        pre_processor=kind.configure_pre_processor(size),
+        visualizer=False,
+        **more,
+    )
     data = MVTecAD(root=asked.root, category=asked.category, eval_batch_size=16, num_workers=asked.workers)
     epochs = {"max_epochs": asked.epochs} if asked.model == "stfpm" else {}
     engine = Engine(default_root_dir=asked.out / "anomalib", logger=False, **epochs)

@@ -79,6 +79,7 @@ def _chosen(
 ) -> list[dict[str, object]]:
     """One row of each cell that fits; RequestError if none does, or if they would share file names."""
     from kdbench.reports.rows import load_rows
+    from kdbench.results.store import CELLS, read
 
     with reading(results):
         rows = load_rows(results)
@@ -99,8 +100,10 @@ def _chosen(
                 "has the maps of one: name it, or its cells with --cell"
             ]
         )
-    found: list[dict[str, object]] = rows.drop_duplicates("cell_id").to_dict("records")
-    return found
+    # Read again: pandas makes floats of whole numbers where the rows of another program have none.
+    wanted = dict.fromkeys(rows["cell_id"])
+    found = {row["cell_id"]: row for row in reversed(read(results, CELLS, only=wanted).to_pylist())}
+    return [found[cell_id] for cell_id in wanted]
 
 
 def rescore(

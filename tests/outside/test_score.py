@@ -188,6 +188,17 @@ def test_other_maps_under_the_same_name_need_a_word(asked, mvtec, maps):
     assert after["cell_id"] == before["cell_id"]
 
 
+def test_inverted_maps_are_said(asked, mvtec, kdbench, tmp_path):
+    for name, values in maps_of(mvtec).items():
+        save(tmp_path / "inverted", name, -values)
+    words = [f"--{name}={asked[name]}" for name in ("dataset", "root", "results")]
+    for folder, said in (("inverted", True), ("maps", False)):
+        code, printed = kdbench("score", tmp_path / folder, "--name", folder, *words, "--out", tmp_path / "o")
+        assert code == 0, printed
+        assert (f"{folder} is worse than chance (bottle seed 0: " in printed) == said
+    assert printed.count("Are maps or scores inverted?") == 1
+
+
 # --- beside our own ---------------------------------------------------------------------------------------
 
 
@@ -213,6 +224,11 @@ def test_our_maps_come_back_with_the_same_numbers_and_stand_in_all_tables(traine
     rows = pd.read_parquet(tmp_path / "results/cells").sort_values("category")
     ours, theirs = (rows[rows["method"] == name] for name in ("stfpm", "STFPM again"))
     assert ours[[*MEASURED]].reset_index(drop=True).equals(theirs[[*MEASURED]].reset_index(drop=True))
+    # Rows of another program have no threads and no device: that changes nothing for ours.
+    code, printed = kdbench("export-maps", tmp_path / "later", *trained)
+    assert code == 0, printed
+    name = "bottle/test/broken/000.tiff"
+    assert (tmp_path / "later" / name).read_bytes() == (tmp_path / "ours" / name).read_bytes()
     report = (tmp_path / "out/leaderboard.md").read_text()
     (line, *_) = [line for line in report.splitlines() if "STFPM again" in line]
     assert " outside |" in line

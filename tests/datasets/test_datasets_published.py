@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import TINY, counts, picture, without
 from PIL import Image
@@ -129,6 +130,34 @@ def test_the_truth_of_loco_is_what_saturating_pro_takes(tmp_path: Path) -> None:
         for n in normal
     ]
     assert value == pytest.approx(np.mean(shares), abs=1e-9)
+
+
+def test_a_row_of_loco_and_its_table_have_the_saturating_pro_of_the_maps(
+    tmp_path: Path, kdbench: Callable[..., tuple[int, str]]
+) -> None:
+    dataset, rng, maps = MVTecLOCO(), np.random.default_rng(0), []
+    found = dataset.scan(loco(tmp_path / "loco"), "pushpins")
+    for sample in found.test:  # each defect is found in part
+        values = rng.random(SIZE[::-1], np.float32)
+        for path in sample.masks:
+            values += 0.6 * (np.asarray(Image.open(path)) > 0)
+        maps.append(values.ravel())
+        path = (tmp_path / "maps" / found.relative(sample.path)).with_suffix(".npy")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, values)
+    words = ("--name", "other", "--dataset", "mvtec_loco", "--root", tmp_path / "loco")
+    words = (*words, "--preset", "mvtec_original", "--results", tmp_path / "r", "--out", tmp_path / "out")
+    code, said = kdbench("score", tmp_path / "maps", *words)
+    assert code == 0, said
+    (row,) = pd.read_parquet(tmp_path / "r/cells").to_dict("records")
+    truth = open_truth(dataset, found, fingerprint(dataset, found), PRESETS["mvtec_original"]).saturating
+    assert truth is not None
+    expected = spro(np.concatenate(maps), truth.pixel, truth.region, truth.area, limit=0.05)
+    assert row["spro_05"] == pytest.approx(expected, abs=1e-12)
+    assert row["spro_05"] > row["aupro_05"] > 0  # less has to be found of some defects
+    report = (tmp_path / "out/leaderboard.md").read_text()
+    assert "| method | I-FPR 95 | sPRO 5 % |" in report
+    assert f"| {100 * row['spro_05']:.2f} |" in report
 
 
 def test_another_threshold_is_another_fingerprint(tmp_path: Path) -> None:

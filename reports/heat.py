@@ -20,7 +20,7 @@ DECADES = 3  # the brightest colour: at most 0.1 % of the pixels of normal image
 LEVELS = 32  # colours of a map: a page of half the size, and no difference to the eye
 SCALE = np.linspace(0, 1, LEVELS)[None]  # the brightness of each colour
 COLOURS = colormaps["inferno"]
-TICKS = ("all", *(f"{100 / 10**i:g} %" for i in range(1, DECADES)), f"{100 / 10**DECADES:g} % or fewer")
+TICKS = ("all", *(f"{100 / 10**i:g} %" for i in range(1, DECADES)), f"≤ {100 / 10**DECADES:g} %")
 SAYS = (
     "A colour says how many pixels of normal images have at least this value: of all pixels of the normal "
     "test images of the category, in the maps of the same detector. So one scale serves all methods: dark is "

@@ -185,7 +185,7 @@ def test_the_strip_shows_a_line_for_each_category_and_needs_pictures(tmp_path):
     assert [axes.get_title(loc="center") for axes in panels[:4]] == ["input", "truth", "dcam", "stfpm"]
     assert [len(axes.images) for axes in panels] == [1] * 8
     assert [len(axes.lines) for axes in panels[:4]] == [0, 2, 2, 2]  # the border, on a darker one
-    assert [label.get_text() for label in legend.get_xticklabels()][-1] == "0.1 % or fewer"
+    assert [label.get_text() for label in legend.get_xticklabels()][-1] == "≤ 0.1 %"
     assert render(sketch) == render(sketch)
     without = strip(group, ["dcam"], [])
     assert without.draw is None

@@ -12,7 +12,7 @@ from kdbench.data.store import Truth, open_truth
 from kdbench.engine import evaluate
 from kdbench.engine.batches import Batches
 from kdbench.engine.ready import Ready
-from kdbench.engine.train import calibrate
+from kdbench.engine.train import StepEnd, calibrate
 from kdbench.method import Method
 from kdbench.metrics.presets import PRESETS
 from kdbench.results.schema import MEASURED
@@ -31,18 +31,23 @@ class Course:
         stored = read(self.results.storage, EPOCHS, only=[cell.id]).to_pylist() if done else []
         self.rows: list[dict[str, Any]] = [row for row in stored if row["epoch"] <= done]
 
-    def after(self, epoch: int) -> float:
-        """Measure the detector as it is after this epoch, if it is one to measure; returns the seconds."""
-        if not self.place.measure_every or epoch % self.place.measure_every:
+    def after(self, epoch: int, on_step: StepEnd) -> float:
+        """Measure the detector as it is after this epoch, if that is still to do; returns the seconds.
+
+        If `on_step` raises, nothing of this epoch is kept, and the method is as before.
+        """
+        every, done = self.place.measure_every, {row["epoch"] for row in self.rows}
+        if not every or epoch % every or epoch in done:
             return 0.0
-        started = perf_counter()
+        started, found = perf_counter(), []
         with looked_at(self.ready.method, self.heldout) as method:
             for category, store in zip(self.ready.categories, self.ready.stores, strict=True):
-                scored = evaluate.score(method, self.ready.batches(store.test), lambda count: None)
+                scored = evaluate.score(method, self.ready.batches(store.test), on_step)
                 preset = PRESETS[self.cell.preset]
                 content = self.ready.fingerprints[category.name]
                 truth = open_truth(self.ready.dataset, category, content, preset)
-                self.rows.append(self._row(epoch, category.name, scored, truth))
+                found.append(self._row(epoch, category.name, scored, truth))
+        self.rows += found
         self.results.write(EPOCHS, self.rows)
         return perf_counter() - started
 
@@ -63,6 +68,8 @@ def looked_at(method: Method, heldout: Batches | None) -> Iterator[Method]:
     kept = {n: t.clone() for n, t in method.state_dict().items() if not n.startswith("teacher.")}
     on_gpu: Sequence[torch.device] = [t.device for t in list(kept.values())[:1] if t.device.type == "cuda"]
     with torch.random.fork_rng(devices=on_gpu):
-        calibrate(method, heldout)
-        yield method
-    method.load_state_dict(kept, strict=False)
+        try:
+            calibrate(method, heldout)
+            yield method
+        finally:
+            method.load_state_dict(kept, strict=False)

@@ -104,7 +104,7 @@ def _train(
     course = Course(cell, place, ready, images.heldout, done)
 
     def after(epoch: train.Epoch) -> None:
-        checkpoints.paused_s += course.after(epoch.number)
+        checkpoints.paused_s += course.after(epoch.number, lambda count: tell.step(0))
         tell.epoch(epoch)
 
     def checkpoint(state: Callable[[], dict[str, Any]]) -> None:

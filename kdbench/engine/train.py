@@ -203,13 +203,16 @@ def fit(
     """Train in place to the last epoch, from the first or from the state `resume`.
 
     After every epoch `checkpoint` gets the function that returns the state, and so does `on_stop` when
-    `on_step` or `on_epoch` raises CellStopped. Raises TrainingDiverged when a loss or a held-out value is not
+    `on_step` or `on_epoch` raises CellStopped. A training that resumes between two epochs tells `on_epoch`
+    of the last one again. Raises TrainingDiverged when a loss or a held-out value is not
     finite.
     """
     training = Training(method, train.precision, generator, compiler)
     if resume is not None:
         training.resume(resume)
     try:
+        if training.history.epochs and not training.batches:
+            on_epoch(training.history.epochs[-1])  # which may have been stopped before it was done
         while len(training.history.epochs) < method.config.epochs:
             on_epoch(training.epoch(train, heldout, on_step))
             if len(training.history.epochs) < method.config.epochs:

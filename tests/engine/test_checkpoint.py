@@ -72,9 +72,7 @@ def stop(planned, epoch):
 
 def numbers(rows):
     taken = ("prepare_s", "train_s", "evaluate_s", "started_at", "run_id", "resumed_at_epoch")
-    return [
-        {k: v for k, v in row.items() if k not in taken and not k.startswith("peak_memory")} for row in rows
-    ]
+    return [{k: v for k, v in row.items() if k not in taken and not k.startswith("peak_")} for row in rows]
 
 
 @pytest.mark.parametrize("interrupt", [lose, stop])

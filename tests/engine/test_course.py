@@ -5,11 +5,13 @@ import torch
 from conftest import ALL_SET, slow_but, write_category
 from engine.test_checkpoint import job, lose, numbers
 
+from kdbench.cell import STOPPED
 from kdbench.engine.run import run_cell
+from kdbench.errors import CellStopped
 from kdbench.grid.attempt import execute_cell
 from kdbench.registry import get_method, method_names
 from kdbench.results.schema import MEASURED
-from kdbench.results.store import EPOCHS, Results, read
+from kdbench.results.store import CELLS, EPOCHS, Results, read
 
 
 def quiet(progress):
@@ -52,6 +54,29 @@ def test_a_resumed_training_keeps_what_was_measured_before(mvtec, tmp_path):
     stored = [read(tmp_path / name, EPOCHS).to_pylist() for name in ("lost", "undisturbed")]
     assert stored[0] == stored[1]
     assert [row["epoch"] for row in stored[0]] == [1, 2, 3, 4]
+
+
+def test_a_training_that_is_stopped_while_it_is_measured_loses_nothing(mvtec, tmp_path):
+    stopped, undisturbed = (
+        job(mvtec, tmp_path / name, measure_every=2) for name in ("stopped", "undisturbed")
+    )
+    told = []
+
+    def stop_in_the_look(progress):
+        # Ten images, two of them held out: an epoch is over at 8, 16, 24, and a look says its number again.
+        if progress.phase == "train" and progress.done == 16 and 16 in told:
+            raise CellStopped
+        told.append(progress.done)
+
+    assert execute_cell(stopped.cell, stopped.place, "run-1", stop_in_the_look).status == STOPPED
+    for one in (stopped, undisturbed):
+        assert execute_cell(one.cell, one.place, "run-2", quiet).status == "ok"
+    folders = [tmp_path / name for name in ("stopped", "undisturbed")]
+    measured, rows = ([read(folder, kind).to_pylist() for folder in folders] for kind in (EPOCHS, CELLS))
+    assert rows[0][0]["resumed_at_epoch"] == 3
+    assert [row["epoch"] for row in measured[0]] == [2, 4]
+    assert measured[0] == measured[1]
+    assert numbers(rows[0]) == numbers(rows[1])
 
 
 def test_rows_of_epochs_that_a_lost_worker_trained_after_its_checkpoint_are_measured_again(mvtec, tmp_path):

@@ -34,8 +34,8 @@ def grid_file(given: Path) -> Path:
     Raises RequestError if it is neither.
     """
     name, names = given.as_posix(), recipe_names()
-    if given.suffix == SUFFIX or given.is_file():
-        return given
+    if given.suffix == SUFFIX or given.is_file() or (given.exists() and name not in names):
+        return given  # who reads it says what is wrong with it
     if name not in names:
         raise RequestError([f"there is no file {given}, and {unknown('recipe', name, names)}"])
     return FOLDER / f"{name}{SUFFIX}"

@@ -5,6 +5,7 @@ does not import torch.
 """
 
 import ast
+import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -84,6 +85,13 @@ def get_method(name: str) -> "type[Method]":
     except Exception as error:  # a file of somebody else may raise anything
         raise RequestError([_broken(name, modules[name], error)]) from error
     return method_class
+
+
+@lru_cache
+def method_sha256(name: str) -> str:
+    """A hash of the file with this method's class, as this process first read it; RequestError if none."""
+    get_method(name)
+    return hashlib.sha256(_source(_method_modules()[name]).encode()).hexdigest()
 
 
 def get_dataset(name: str) -> "Dataset":

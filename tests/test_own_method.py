@@ -1,5 +1,6 @@
 """`kdbench new-method` writes a package whose method is found by its entry point and runs."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -49,6 +50,12 @@ def test_a_new_method_runs_as_it_is_written(kdbench, mvtec, tmp_path):
     (row,) = pd.read_parquet(tmp_path / "r/cells").to_dict("records")
     assert (row["method"], row["status"]) == ("my_method", "ok")
     assert "my_method" in (tmp_path / "reports/out/leaderboard.md").read_text()
+    file = tmp_path / "site/kdbench_my_method.py"
+    assert row["method_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    file.write_text(file.read_text() + "\n# another version\n")
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    said = "note: 1 finished cells are of another version of the file of my_method, and stay as they are"
+    assert said in " ".join((done.stdout + done.stderr).split())
 
 
 def test_the_template_names_every_part_that_a_method_may_have(kdbench, tmp_path):

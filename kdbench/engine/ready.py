@@ -18,7 +18,7 @@ from kdbench.engine.device import choose_precision, start_peak_memory
 from kdbench.engine.features import Shared
 from kdbench.errors import DataError
 from kdbench.method import Method
-from kdbench.registry import get_dataset
+from kdbench.registry import get_dataset, method_sha256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,11 @@ class Ready:
 
     def made_by(self) -> dict[str, Any]:
         """The code and hardware that must be the same for a training to resume from its checkpoint."""
-        return {**provenance.decides_digits(self.device), "precision": self.precision}
+        return {
+            **provenance.decides_digits(self.device),
+            "precision": self.precision,
+            "method_sha256": method_sha256(self.cell.method),
+        }
 
 
 def ready_cell(cell: Cell, place: Place) -> Ready:

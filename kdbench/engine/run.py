@@ -23,6 +23,7 @@ from kdbench.errors import CellTimeout
 from kdbench.method import Method
 from kdbench.metrics.exact import PRO_LIMIT
 from kdbench.metrics.presets import PRESETS, metric_version
+from kdbench.registry import method_sha256
 from kdbench.results.schema import SCHEMA_VERSION
 from kdbench.results.storage import Storage
 from kdbench.results.store import INPUTS
@@ -176,6 +177,7 @@ def _trained_how(
         "epoch_loss": [epoch.loss for epoch in history.epochs],
         "epoch_heldout": [epoch.heldout for epoch in history.epochs if epoch.heldout is not None],
         **columns_of(history.terms),
+        "method_sha256": method_sha256(ready.cell.method),
         "backbone": ready.config.backbone,
         "teacher_source": place.weights.source,
         "teacher_cache": images.fitted.cache,

@@ -1,11 +1,13 @@
 """Which cells of a plan have finished, by rows that are indeed theirs."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 
 from kdbench.cell import Cell
 from kdbench.errors import Complaints, complained
-from kdbench.results.store import CELLS, OF_IDENTITY, read
+from kdbench.registry import method_sha256
+from kdbench.results.store import CELLS, OF_IDENTITY, End, read
 
 
 def succeeded_in(folder: str | None, wanted: Mapping[str, Cell]) -> frozenset[str]:
@@ -31,6 +33,23 @@ def check_said(where: str, cells: Mapping[str, Cell], said: Mapping[str, Mapping
                     "Somebody changed the rows: delete them, and the cell will run again"
                 )
     complaints.check()
+
+
+def of_other_code(cells: Mapping[str, Cell], ends: Mapping[str, End], again: Collection[str]) -> list[str]:
+    """A notice for each method whose file is another one than that which trained its finished cells.
+
+    Their ids are the same: a hash of code would run all cells again for a comment. `again` run anyway.
+    """
+    counts: Counter[str] = Counter()
+    for cell_id, end in ends.items():
+        method, trained_by = cells[cell_id].method, end.said.get("method_sha256")
+        counts[method] += cell_id not in again and trained_by not in (None, method_sha256(method))
+    return [
+        f"{count} finished cells are of another version of the file of {method}, and stay as they are: "
+        f"--redo all runs them again"
+        for method, count in counts.items()
+        if count
+    ]
 
 
 def reading(results: str) -> AbstractContextManager[None]:

@@ -32,7 +32,7 @@ from kdbench.grid.costs import (
     with_needs,
 )
 from kdbench.grid.execution import Execution, Executor, Running, Work, refuse_impossible
-from kdbench.grid.finished import check_said, reading, succeeded_in
+from kdbench.grid.finished import check_said, of_other_code, reading, succeeded_in
 from kdbench.grid.plan import Found, Job, plan
 from kdbench.grid.prepare import enough_disk, prepare
 from kdbench.grid.request import Request
@@ -121,7 +121,7 @@ def plan_grid(request: Request, cluster: Cluster | None = None) -> Grid:
     finished = {cell_id: end.status for cell_id, end in ends.items()} | dict.fromkeys(published, "ok")
     todo = [job for job in jobs if job.cell.id not in finished or job.cell.id in again]
     refuse_impossible(todo, machines)
-    notices = planned.notices
+    notices = [*planned.notices, *of_other_code(cells, ends, again)]
     if request.device == "auto" and not joined and jobs[0].place.device == "cpu" and (why := unused_gpu()):
         notices = [*notices, f"cells run on the CPU: {why}"]
     if todo and request.latency and not request.keep_detectors:

@@ -97,6 +97,7 @@ ROW_SCHEMA = pa.schema(
         ("peak_ram_bytes", _WHOLE),
         ("device_memory_bytes", _WHOLE),
         # with what
+        ("method_sha256", _TEXT),  # of the file with the method's class
         ("outside_sha256", _TEXT),  # of the maps and scores, if another program made them; null of our own
         ("backbone", _TEXT),
         ("teacher_source", _TEXT),

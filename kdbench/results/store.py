@@ -148,8 +148,9 @@ class Results:
 
     def end_of(self, cell_id: str) -> End | None:
         """How and in which run a cell finished; None if it did not. DataError for a damaged file."""
+        columns = ["status", "run_id", *OF_IDENTITY]
         try:
-            table = _read(self.storage, CELLS.name(cell_id), ["status", "run_id", *OF_IDENTITY])
+            table = _read(self.storage, CELLS.name(cell_id), columns, younger=["method_sha256"])
         except (FileNotFoundError, NotADirectoryError):
             return None
         first = table.slice(0, 1).to_pylist()[0]
@@ -334,17 +335,20 @@ def _conform(table: pa.Table, kind: Kind, path: str) -> pa.Table:
         raise _damaged(path, first_line(error)) from error
 
 
-def _read(storage: Storage, name: str, columns: list[str] | None = None) -> pa.Table:
+def _read(
+    storage: Storage, name: str, columns: list[str] | None = None, younger: Sequence[str] = ()
+) -> pa.Table:
     """The table of one file; DataError if it is damaged, has no rows or lacks a column.
 
+    `younger` are columns to read beside `columns`, which older files lack.
     OSError if it cannot be read: that says nothing of its content, and nobody should delete it.
     """
     path, content = storage.path(name), storage.read(name)
     try:
         with pq.ParquetFile(pa.BufferReader(content)) as file:
-            table = file.read(
-                columns, use_threads=False
-            )  # the file is small: threads would cost more than they save
+            wanted = None if columns is None else [*columns, *younger]
+            # The file is small: threads would cost more than they save.
+            table = file.read(wanted, use_threads=False)
     except (pa.ArrowException, OSError) as error:  # Arrow raises OSError for bytes that are not Parquet
         raise _damaged(path, first_line(error)) from error
     missing = set(columns or ()) - set(table.column_names)

@@ -1,10 +1,12 @@
 """Rows that somebody changed: they count for no cell, and no metric is outside of 0 to 1."""
 
+import pyarrow.parquet as pq
 import pytest
 from conftest import tiny_jobs, tiny_request
 
 from kdbench.errors import DataError, RequestError
 from kdbench.grid.grid import plan_grid
+from kdbench.registry import method_sha256
 from kdbench.results.store import CELLS, OF_IDENTITY, Results, read
 
 
@@ -43,6 +45,20 @@ def test_rows_that_say_another_cell_finish_none(mvtec, tmp_path, cell, where, co
         f"{tmp_path / where}: a row of cell {cell.id} has the {column} {other!r}, the cell has "
         f"{getattr(cell, column)!r}. Somebody changed the rows: delete them, and the cell will run again",
     )
+
+
+def test_cells_of_another_version_of_their_methods_file_are_counted(mvtec, tmp_path, cell):
+    said = (
+        "1 finished cells are of another version of the file of stfpm, and stay as they are: "
+        "--redo all runs them again"
+    )
+    for stored, named in ((method_sha256("stfpm"), False), (None, False), ("another", True)):
+        written(tmp_path / "r", cell, method_sha256=stored)
+        assert (said in planned(mvtec, tmp_path).notices) == named
+    assert said not in planned(mvtec, tmp_path, redo="all").notices
+    path = tmp_path / "r" / CELLS.name(cell.id)
+    pq.write_table(pq.read_table(path).drop_columns(["method_sha256"]), path)  # an older kdbench wrote it
+    assert (planned(mvtec, tmp_path).todo, said in planned(mvtec, tmp_path).notices) == ((), False)
 
 
 @pytest.mark.parametrize("value", [1.5, -0.25])

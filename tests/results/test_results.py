@@ -95,6 +95,7 @@ FROZEN_ROWS = [
     ("peak_memory_bytes", "int64"),
     ("peak_ram_bytes", "int64"),
     ("device_memory_bytes", "int64"),
+    ("method_sha256", "string"),
     ("outside_sha256", "string"),
     ("backbone", "string"),
     ("teacher_source", "string"),

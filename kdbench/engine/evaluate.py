@@ -26,6 +26,8 @@ from kdbench.metrics.legacy import LEGACY_METRICS
 from kdbench.metrics.overlap import Overlap, overlap
 from kdbench.metrics.presets import Preset
 
+TOGETHER = 0.01  # of the largest value, and of the spread, of the maps or scores that are compared
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
@@ -58,10 +60,40 @@ def score(method: Method, batches: Batches, on_step: Callable[[int], None]) -> S
                 f"{method.name}: an anomaly map must be float32 {(len(index), *images.shape[2:])}, "
                 f"this one is {batch_maps.dtype} {tuple(batch_maps.shape)}"
             )
-        scores.append(method.image_score(batch_maps).double().cpu().numpy())
+        batch_scores = method.image_score(batch_maps)
+        if batch_scores.shape != (len(index),):
+            raise ValueError(
+                f"{method.name}: image scores must be one number for each of {len(index)} maps, these have "
+                f"the shape {tuple(batch_scores.shape)}"
+            )
+        scores.append(batch_scores.double().cpu().numpy())
         maps.append(batch_maps.cpu().numpy())
         on_step(len(index))
     return Scored(maps=np.concatenate(maps), image_score=np.concatenate(scores))
+
+
+@torch.no_grad()
+def check_alone(method: Method, batches: Batches) -> None:
+    """ValueError if the map or score of an image depends on the images that are in its batch.
+
+    Test images come in the order of their labels: what scales maps by their batch tells labels. Compared in
+    float32, where rounding is far below TOGETHER.
+    """
+    method.eval()
+    last = len(batches) - 1
+    images = batches.images(torch.tensor([0, last // 2, last], device=batches.pixels.device))
+    with torch.autocast(images.device.type, enabled=False):
+        together = method.anomaly_map(images, method.teacher(images))
+        alone = method.anomaly_map(images[:1], method.teacher(images[:1]))
+        scores = method.image_score(together), method.image_score(alone)
+    for what, many, one in (("map", together, alone), ("score", *scores)):
+        least, most = torch.cat([many.flatten(), one.flatten()]).aminmax()
+        difference, spread = float((many[:1] - one).abs().max()), float(most - least)
+        if difference > TOGETHER * spread and difference > TOGETHER * float(one.abs().max()):
+            raise ValueError(
+                f"{method.name}: the {what} of an image differs by {difference:.2g} where other images are "
+                f"in its batch. Scale it by normal images (calibrate), never by the images that are scored"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

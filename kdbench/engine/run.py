@@ -210,7 +210,9 @@ def _evaluate(
 ) -> CellOutput:
     """The results of one category, and how long they took."""
     started = time.perf_counter()
-    scored = evaluate.score(ready.method, ready.batches(store.test), tell.step)
+    batches = ready.batches(store.test)
+    scored = evaluate.score(ready.method, batches, tell.step)
+    evaluate.check_alone(ready.method, batches)
     output = output_of(cell, place, ready.dataset, category, ready.fingerprints[category.name], scored)
     output.rows[0]["evaluate_s"] = time.perf_counter() - started
     return output

@@ -1,0 +1,69 @@
+"""Maps and scores of methods that break their contract are errors, and no numbers."""
+
+import numpy as np
+import pytest
+from conftest import smallest
+
+from kdbench.engine.batches import batches_of
+from kdbench.engine.evaluate import check_alone, score
+from kdbench.methods.stfpm import STFPM
+from kdbench.registry import method_names
+
+
+class ScaledByBatch(STFPM):
+    """Its maps reach from 0 to 1 in every batch: normal images among defective ones get lower scores."""
+
+    def anomaly_map(self, images, taught):
+        maps = super().anomaly_map(images, taught)
+        return (maps - maps.min()) / (maps.max() - maps.min())
+
+
+class RankedInBatch(STFPM):
+    def image_score(self, anomaly_map):
+        return anomaly_map.amax((1, 2)).argsort().argsort().float()
+
+
+class OneScore(STFPM):
+    def image_score(self, anomaly_map):
+        return anomaly_map.amax()
+
+
+class Columns(STFPM):
+    def image_score(self, anomaly_map):
+        return anomaly_map.amax((1, 2))[:, None]
+
+
+def batches(method):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
+    pixels[:3] //= 8  # the normal ones are darker
+    return batches_of(method, pixels)
+
+
+@pytest.mark.parametrize(("kind", "what"), [(ScaledByBatch, "map"), (RankedInBatch, "score")])
+def test_what_depends_on_the_other_images_of_a_batch_is_an_error(kind, what):
+    method = smallest(kind, batch_size=4)
+    score(method, batches(method), lambda count: None)
+    with pytest.raises(
+        ValueError, match=f"^stfpm: the {what} of an image differs by [0-9.]+ where other images"
+    ):
+        check_alone(method, batches(method))
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_the_maps_of_our_methods_do_not(name):
+    method = smallest(name, batch_size=4)
+    check_alone(method, batches(method))
+
+
+def test_a_map_without_any_spread_is_no_error():
+    method = smallest(STFPM, batch_size=4)
+    method.anomaly_map = lambda images, taught: images.new_full((len(images), 64, 64), 0.5)
+    check_alone(method, batches(method))
+
+
+@pytest.mark.parametrize(("kind", "shape"), [(OneScore, r"\(\)"), (Columns, r"\(4, 1\)")])
+def test_a_wrong_number_of_scores_is_named(kind, shape):
+    method = smallest(kind, batch_size=4)
+    said = f"^stfpm: image scores must be one number for each of 4 maps, these have the shape {shape}$"
+    with pytest.raises(ValueError, match=said):
+        score(method, batches(method), lambda count: None)

@@ -60,7 +60,10 @@ def misplaced(dataset: Dataset, category: Category, tick: Tick = lambda count: N
         for kind, samples in kinds.items():
             ranks = [ranked(seen, bank) for seen in pool.map(look, [one.path for one in samples])]
             marks = [*pool.map(lambda one: read_mask(dataset, one).marked, samples)]
-            found += _judged(f"{category.name}/{kind}", samples, fits(ranks, marks), generator)
+            filled = [i for i, mask in enumerate(marks) if mask.any()]  # some published masks are empty
+            if len(filled) >= LEAST:
+                fit = fits([ranks[i] for i in filled], [marks[i] for i in filled])
+                found += _judged(f"{category.name}/{kind}", [samples[i] for i in filled], fit, generator)
     return found
 
 

@@ -68,6 +68,16 @@ def test_of_few_masks_nothing_is_said(tmp_path):
     assert num_looked_at(Folder().scan(root, "part")) == 0
 
 
+def test_masks_that_are_published_empty_are_left_out(tmp_path):
+    class Published(Folder):
+        empty_masks = True
+
+    root = write(tmp_path, PADDED, [*range(1, 12), 0])
+    Image.new("L", (64, 64)).save(root / "part/ground_truth/bad/004_mask.png")
+    (text,) = misplaced(Published(), Published().scan(root, "part"))
+    assert text.startswith("part/bad: its 11 masks may belong to other images.")
+
+
 def test_the_audit_names_them(kdbench, tmp_path):
     write(tmp_path / "parts", PADDED, [*range(1, 12), 0])
     code, text = kdbench("datasets", "audit", "folder", "--root", tmp_path / "parts")

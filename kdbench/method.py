@@ -1,6 +1,6 @@
 """What a method is: the contract between a paper's file in `methods/` and the runner."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache, wraps
@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, ParamSpec, TypeVar
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -100,6 +100,16 @@ class Method(nn.Module):
                 raise ValueError("levels are whole numbers from 1 on, each larger than the one before")
             return levels
 
+        @model_validator(mode="after")
+        def _keys_agree(self) -> "Method.Config":
+            if wrong := [text for text, applies in self.conflicts().items() if applies]:
+                raise ValueError("; ".join(wrong))
+            return self
+
+        def conflicts(self) -> dict[str, bool]:
+            """What a Config may get wrong although each key is valid: the complaint -> whether it applies."""
+            return {}
+
     def __init__(self, config: Any, teacher: FeaturePyramid) -> None:
         super().__init__()
         self.config = config
@@ -163,6 +173,18 @@ class Method(nn.Module):
         """The parameters that are trained: everything outside the teacher."""
         return [p for name, p in self.named_parameters() if not name.startswith("teacher.")]
 
+    def parameter_groups(self, rates: Mapping[str, float]) -> list[dict[str, Any]]:
+        """The trained parameters for an optimizer: a group for each named part with its rate, then the rest.
+
+        A part is an attribute, or one of an attribute: "encoder", "segmentation.head".
+        """
+        rest = {name: p for name, p in self.named_parameters() if not name.startswith("teacher.")}
+        groups: list[dict[str, Any]] = []
+        for part, rate in rates.items():
+            inside = [name for name in rest if name.startswith(f"{part}.")]
+            groups.append({"params": [rest.pop(name) for name in inside], "lr": rate})
+        return [*groups, {"params": [*rest.values()]}]
+
     def train(self, mode: bool = True) -> "Method":
         """Train or eval mode for everything but the teacher, which stays in eval."""
         super().train(mode)
@@ -217,6 +239,12 @@ def top_mean(anomaly_map: Tensor, share: float) -> Tensor:
     """The mean of the largest `share` of each map [B,H,W], and of at least one value: [B]."""
     values = anomaly_map.flatten(1)
     return values.topk(max(1, int(share * values.shape[1])), dim=1).values.mean(1)
+
+
+def ranked(maps: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
+    """The values of all maps below which these shares of the values lie: [len(shares)], no interpolation."""
+    ordered = torch.cat([values.flatten() for values in maps]).sort().values
+    return ordered[[round(share * (len(ordered) - 1)) for share in shares]]
 
 
 def scale_gradient(x: Tensor, weight: Tensor) -> Tensor:

@@ -84,10 +84,24 @@ def gap(s: Tensor, t: Tensor, power: Power) -> Tensor:
     return (torch.square(s - t).mean((-2, -1)) + 1e-12).sqrt().mean()
 
 
-def gaps_between(
-    taught: list[Tensor], learned: list[Tensor], over: Over, size: int, power: Power
-) -> list[Tensor]:
-    """The gap of affinities between images or their positions, per level, or of neighbouring levels."""
+def divergences(
+    taught: list[Tensor], learned: list[Tensor], tau: float, reduction: Reduction, *, times_tau2: bool
+) -> Tensor:
+    """The spatial divergence of every level [L]."""
+    pairs = zip(taught, learned, strict=True)
+    return torch.stack([spatial_divergence(t, s, tau, reduction, times_tau2=times_tau2) for t, s in pairs])
+
+
+def gaps_within(
+    taught: list[Tensor], learned: list[Tensor], scaling: Scaling, size: int, power: Power
+) -> Tensor:
+    """The gap of affinities between the positions of each image, per level [L]."""
+    pairs = [[within(f, size, scaling) for f in both] for both in zip(learned, taught, strict=True)]
+    return torch.stack([gap(s, t, power) for s, t in pairs])
+
+
+def gaps_between(taught: list[Tensor], learned: list[Tensor], over: Over, size: int, power: Power) -> Tensor:
+    """The gap of affinities between images or their positions, per level [L], or of neighbouring levels."""
     if over == "images":
         pairs = [[between(f) for f in both] for both in zip(learned, taught, strict=True)]
     elif over == "tokens":  # (B N)^2 values: a quarter of the side is as many as within an image
@@ -95,4 +109,4 @@ def gaps_between(
     else:
         sides = zip(pairwise(learned), pairwise(taught), strict=True)
         pairs = [[between_levels(*side, size) for side in both] for both in sides]
-    return [gap(s, t, power) for s, t in pairs]
+    return torch.stack([gap(s, t, power) for s, t in pairs])

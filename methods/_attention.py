@@ -59,3 +59,22 @@ class MeanGate(nn.Module):
 
     def forward(self, f: Tensor) -> Tensor:
         return f * self.mean
+
+
+def attention_behind(channels: list[int], kind: str, ratio: int, hidden: Hidden) -> nn.ModuleList:
+    """What stands behind each level: nothing ("none"), "channel", "spatial", or "both", channel first."""
+    both = [[ChannelAttention(c, ratio, hidden), SpatialAttention()] for c in channels]
+    kept = {"none": slice(0), "channel": slice(1), "spatial": slice(1, 2), "both": slice(2)}[kind]
+    return nn.ModuleList(nn.Sequential(*blocks[kept]) for blocks in both)
+
+
+def gates(attention: nn.ModuleList) -> list[Tensor]:
+    """Each level's gates in the last batch, of the first kind of attention."""
+    first = [block for blocks in attention for block in [*blocks.children()][:1]]
+    return [block.gate for block in first if isinstance(block, ChannelAttention | SpatialAttention)]
+
+
+def spreads(attention: nn.ModuleList) -> dict[str, Tensor]:
+    """The deviation of each level's gate over the images: 0 if the attention does not see them."""
+    values = [gate.std(0, correction=0).mean() for gate in gates(attention)]
+    return {f"spread of gate {i}": value for i, value in enumerate(values, start=1)}

@@ -1,15 +1,18 @@
-"""EfficientAD's autoencoder: the whole image through one vector of 64 values; what it sees in training."""
+"""EfficientAD's autoencoder, what it sees in training, and how its differences become a map."""
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad
 
+from kdbench.method import upsample
+
+NORMAL, RARE = 0.9, 0.995  # quantiles of the held-out maps, which are brought to 0 and to 0.1
 JITTER = 0.2  # of the brightness, the contrast or the saturation of what the autoencoder sees
 WIDTHS = (32, 32, 64, 64, 64)  # of the convolutions that halve the size
 
 
 class Autoencoder(nn.Module):
-    """Images [B,3,S,S] -> [B,outputs,h,w], h as of a patch description network: S / 4 less 8."""
+    """Images [B,3,S,S] -> [B,outputs,h,w], through one vector of 64 values; h is S / 4 less 8, as a PDN's."""
 
     def __init__(self, outputs: int, image_size: int) -> None:
         super().__init__()
@@ -43,3 +46,14 @@ def jittered(images: Tensor, black: list[float]) -> Tensor:
     darkest = torch.tensor(black, device=images.device)[:, None, None]
     towards = (darkest, grey.mean((2, 3), keepdim=True), grey)[kind]
     return towards + factor * (images - towards)
+
+
+def joined(maps: list[Tensor], quantiles: Tensor, size: int) -> Tensor:
+    """The mean of maps [B,h,w], each scaled by its quantiles [N,2] (NORMAL to 0, RARE to 0.1), at image size.
+
+    Returns [B,size,size].
+    """
+    pairs = zip(maps, quantiles[: len(maps)], strict=True)
+    scaled = [0.1 * (values - low) / (high - low).clamp(min=1e-12) for values, (low, high) in pairs]
+    edge = max(0, size // 4 - maps[0].shape[-1]) // 2  # what unpadded convolutions cut off
+    return upsample(pad(torch.stack(scaled).mean(0), (edge,) * 4), size)

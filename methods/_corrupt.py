@@ -42,12 +42,14 @@ class Textures:
         return (torch.from_numpy(pixels).permute(2, 0, 1) / 255 - self.mean) / self.std
 
 
-def corrupt(images: Tensor, textures: Textures) -> tuple[Tensor, Tensor]:
-    """Normalised images [B,3,S,S] with a defect each, and the bool masks [B,S,S] of the defects.
+def draws_of_torch() -> np.random.Generator:
+    """A generator that is seeded by torch's, so that a checkpoint holds the state of what it draws."""
+    return np.random.default_rng(int(torch.randint(2**62, ())))
 
-    All is drawn from torch's generator, so that a checkpoint has its state.
-    """
-    draws = np.random.default_rng(int(torch.randint(2**62, ())))
+
+def corrupt(images: Tensor, textures: Textures) -> tuple[Tensor, Tensor]:
+    """Normalised images [B,3,S,S] with a defect each, and the bool masks [B,S,S] of the defects."""
+    draws = draws_of_torch()
     masks = np.stack([noise_mask(images.shape[-1], draws) for _ in images])
     mask = torch.from_numpy(masks).to(images.device)
     shown = torch.from_numpy(draws.uniform(*TRANSPARENCY, len(images)).astype(np.float32)).to(images.device)

@@ -1,4 +1,4 @@
-"""RD4AD's reverse student, which SNL and DSKD share: a bottleneck embeds a pyramid, a decoder rebuilds it.
+"""RD4AD's reverse student, which five methods have: a bottleneck embeds a pyramid, a decoder rebuilds it.
 
 Written after the facts of the official code (github.com/hq-deng/RD4AD), without its unused convolution.
 """
@@ -6,13 +6,13 @@ Written after the facts of the official code (github.com/hq-deng/RD4AD), without
 from itertools import pairwise
 from typing import ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, cat, nn, no_grad, stack
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR
 
 from kdbench.backbone import FeaturePyramid
-from kdbench.method import Method, added, cosine_distance, upsample
+from kdbench.method import Method, added, cosine_distance, flat_cosine_distance, upsample
 
 DEEP = (
     "resnet50",
@@ -38,14 +38,16 @@ class ReverseRecipe(Method):
         lr_drop: float = Field(1.0, gt=0, le=1)  # share of the epochs after which lr is a tenth; 1: never
         sigma: float = Field(4.0, ge=0)  # of the Gaussian over the map
 
-        @model_validator(mode="after")
-        def _can_be_rebuilt(self) -> "ReverseRecipe.Config":
-            if (
-                self.without_decoder is None
-                or getattr(self, self.without_decoder[0]) != self.without_decoder[1]
-            ):
-                check_decoder(self.levels, self.image_size)
-            return self
+        def conflicts(self) -> dict[str, bool]:
+            if self.without_decoder and getattr(self, self.without_decoder[0]) == self.without_decoder[1]:
+                return {}
+            levels, size = self.levels, self.image_size
+            apart = any(coarse != fine + 1 for fine, coarse in pairwise(levels))
+            stride = 2 ** (levels[-1] + 2)  # of the embedding: twice that of the deepest level
+            return {
+                f"levels {levels}: the decoder rebuilds neighbouring levels, such as 1, 2, 3": apart,
+                f"image_size {size}: with level {levels[-1]} it is a multiple of {stride}": size % stride > 0,
+            }
 
     drop_to: ClassVar[float] = 0.1  # what is left of the rate after `lr_drop`
     config: Config
@@ -59,8 +61,13 @@ class ReverseRecipe(Method):
     def betas(self) -> tuple[float, float]:
         return self.config.beta1, self.config.beta2
 
+    def rates(self) -> dict[str, float]:
+        """The learning rates of parts that do not learn at `lr`."""
+        return {}
+
     def optimizer(self) -> Optimizer:
-        return self.clipped(Adam(self.trained(), lr=self.config.lr, betas=self.betas))
+        groups = self.parameter_groups(self.rates())
+        return self.clipped(Adam(groups, lr=self.config.lr, betas=self.betas))
 
     def clipped(self, optimizer: Optimizer) -> Optimizer:
         """The optimizer, which clips the gradient before every step if the config says so."""
@@ -84,6 +91,12 @@ class ReverseRecipe(Method):
         return min(1.0, (step + 1) / c.warmup) * (self.drop_to if step >= c.lr_drop * self.num_steps else 1.0)
 
 
+def level_distances(taught: list[Tensor], learned: list[Tensor], how: str) -> Tensor:
+    """The mean 1 - cosine of every level [L]: of its places, or "flat", of each image's whole level."""
+    distance = flat_cosine_distance if how == "flat" else cosine_distance
+    return stack([distance(t, s).mean() for t, s in zip(taught, learned, strict=True)])
+
+
 def level_maps(
     taught: list[Tensor], learned: list[Tensor], size: int, *, align_corners: bool = True
 ) -> Tensor:
@@ -92,18 +105,14 @@ def level_maps(
     return stack([upsample(cosine_distance(t, s), size, align_corners=align_corners) for t, s in pairs])
 
 
+def combined(maps: Tensor, how: str) -> Tensor:
+    """One map [B,H,W] of several [N,B,H,W]: their sum, product or maximum."""
+    return maps.prod(0) if how == "product" else maps.amax(0) if how == "max" else maps.sum(0)
+
+
 def hard_places(distance: Tensor, deviations: float) -> Tensor:
     """1 where a distance [B,h,w] is at least its mean plus so many standard deviations, else 0."""
     return (distance >= distance.mean() + deviations * distance.std()).to(distance.dtype)
-
-
-def check_decoder(levels: tuple[int, ...], image_size: int) -> None:
-    """Raise ValueError unless a decoder can rebuild these levels: neighbours, of sizes that halve evenly."""
-    if any(coarse != fine + 1 for fine, coarse in pairwise(levels)):
-        raise ValueError(f"levels {levels}: the decoder rebuilds neighbouring levels, such as 1, 2, 3")
-    stride = 2 ** (levels[-1] + 2)  # of the embedding: twice that of the deepest level
-    if image_size % stride:
-        raise ValueError(f"image_size {image_size}: with level {levels[-1]} it is a multiple of {stride}")
 
 
 class Block(nn.Module):

@@ -1,7 +1,7 @@
-"""The two networks that DeSTSeg trains beside an encoder: a decoder of levels, and a segmentation net."""
+"""DeSTSeg's decoder of levels, its segmentation net, and what the net learns from."""
 
 from torch import Tensor, cat, nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 
 from kdbench.methods._reverse import Block
 
@@ -71,3 +71,15 @@ def branch(inputs: int, kernel: int, rate: int, outputs: int = 0) -> nn.Sequenti
     padding = rate if kernel == 3 else 0
     convolution = nn.Conv2d(inputs, outputs or inputs, kernel, padding=padding, dilation=rate, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs or inputs), nn.ReLU())
+
+
+def shrunk(mask: Tensor, size: int) -> Tensor:
+    """Masks [B,S,S] at another size [B,size,size], 0 or 1: bilinear and cut at a half, as in the code."""
+    soft = interpolate(mask[:, None].float(), (size, size), mode="bilinear", align_corners=False)
+    return (soft[:, 0] > 0.5).float()
+
+
+def focal_loss(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
+    """Mean of -(1 - p)^gamma log p, with p the probability of the true class (arXiv:1708.02002, no alpha)."""
+    log_p = -binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return -((1 - log_p.exp()) ** gamma * log_p).mean()

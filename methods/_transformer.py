@@ -32,6 +32,20 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
+class Decoder(nn.ModuleList):
+    """Blocks in a row: [B,N,C] -> a map [B,C,N] for each level; the last block answers to the first level."""
+
+    def __init__(self, num_levels: int, width: int, attention: str) -> None:
+        super().__init__(Block(width, attention) for _ in range(num_levels))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        rebuilt = []
+        for block in self:
+            x = block(x)
+            rebuilt.append(x.transpose(1, 2))
+        return rebuilt[::-1]
+
+
 def linear_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """sum_j f(q_i) f(k_j) v_j / sum_j f(q_i) f(k_j) with f = elu + 1, for [...,N,D], in time linear in N."""
     q, k = elu(q) + 1, elu(k) + 1

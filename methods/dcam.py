@@ -8,12 +8,12 @@ from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from kdbench.backbone import FeaturePyramid
-from kdbench.method import Family, Fidelity, added, cosine_distance, divergence
-from kdbench.methods._attention import ChannelAttention, Hidden, MeanGate, SpatialAttention
+from kdbench.method import added, cosine_distance, divergence
+from kdbench.methods._attention import Hidden, MeanGate, attention_behind, gates, spreads
 from kdbench.methods._forward import ForwardStudent
 
 
@@ -22,15 +22,15 @@ class DCAM(ForwardStudent):
 
     name = "dcam"
     paper = "arXiv:2405.06467"
-    family: ClassVar[Family] = "forward"
+    family = "forward"
     year = 2024
     licence = "CC BY-NC 4.0"
-    fidelity: ClassVar[Fidelity] = "author's code, partly"
+    fidelity = "author's code, partly"
     departures = (
-        "attention is a side branch: the loss sees attended maps, the next block bare ones (our reading)",
-        "temperature 1, loss weights 1 : 1, KL averaged over channels (not stated; the code sums)",
+        "the released script trains no attention and one loss; its blocks and losses are combined here",
+        "attention is a side branch: the next block and the map see bare levels (four others: `reading`)",
+        "temperature 1 and weights 1 : 1 are not stated; the code sums the KL over channels (`kd_reduction`)",
         "the 20 % of held-out normal images are drawn per category and by the seed, not from one sorted list",
-        "the code trains in fp32, `--precision auto` in bf16 where the hardware has it",
     )
     multiclass: ClassVar[dict[str, Any]] = {"epochs": 400}
 
@@ -53,27 +53,21 @@ class DCAM(ForwardStudent):
         # inline: the next block sees attended maps, too; folded in the map. both: attended and bare, bare.
         reading: Literal["side", "attended", "folded", "inline", "both"] = added("side")
 
-        @model_validator(mode="after")
-        def _has_a_loss(self) -> "DCAM.Config":
-            if self.distance == self.kd == "none":
-                raise ValueError("distance and kd are both 'none': no loss is left")
-            if self.reading in ("folded", "inline") and self.attention != "channel":
-                raise ValueError(f"reading {self.reading!r} folds a gate per channel: attention is 'channel'")
-            if self.reading != "side" and self.attention == "none":
-                raise ValueError(f"reading {self.reading!r} needs an attention, which is 'none'")
-            return self
+        def conflicts(self) -> dict[str, bool]:
+            said = f"reading {self.reading!r}"
+            unfolded = self.reading in ("folded", "inline") and self.attention != "channel"
+            bare = self.reading in ("attended", "both") and self.attention == "none"
+            return {
+                "distance and kd are both 'none': no loss is left": self.distance == self.kd == "none",
+                f"{said} folds a gate per channel: attention is 'channel'": unfolded,
+                f"{said} needs an attention, which is 'none'": bare,
+            }
 
     config: Config
 
     def __init__(self, config: Config, teacher: FeaturePyramid) -> None:
         super().__init__(config, teacher)
-        channel, spatial = (config.attention in (kind, "both") for kind in ("channel", "spatial"))
-        self.attention = nn.ModuleList(
-            nn.Sequential(
-                *[ChannelAttention(c, config.ratio, config.hidden)] * channel, *[SpatialAttention()] * spatial
-            )
-            for c in teacher.channels
-        )
+        self.attention = attention_behind(teacher.channels, config.attention, config.ratio, config.hidden)
         self.training_only = () if config.reading == "attended" else ("attention",)
         self.folded = nn.ModuleList()
         if config.reading in ("folded", "inline"):
@@ -91,13 +85,8 @@ class DCAM(ForwardStudent):
         seen: Tensor = self.attention[level](f)
         mean = self.folded[level] if self.folded else None
         if isinstance(mean, MeanGate) and self.training:
-            mean.follow(self.gates()[level])
+            mean.follow(gates(self.attention)[level])
         return seen
-
-    def gates(self) -> list[Tensor]:
-        """Each level's gates in the last batch, of the first kind of attention."""
-        first = [block for blocks in self.attention for block in [*blocks.children()][:1]]
-        return [block.gate for block in first if isinstance(block, ChannelAttention | SpatialAttention)]
 
     def terms(self, images: Tensor, taught: list[Tensor]) -> dict[str, Tensor]:
         c, student, named = self.config, self.student(images), dict[str, Tensor]()
@@ -106,17 +95,15 @@ class DCAM(ForwardStudent):
         for prefix, learned in seen.items():
             pairs = [*zip(taught, learned, strict=True)]
             if c.distance != "none":
-                cosines = [c.distance_weight * self.cosine(t, s) for t, s in pairs]
-                named[f"{prefix}cosine"] = torch.stack(cosines)
+                cosines = torch.stack([self.cosine(t, s) for t, s in pairs])
+                named[f"{prefix}cosine"] = c.distance_weight * cosines
             if c.kd != "none":
-                divergences = [c.kd_weight * self.divergence(t, s) for t, s in pairs]
-                named[f"{prefix}divergence"] = torch.stack(divergences)
+                divergences = torch.stack([self.divergence(t, s) for t, s in pairs])
+                named[f"{prefix}divergence"] = c.kd_weight * divergences
         return named
 
     def observed(self) -> dict[str, Tensor]:
-        """The deviation of each level's gate over the images: 0 if the attention does not see them."""
-        spreads = [gate.std(0, correction=0).mean() for gate in self.gates()]
-        return {f"spread of gate {i}": spread for i, spread in enumerate(spreads, start=1)}
+        return spreads(self.attention)
 
     def cosine(self, t: Tensor, s: Tensor) -> Tensor:
         """Channel: 1 - cos of each position's channel vector; spatial: of each channel's H*W values."""

@@ -14,19 +14,9 @@ from torch.nn.functional import interpolate
 from torch.optim import SGD, Optimizer
 
 from kdbench.backbone import FeaturePyramid, normalisation, pyramid
-from kdbench.method import (
-    Family,
-    Fidelity,
-    Method,
-    added,
-    cosine_distance,
-    fuse,
-    top_mean,
-    unit_vectors,
-    upsample,
-)
+from kdbench.method import Method, added, cosine_distance, fuse, top_mean, unit_vectors, upsample
 from kdbench.methods._corrupt import Textures, corrupt
-from kdbench.methods._segment import DenoisingDecoder, SegmentationNet
+from kdbench.methods._segment import DenoisingDecoder, SegmentationNet, focal_loss, shrunk
 
 
 class DeSTSeg(Method):
@@ -34,17 +24,18 @@ class DeSTSeg(Method):
 
     name = "destseg"
     paper = "arXiv:2211.11317"
-    family: ClassVar[Family] = "segmentation"
+    family = "segmentation"
     year = 2023
     licence = "Apple sample code licence"
-    fidelity: ClassVar[Fidelity] = "author's code, partly"
+    fidelity = "author's code, partly"
     departures = (
         "the code counts steps, 1,000 and 4,000 of 32 images: here a fifth of the epochs and the rest",
         "textures come from other training images, turned and mirrored; `textures=dtd` takes the code's set",
         "the code turns images by angles that it lists per category; here no image is turned",
         "the widths of the segmentation net and the blocks of the decoder are ours",
+        "without a net the map is the sum of the levels' distances; the code multiplies them",
         "the score is the mean of as large a share of the whole map as 100 of its 64x64 places are",
-        "the last, smaller batch is kept; `--precision auto` trains in bf16 where the hardware has it",
+        "the last, smaller batch is kept",
     )
     multiclass: ClassVar = {"epochs": 44}  # as many steps with all of MVTec AD
 
@@ -55,7 +46,9 @@ class DeSTSeg(Method):
         lr: float = Field(0.1, gt=0)  # of the segmentation net
         lr_head: float = Field(0.01, gt=0)  # of its last part
         student_share: float = Field(0.2, gt=0, lt=1)  # of the training, before the segmentation net's part
+        # Both False: the plain student of the paper's ablation, which mimics the teacher on normal images.
         denoise: bool = added(True)  # False: the student sees the clean image while it learns
+        decoder: bool = added(True)  # False: a student of the teacher's shape gives its own levels
         segment: bool = added(True)  # False: no segmentation net; the map is the sum of the levels' distances
         gamma: float = Field(4.0, ge=0)  # of the focal loss
         l1_weight: float = Field(1.0, ge=0)
@@ -73,8 +66,9 @@ class DeSTSeg(Method):
 
     def __init__(self, config: Config, teacher: FeaturePyramid) -> None:
         super().__init__(config, teacher)
-        self.encoder = pyramid(config.backbone, (config.levels[-1] + 1,))
-        self.decoder = DenoisingDecoder(self.encoder.channels[0], teacher.channels)
+        self.encoder = pyramid(config.backbone, (config.levels[-1] + 1,) if config.decoder else config.levels)
+        if config.decoder:
+            self.decoder = DenoisingDecoder(self.encoder.channels[0], teacher.channels)
         net = SegmentationNet(sum(teacher.channels)) if config.segment else nn.Identity()
         self.segmentation: Any = net
         mean, std = normalisation(config.backbone)
@@ -82,7 +76,8 @@ class DeSTSeg(Method):
 
     def denoised(self, images: Tensor) -> list[Tensor]:
         """The student's levels [B,C,h,w] of images that may be corrupted."""
-        return self.decoder(self.encoder(images)[0])
+        levels = self.encoder(images)
+        return self.decoder(levels[0]) if self.config.decoder else levels
 
     def segmented(self, taught: list[Tensor], denoised: list[Tensor]) -> Tensor:
         """Where teacher and student differ: logits [B,h,w] at the size of the finest level."""
@@ -94,9 +89,9 @@ class DeSTSeg(Method):
     def loss(self, images: Tensor, taught: list[Tensor]) -> Tensor:
         c = self.config
         first = not c.segment or self.progress < c.student_share
-        for part in (self.encoder, self.decoder):
-            part.train(first)  # BatchNorm counts only where a part learns
-        self.segmentation.train(not first)
+        for name, part in self.named_children():  # BatchNorm counts only where a part learns
+            if name != "teacher":
+                part.train(first is not (name == "segmentation"))
         corrupted, mask = corrupt(images, self.textures)  # [B,3,S,S], [B,S,S]
         if first:
             pairs = zip(taught, self.denoised(corrupted if c.denoise else images), strict=True)
@@ -104,7 +99,7 @@ class DeSTSeg(Method):
         with torch.no_grad():
             levels, denoised = self.teach(corrupted), self.denoised(corrupted)
         logits = self.segmented(levels, denoised)
-        target = (adaptive_mean(mask, logits.shape[-1]) > 0.5).float()
+        target = shrunk(mask, logits.shape[-1])
         return focal_loss(logits, target, c.gamma) + c.l1_weight * (logits.sigmoid() - target).abs().mean()
 
     def anomaly_map(self, images: Tensor, taught: list[Tensor]) -> Tensor:
@@ -117,25 +112,9 @@ class DeSTSeg(Method):
         return top_mean(anomaly_map, self.config.score_share)
 
     def optimizer(self) -> Optimizer:
-        c, net = self.config, self.segmentation
-        groups: list[dict[str, Any]] = [
-            {"params": [*self.encoder.parameters(), *self.decoder.parameters()], "lr": c.lr_student},
-        ]
-        if c.segment:
-            groups += [{"params": [*net.body.parameters()], "lr": c.lr}]
-            groups += [{"params": [*net.head.parameters()], "lr": c.lr_head}]
-        return SGD(groups, lr=c.lr, momentum=0.9, weight_decay=1e-4)
-
-
-def adaptive_mean(mask: Tensor, size: int) -> Tensor:
-    """[B,S,S] -> [B,size,size], bilinear as the code resizes masks."""
-    return interpolate(mask[:, None].float(), (size, size), mode="bilinear", align_corners=False)[:, 0]
-
-
-def focal_loss(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
-    """Mean of -(1 - p)^gamma log p, with p the probability of the true class (arXiv:1708.02002, no alpha)."""
-    log_p = -nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    return -((1 - log_p.exp()) ** gamma * log_p).mean()
+        c = self.config
+        rates = {"encoder": c.lr_student, "decoder": c.lr_student, "segmentation.head": c.lr_head}
+        return SGD(self.parameter_groups(rates), lr=c.lr, momentum=0.9, weight_decay=1e-4)
 
 
 METHOD = DeSTSeg

@@ -7,27 +7,17 @@ arXiv:2405.14325. Numbers are those of the official code (github.com/guojiajerem
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
-from torch import Tensor, nn
+from pydantic import Field
+from torch import Tensor
 from torch.nn.functional import pad
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from kdbench.backbone import FeaturePyramid
-from kdbench.method import (
-    Family,
-    Fidelity,
-    Method,
-    added,
-    cosine_distance,
-    flat_cosine_distance,
-    gaussian_blur,
-    scale_gradient,
-    top_mean,
-    upsample,
-)
+from kdbench.method import Method, added, cosine_distance, gaussian_blur, scale_gradient, top_mean, upsample
+from kdbench.methods._reverse import level_distances
 from kdbench.methods._stable_adamw import StableAdamW, warm_cosine
-from kdbench.methods._transformer import Block, Bottleneck
+from kdbench.methods._transformer import Bottleneck, Decoder
 
 MAP_SIZE, RADIUS, SIGMA = 256, 2, 4.0  # maps are smoothed at this size by a kernel of 5x5
 EASY_GRADIENT = 0.1  # of the places that are rebuilt best
@@ -38,16 +28,15 @@ class Dinomaly(Method):
 
     name = "dinomaly"
     paper = "arXiv:2405.14325"
-    family: ClassVar[Family] = "transformer"
+    family = "transformer"
     year = 2025
     licence = "Apache-2.0"
-    fidelity: ClassVar[Fidelity] = "author's code, partly"
+    fidelity = "author's code, partly"
     departures = (
         "class and register tokens are left out of bottleneck and decoder; the code drops them after",
         "outside of the centre crop the map is 0; the code crops the truth as well",
         "the code counts 10,000 steps of 16 images, warm-up 100, ramp 1,000: here shares of the epochs",
         "oneclass has no official recipe here: 300 epochs, about 5,000 steps of a category of MVTec AD",
-        "the code trains in fp32, `--precision auto` in bf16 where the hardware has it",
     )
     needs = "the weights of a DINOv2 teacher (timm's download, or --weights)"
     multiclass: ClassVar = {"epochs": 44}
@@ -73,13 +62,12 @@ class Dinomaly(Method):
         ramp: float = Field(0.1, ge=0, le=1)  # share of the training in which it rises from 0
         score_share: float = Field(0.01, gt=0, le=1)  # of the crop's largest values, whose mean is the score
 
-        @model_validator(mode="after")
-        def _groups_are_equal(self) -> "Dinomaly.Config":
-            if len(self.levels) % self.num_groups:
-                raise ValueError(f"levels {self.levels}: {self.num_groups} groups of equal size need others")
-            if self.crop > self.image_size:
-                raise ValueError(f"crop {self.crop} is larger than image_size {self.image_size}")
-            return self
+        def conflicts(self) -> dict[str, bool]:
+            unequal, too_large = len(self.levels) % self.num_groups > 0, self.crop > self.image_size
+            return {
+                f"levels {self.levels}: {self.num_groups} groups of equal size need others": unequal,
+                f"crop {self.crop} is larger than image_size {self.image_size}": too_large,
+            }
 
     config: Config
 
@@ -88,28 +76,25 @@ class Dinomaly(Method):
         teacher.crop = config.crop
         width = teacher.channels[0]
         self.bottleneck = Bottleneck(width, config.dropout)
-        self.decoder = nn.ModuleList(Block(width, config.attention) for _ in config.levels)
+        self.decoder = Decoder(len(config.levels), width, config.attention)
 
     def groups(self, taught: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """Pairs [B,C,h,w]: the mean of a group of the teacher's levels, and the decoder's mean for it."""
-        size, (height, width) = len(taught) // self.config.num_groups, taught[0].shape[2:]
-        x = torch.stack(taught).mean(0).flatten(2).transpose(1, 2)  # [B,N,C]
-        x, rebuilt = self.bottleneck(x), []
-        for block in self.decoder:
-            x = block(x)
-            rebuilt.append(x.transpose(1, 2).unflatten(2, (height, width)))
-        rebuilt = rebuilt[::-1]  # the last block answers to the first level
+        size = len(taught) // self.config.num_groups
+        tokens = torch.stack(taught).mean(0).flatten(2).transpose(1, 2)  # [B,N,C]
+        rebuilt = [x.unflatten(2, taught[0].shape[2:]) for x in self.decoder(self.bottleneck(tokens))]
         groups = [slice(first, first + size) for first in range(0, len(taught), size)]
         return [(torch.stack(taught[g]).mean(0), torch.stack(rebuilt[g]).mean(0)) for g in groups]
 
     def loss(self, images: Tensor, taught: list[Tensor]) -> Tensor:
         easy = self.config.easy * min(1.0, self.progress / self.config.ramp if self.config.ramp else 1.0)
-        distances = []
+        targets, rebuilt = [], []
         for t, s in self.groups(taught):
             distance = cosine_distance(t, s).detach()
             weight = torch.where(distance < distance.flatten().quantile(easy), EASY_GRADIENT, 1.0)
-            distances.append(flat_cosine_distance(t, scale_gradient(s.float(), weight[:, None])).mean())
-        return torch.stack(distances).mean()
+            targets.append(t)
+            rebuilt.append(scale_gradient(s.float(), weight[:, None]))
+        return level_distances(targets, rebuilt, "flat").mean()
 
     def raw_map(self, taught: list[Tensor]) -> Tensor:
         """The mean of both groups' distances at the size of the crop: [B,crop,crop]."""

@@ -5,17 +5,16 @@ Only the abstract is known to us: the parts are the paper's, every equation and 
 """
 
 from collections.abc import Iterable
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
-from torch.optim import Adam, Optimizer
 
 from kdbench.backbone import FeaturePyramid, pyramid
-from kdbench.method import Family, Fidelity, Pair, added, cosine_distance, flat_cosine_distance, gaussian_blur
+from kdbench.method import Pair, added, gaussian_blur
 from kdbench.methods._forward import start_student
-from kdbench.methods._reverse import Bottleneck, Decoder, ReverseRecipe, level_maps
+from kdbench.methods._reverse import Bottleneck, Decoder, ReverseRecipe, combined, level_distances, level_maps
 
 
 class DSKD(ReverseRecipe):
@@ -23,13 +22,16 @@ class DSKD(ReverseRecipe):
 
     name = "dskd"
     paper = "arXiv:2402.00448"
-    family: ClassVar[Family] = "both"
+    family = "both"
     year = 2024
     licence = "no code known"
-    fidelity: ClassVar[Fidelity] = "after the abstract"
+    fidelity = "after the abstract"
     departures = (
-        "no equation, weight or recipe of the paper is known: all are our readings, after its parents",
-        "two other papers share the name; this is the encoder and decoder student of arXiv:2402.00448",
+        "no equation, weight or recipe of the paper is known: all are our readings, after STFPM and RD4AD",
+        "the embedding is RD4AD's bottleneck of the encoder's levels; its gradient reaches the encoder",
+        "both students have RD4AD's rate, high for an encoder that starts at random (see `encoder_rate`)",
+        "the map sums the distances of all levels and of both students; how the paper joins them is unknown",
+        "other papers have the same or a similar name; this is arXiv:2402.00448",
     )
 
     class Config(ReverseRecipe.Config):  # epochs 200, batch 16, Adam 5e-3 (0.5, 0.999), sigma 4
@@ -47,14 +49,13 @@ class DSKD(ReverseRecipe):
         # zero_last: every residual block starts as its shortcut; teacher: a negative control
         encoder_start: Literal["random", "zero_last", "teacher"] = added("random")
 
-        @model_validator(mode="after")
-        def _fits_together(self) -> "DSKD.Config":
+        def conflicts(self) -> dict[str, bool]:
             alone, taught = self.students == "decoder", self.dfe_source == "teacher"
             next_level = self.dfe == "none" and self.students != "encoder"  # the decoder starts from it
             misplaced = self.dfe == "none" and taught
             copied = next_level and self.encoder_start == "teacher"
             no_encoder = alone and taught and (self.encoder_rate != 1 or self.encoder_start != "random")
-            wrong = {
+            return super().conflicts() | {
                 "dfe 'none' feeds the decoder the encoder's next level: dfe_source is 'student'": misplaced,
                 "detach_dfe would leave the encoder untrained": self.detach_dfe and alone and not taught,
                 "detach_dfe would leave the encoder's next level untrained": self.detach_dfe and next_level,
@@ -62,9 +63,6 @@ class DSKD(ReverseRecipe):
                 "dfe 'none' takes a level that the teacher lacks: encoder_start is not 'teacher'": copied,
                 "this decoder has no encoder: no encoder_rate, no encoder_start": no_encoder,
             }
-            if any(wrong.values()):
-                raise ValueError("; ".join(text for text, applies in wrong.items() if applies))
-            return self
 
     config: Config
 
@@ -93,14 +91,8 @@ class DSKD(ReverseRecipe):
             batches = [self.student_maps(*pair).mean((2, 3)) for pair in normals]
             self.means: Tensor = torch.cat(batches, 1).mean(1)
 
-    def optimizer(self) -> Optimizer:
-        c = self.config
-        if c.encoder_rate == 1:
-            return super().optimizer()
-        encoder = [*self.encoder.parameters()]
-        rest = [p for n, p in self.named_parameters() if not n.startswith(("teacher.", "encoder."))]
-        groups: list[dict[str, Any]] = [{"params": encoder, "lr": c.encoder_rate * c.lr}, {"params": rest}]
-        return self.clipped(Adam(groups, lr=c.lr, betas=self.betas))
+    def rates(self) -> dict[str, float]:
+        return {"encoder": self.config.encoder_rate * self.config.lr}
 
     def learned(self, images: Tensor, taught: list[Tensor]) -> list[list[Tensor]]:
         """The levels of the encoder and of the decoder, of whichever there are."""
@@ -115,31 +107,24 @@ class DSKD(ReverseRecipe):
         return students
 
     def terms(self, images: Tensor, taught: list[Tensor]) -> dict[str, Tensor]:
-        c, terms = self.config, dict[str, Tensor]()
-        distance = flat_cosine_distance if c.distance == "flat" else cosine_distance
+        c = self.config
         scale = 2.0 if c.distance == "l2" else 1.0  # |t - s|^2 of unit vectors is 2 (1 - cos)
         names = ("encoder", "decoder") if c.students == "both" else (c.students,)
-        for name, levels in zip(names, self.learned(images, taught), strict=True):
-            matched = torch.stack([distance(t, s).mean() for t, s in zip(taught, levels, strict=True)]).sum()
-            terms[name] = scale * matched
-        if c.students == "both":
-            terms["decoder"] = c.decoder_weight * terms["decoder"]
-        return terms
+        weights = {"encoder": scale, "decoder": scale * (c.decoder_weight if len(names) == 2 else 1.0)}
+        students = zip(names, self.learned(images, taught), strict=True)
+        return {n: weights[n] * level_distances(taught, s, c.distance).sum() for n, s in students}
 
     def student_maps(self, images: Tensor, taught: list[Tensor]) -> Tensor:
         """The map of each student [S,B,H,W], not blurred."""
-        per_student = []
-        for levels in self.learned(images, taught):
-            maps = level_maps(taught, levels, images.shape[-1])  # [L,B,H,W]
-            per_student.append(maps.prod(0) if self.config.fusion == "product" else maps.sum(0))
-        return torch.stack(per_student)
+        students, size = self.learned(images, taught), images.shape[-1]
+        maps = [level_maps(taught, levels, size) for levels in students]  # [L,B,H,W] each
+        return torch.stack([combined(levels, self.config.fusion) for levels in maps])
 
     def anomaly_map(self, images: Tensor, taught: list[Tensor]) -> Tensor:
         both, how = self.student_maps(images, taught), self.config.student_fusion
         if how == "mean_one":
             both = both / self.means[:, None, None, None]
-        fused = both.prod(0) if how == "product" else both.amax(0) if how == "max" else both.sum(0)
-        return gaussian_blur(fused, self.config.sigma)
+        return gaussian_blur(combined(both, how), self.config.sigma)
 
 
 METHOD = DSKD

@@ -7,20 +7,16 @@ paper's, as github.com/nelson1425/EfficientAD has them.
 from collections.abc import Iterable
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import pad
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from kdbench.backbone import FeaturePyramid, build_pdn, is_pdn, normalisation
-from kdbench.method import Family, Fidelity, Method, Pair, added, channel_statistics, top_mean, upsample
-from kdbench.methods._autoencoder import Autoencoder, jittered
-from kdbench.methods._corrupt import Textures
-
-NORMAL, RARE = 0.9, 0.995  # quantiles of the held-out maps, which are brought to 0 and to 0.1
+from kdbench.method import Method, Pair, added, channel_statistics, ranked, top_mean
+from kdbench.methods._autoencoder import NORMAL, RARE, Autoencoder, jittered, joined
+from kdbench.methods._corrupt import Textures, draws_of_torch
 
 
 class EfficientAD(Method):
@@ -28,15 +24,14 @@ class EfficientAD(Method):
 
     name = "efficientad"
     paper = "arXiv:2303.14535"
-    family: ClassVar[Family] = "forward"
+    family = "forward"
     year = 2024
     licence = "no official code; that of nelson1425: Apache-2.0"
-    fidelity: ClassVar[Fidelity] = "author's code, partly"
+    fidelity = "author's code, partly"
     departures = (
         "the penalty is off; `penalty=images` takes those below KDBENCH_DATA/imagenet, resized and in colour",
         "the paper's teacher is not public: a row names the weights that were given, and their hash",
         "the paper counts 70,000 steps of one image: here epochs of about as many for a category of MVTec AD",
-        "the code trains in fp32, `--precision auto` in bf16 where the hardware has it",
     )
     needs = "the weights of a patch description network (a file, or kdbench distil-teacher)"
     multiclass: ClassVar = {"epochs": 20}
@@ -58,12 +53,9 @@ class EfficientAD(Method):
         normalise: bool = added(True)  # False: both differences are averaged as they are
         penalty: Literal["none", "images"] = added("none")  # the student answers 0 to other images
 
-        @field_validator("backbone")
-        @classmethod
-        def _patch_network(cls, backbone: str) -> str:
-            if not is_pdn(backbone):
-                raise ValueError("the teacher is a patch description network, such as pdn_small.distilled")
-            return backbone
+        def conflicts(self) -> dict[str, bool]:
+            usual = "the teacher is a patch description network, such as pdn_small.distilled"
+            return {f"backbone {self.backbone!r}: {usual}": not is_pdn(self.backbone)}
 
     config: Config
     mean: Tensor
@@ -98,7 +90,7 @@ class EfficientAD(Method):
         difference = (self.normalised(taught[0]) - self.student(images)[:, : self.channels].float()).square()
         total = [top_mean(difference[None], self.config.hardest).mean()]
         if self.others is not None:
-            other = self.others.draw(images, np.random.default_rng(int(torch.randint(2**62, ()))))
+            other = self.others.draw(images, draws_of_torch())
             total.append(self.student(other)[:, : self.channels].float().square().mean())
         if self.config.autoencoder:
             changed = jittered(images, self.black)
@@ -118,20 +110,12 @@ class EfficientAD(Method):
 
     def calibrate(self, normals: Iterable[Pair]) -> None:
         """The quantiles of both differences over held-out normal images."""
-        if not self.config.normalise:
-            return
-        maps = zip(*(self.differences(*pair) for pair in normals), strict=True)
-        for i, values in enumerate(maps):
-            ordered = torch.cat([value.flatten() for value in values]).sort().values
-            for j, share in enumerate((NORMAL, RARE)):
-                self.quantiles[i, j] = ordered[round(share * (len(ordered) - 1))]
+        if self.config.normalise:
+            for i, maps in enumerate(zip(*(self.differences(*pair) for pair in normals), strict=True)):
+                self.quantiles[i] = ranked(maps, (NORMAL, RARE))
 
     def anomaly_map(self, images: Tensor, taught: list[Tensor]) -> Tensor:
-        maps, size = self.differences(images, taught), images.shape[-1]
-        pairs = zip(maps, self.quantiles[: len(maps)], strict=True)
-        scaled = [0.1 * (value - low) / (high - low).clamp(min=1e-12) for value, (low, high) in pairs]
-        edge = max(0, size // 4 - maps[0].shape[-1]) // 2  # what unpadded convolutions cut off
-        return upsample(pad(torch.stack(scaled).mean(0), (edge,) * 4), size)
+        return joined(self.differences(images, taught), self.quantiles, images.shape[-1])
 
     def optimizer(self) -> Optimizer:
         return Adam(self.trained(), lr=self.config.lr, weight_decay=1e-5)

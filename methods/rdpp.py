@@ -5,18 +5,16 @@ Numbers are those of the official code (github.com/tientrandinh/Revisiting-Rever
 """
 
 from itertools import pairwise
-from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
 
 from kdbench.backbone import FeaturePyramid, normalisation
 from kdbench.defects import perlin
-from kdbench.method import Family, Fidelity, added, flat_cosine_distance, gaussian_blur
-from kdbench.methods._reverse import Bottleneck, Decoder, ReverseRecipe, level_maps
+from kdbench.method import added, flat_cosine_distance, gaussian_blur
+from kdbench.methods._corrupt import draws_of_torch
+from kdbench.methods._reverse import Bottleneck, Decoder, ReverseRecipe, level_distances, level_maps
 
 AUXILIARY, RECON, CONTRAST = 0.2 / 1.11, 0.01, 0.1  # the code's weights; 1.11 is the sum of its three
 OCTAVES, PERSISTENCE, STRENGTH = 6, 0.6, 0.2  # of the noise; its strength is for pixels in 0..1
@@ -28,16 +26,15 @@ class RDPP(ReverseRecipe):
 
     name = "rdpp"
     paper = "CVPR 2023, pages 24511-24520"
-    family: ClassVar[Family] = "reverse"
+    family = "reverse"
     year = 2023
     licence = "MIT"
-    fidelity: ClassVar[Fidelity] = "official recipe"
+    fidelity = "official recipe"
     departures = (
         "the transport term is left out: the code compares a batch with its own permutation, which gives 0",
         "the code sums the gradients of two batches of 16 before a step; here every batch is a step",
         "the noise is Perlin's in place of simplex noise, with the same octaves, strength and rectangle",
         "the code keeps the epoch that is best on test images; here the last of 200, as in RD4AD",
-        "the code trains in fp32, `--precision auto` in bf16 where the hardware has it",
     )
 
     class Config(ReverseRecipe.Config):  # batch 16, Adam 5e-3 (0.5, 0.999), sigma 4
@@ -65,8 +62,7 @@ class RDPP(ReverseRecipe):
 
     def terms(self, images: Tensor, taught: list[Tensor]) -> dict[str, Tensor]:
         c, projected, recon, contrast = self.config, self.project(taught), [], []
-        pairs = zip(taught, self.decoder(self.bottleneck(projected)), strict=True)
-        distances = torch.stack([flat_cosine_distance(t, s).mean() for t, s in pairs])
+        distances = level_distances(taught, self.decoder(self.bottleneck(projected)), "flat")
         if not c.projections:
             return {"cosine": distances}
         noised = self.teach(images + rectangles_of_noise(images, self.std))
@@ -80,11 +76,8 @@ class RDPP(ReverseRecipe):
         rebuilt = self.decoder(self.bottleneck(self.project(taught)))
         return gaussian_blur(level_maps(taught, rebuilt, images.shape[-1]).sum(0), self.config.sigma)
 
-    def optimizer(self) -> Optimizer:
-        c = self.config
-        rest = [*self.bottleneck.parameters(), *self.decoder.parameters()]
-        slow: dict[str, Any] = {"params": [*self.projections.parameters()], "lr": c.lr_projection}
-        return self.clipped(Adam([slow, {"params": rest}], lr=c.lr, betas=self.betas))
+    def rates(self) -> dict[str, float]:
+        return {"projections": self.config.lr_projection}
 
 
 def projection(channels: int) -> nn.Sequential:
@@ -101,7 +94,7 @@ def rectangles_of_noise(images: Tensor, std: tuple[float, ...]) -> Tensor:
 
     It is drawn from torch's generator, so that a checkpoint has its state.
     """
-    size, draws = images.shape[-1], np.random.default_rng(int(torch.randint(2**62, ())))
+    size, draws = images.shape[-1], draws_of_torch()
     tile = max(2, round(LONGEST_WAVE * size))
     added = torch.zeros(len(images), size, size)
     for field in added:

@@ -5,25 +5,23 @@ arXiv:2306.02602. Numbers are those of the official scripts (github.com/guojiaje
 """
 
 import copy
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, cat, nn
 from torch.optim import AdamW, Optimizer
 
 from kdbench.backbone import FeaturePyramid
-from kdbench.method import (
-    Family,
-    Fidelity,
-    added,
-    cosine_distance,
-    flat_cosine_distance,
-    gaussian_blur,
-    scale_gradient,
-    top_mean,
+from kdbench.method import added, cosine_distance, gaussian_blur, scale_gradient, top_mean
+from kdbench.methods._reverse import (
+    Bottleneck,
+    Decoder,
+    ReverseRecipe,
+    hard_places,
+    level_distances,
+    level_maps,
+    replace_relu,
 )
-from kdbench.methods._reverse import Bottleneck, Decoder, ReverseRecipe, hard_places, level_maps, replace_relu
 
 RADIUS = 2  # of the Gaussian: the code's kernel has 5x5 values, whatever sigma is
 
@@ -33,15 +31,15 @@ class ReContrast(ReverseRecipe):
 
     name = "recontrast"
     paper = "arXiv:2306.02602"
-    family: ClassVar[Family] = "reverse"
+    family = "reverse"
     year = 2023
     licence = "none is given"
-    fidelity: ClassVar[Fidelity] = "author's code, partly"
+    fidelity = "author's code, partly"
     departures = (
         "the repository has no licence: this file is written after a description of its facts",
         "the scripts count iterations, 2,000 and 5,000 of 16 images: here epochs of about as many (MVTec AD)",
         "the adapting encoder's BatchNorm is in eval mode for every category, as in the multiclass script",
-        "the last, smaller batch is kept; `--precision auto` trains in bf16 where the hardware has it",
+        "the last, smaller batch is kept",
     )
     drop_to = 0.2
     # GELU, two outputs per stage, and the drop of the rate are those of the multiclass script.
@@ -55,16 +53,14 @@ class ReContrast(ReverseRecipe):
         beta1: float = Field(0.9, ge=0, lt=1)
         weight_decay: float = Field(1e-5, ge=0)
         activation: Literal["relu", "gelu"] = "relu"  # of bottleneck and decoder
-        outputs: Literal["shared", "per_encoder"] = (
-            "shared"  # per_encoder: a 1x1 convolution behind each stage
-        )
+        # per_encoder: a 1x1 convolution behind each stage
+        outputs: Literal["shared", "per_encoder"] = "shared"
         distance: Literal["flat", "position"] = added("flat")  # the cosine of whole maps, or of each place
         adapt: bool = added(True)  # False: the second encoder stays as the teacher
         cross: bool = added(True)  # False: each encoder is rebuilt from itself
         stop_gradient: bool = added(True)  # of the adapting encoder where it is the target
-        hardest: float = (
-            1.0  # a place nearer than mean + hardest * deviation of the distances teaches nothing
-        )
+        # A place nearer than mean + hardest * deviation of the distances teaches nothing.
+        hardest: float = 1.0
         ramp: float = Field(0.1, ge=0, le=1)  # share of the training in which it rises from -3 to `hardest`
         score_share: float = Field(0.01, gt=0, le=1)  # of the map's largest values, whose mean is the score
 
@@ -102,12 +98,12 @@ class ReContrast(ReverseRecipe):
         return [*taught, *targets], [*frozen, *adapted]
 
     def loss(self, images: Tensor, taught: list[Tensor]) -> Tensor:
-        measure = flat_cosine_distance if self.config.distance == "flat" else cosine_distance
-        distances = []
-        for target, rebuilt in zip(*self.pairs(images, taught), strict=True):
-            hard = hard_places(cosine_distance(target, rebuilt).detach(), self.deviations())
-            distances.append(measure(target, scale_gradient(rebuilt, hard[:, None])).mean())
-        return torch.stack(distances).sum() / 2
+        targets, rebuilt = self.pairs(images, taught)
+        taught_by = []
+        for target, level in zip(targets, rebuilt, strict=True):
+            hard = hard_places(cosine_distance(target, level).detach(), self.deviations())
+            taught_by.append(scale_gradient(level, hard[:, None]))
+        return level_distances(targets, taught_by, self.config.distance).sum() / 2
 
     def deviations(self) -> float:
         """How many standard deviations above the mean distance a place must lie to teach, now."""
@@ -122,11 +118,10 @@ class ReContrast(ReverseRecipe):
         return top_mean(anomaly_map, self.config.score_share)
 
     def optimizer(self) -> Optimizer:
-        c = self.config
-        rest = [p for n, p in self.named_parameters() if not n.startswith(("teacher.", "encoder."))]
-        slow: dict[str, Any] = {"params": [*self.encoder.parameters()], "lr": c.lr_encoder}
-        options: dict[str, Any] = {"weight_decay": c.weight_decay, "eps": 1e-10, "amsgrad": True}
-        return self.clipped(AdamW([{"params": rest}, slow], lr=c.lr, betas=self.betas, **options))
+        c, groups = self.config, self.parameter_groups({"encoder": self.config.lr_encoder})
+        decay = c.weight_decay
+        adam = AdamW(groups, lr=c.lr, betas=self.betas, weight_decay=decay, eps=1e-10, amsgrad=True)
+        return self.clipped(adam)
 
 
 METHOD = ReContrast

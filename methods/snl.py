@@ -5,18 +5,18 @@ Only the abstract is known to us: the components are the paper's, each equation 
 """
 
 from collections.abc import Iterable
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from kdbench.backbone import FeaturePyramid, pyramid
-from kdbench.method import Family, Fidelity, Pair, added, cosine_distance, flat_cosine_distance, gaussian_blur
-from kdbench.methods import _affinity as affinity
+from kdbench.method import Pair, added, cosine_distance, gaussian_blur
+from kdbench.methods._affinity import Over, Power, Reduction, Scaling, divergences, gaps_between, gaps_within
 from kdbench.methods._cram import CRAM
-from kdbench.methods._reverse import Bottleneck, Decoder, ReverseRecipe, level_maps
+from kdbench.methods._reverse import Bottleneck, Decoder, ReverseRecipe, combined, level_distances, level_maps
 
 
 class SNL(ReverseRecipe):
@@ -24,14 +24,15 @@ class SNL(ReverseRecipe):
 
     name = "snl"
     paper = "arXiv:2402.17091"
-    family: ClassVar[Family] = "reverse"
+    family = "reverse"
     year = 2024
     licence = "no code known"
-    fidelity: ClassVar[Fidelity] = "after the abstract"
+    fidelity = "after the abstract"
     departures = (
-        "no equation, weight, backbone or recipe of the paper is known: all are our readings",
-        "affinity is taken between at most 16x16 positions per level, and between the images of a batch",
-        "the last, smaller batch is kept; base forward has RD4AD's batch, blur, epoch, half of STFPM's loss",
+        "no equation, weight, backbone or recipe is known, of CRAM only the purpose: all are our readings",
+        "affinities: of at most 16x16 positions of a level, and of the images of a batch (`inter_over`)",
+        "the KL is averaged over channels; public codes that have one sum or average more (`kl_reduction`)",
+        "the last, smaller batch is kept; base forward has RD4AD's batch, blur, epochs, half of STFPM's loss",
     )
 
     class Config(ReverseRecipe.Config):  # epochs 200, batch 16, Adam 5e-3 (0.5, 0.999), sigma 4
@@ -42,14 +43,14 @@ class SNL(ReverseRecipe):
         channel: Literal["position", "flat"] = "position"  # cosine per position, or RD4AD's of the whole map
         alpha: float = Field(1.0, ge=0)  # weight of the spatial KL
         tau: float = Field(1.0, gt=0)  # its temperature
-        kl_reduction: affinity.Reduction = added("channel_mean")  # sum: DCAM's code; mean_all: VAND-GNL's
+        kl_reduction: Reduction = added("channel_mean")  # sum: DCAM's code; mean_all: VAND-GNL's
         kl_times_tau2: bool = added(True)  # neither code has it
         intra: float = Field(1.0, ge=0)  # weight of the affinities of positions within an image
         inter: float = Field(1.0, ge=0)  # weight of the affinities of the images of a batch
         affinity_size: int = Field(16, ge=2)  # levels are pooled to this: 64x64 positions would need 4096^2
-        affinity_scaling: affinity.Scaling = added("token")  # of intra; channel: as coded by DCAM
-        affinity_power: affinity.Power = added(2)  # squared differences, or their root (DCAM's code)
-        inter_over: affinity.Over = added("images")
+        affinity_scaling: Scaling = added("token")  # of intra; channel: as coded by DCAM
+        affinity_power: Power = added(2)  # squared differences, or their root (DCAM's code)
+        inter_over: Over = added("images")
         # Behind the embedding (reverse) or each level (forward); "levels": per position, behind each level.
         cram: Literal["position", "global", "levels", "none"] = "position"
         centres: int = Field(64, ge=1)
@@ -57,14 +58,13 @@ class SNL(ReverseRecipe):
         decoder_start: Literal["random", "teacher_scale"] = added("random")
         fusion: Literal["sum", "product"] = "sum"
 
-        @model_validator(mode="after")
-        def _forward_has_neither(self) -> "SNL.Config":
-            reverse_only = {"cram": "levels", "decoder_start": "teacher_scale"}
-            wrong = [f"{key} {v!r}" for key, v in reverse_only.items() if getattr(self, key) == v]
-            wrong += [f"centre {self.centre:g}"] if self.centre else []
-            if self.base == "forward" and wrong:
-                raise ValueError(f"base 'forward' has no embedding and no decoder: {', '.join(wrong)}")
-            return self
+        def conflicts(self) -> dict[str, bool]:
+            lacks, forward = "base 'forward' has no embedding and no decoder", self.base == "forward"
+            return super().conflicts() | {
+                f"{lacks}: cram 'levels'": forward and self.cram == "levels",
+                f"{lacks}: decoder_start 'teacher_scale'": forward and self.decoder_start == "teacher_scale",
+                f"{lacks}: centre {self.centre:g}": forward and self.centre > 0,
+            }
 
     config: Config
 
@@ -94,47 +94,37 @@ class SNL(ReverseRecipe):
 
     def learned(self, images: Tensor, embedding: Tensor | None) -> list[Tensor]:
         """The student's levels."""
-        if embedding is None:
-            levels = self.student(images)
-        elif self.config.cram in ("position", "global"):
+        if embedding is not None and self.config.cram in ("position", "global"):
             return self.decoder(self.cram[0](embedding))
-        else:
-            levels = self.decoder(embedding)
+        levels = self.student(images) if embedding is None else self.decoder(embedding)
         return [f(s) for f, s in zip(self.cram, levels, strict=True)] if self.cram else levels
 
     def terms(self, images: Tensor, taught: list[Tensor]) -> dict[str, Tensor]:
         c, embedding = self.config, self.embedding(taught)
-        learned, size = self.learned(images, embedding), c.affinity_size
-        distance = flat_cosine_distance if c.channel == "flat" else cosine_distance
-        pairs, named = [*zip(taught, learned, strict=True)], dict[str, list[Tensor]]()
-        named["cosine"] = [distance(t, s).mean() for t, s in pairs]
+        learned, how = self.learned(images, embedding), (c.affinity_size, c.affinity_power)
+        named = {"cosine": level_distances(taught, learned, c.channel)}
         if c.alpha:
-            how, scaled = c.kl_reduction, c.kl_times_tau2
-            kl = [affinity.spatial_divergence(t, s, c.tau, how, times_tau2=scaled) for t, s in pairs]
-            named["divergence"] = [c.alpha * one for one in kl]
+            kl = divergences(taught, learned, c.tau, c.kl_reduction, times_tau2=c.kl_times_tau2)
+            named["divergence"] = c.alpha * kl
         if c.intra:
-            inside = [[affinity.within(f, size, c.affinity_scaling) for f in (s, t)] for t, s in pairs]
-            named["intra"] = [c.intra * affinity.gap(s, t, c.affinity_power) for s, t in inside]
+            named["intra"] = c.intra * gaps_within(taught, learned, c.affinity_scaling, *how)
         if c.inter:
-            across = affinity.gaps_between(taught, learned, c.inter_over, size, c.affinity_power)
-            named["inter"] = [c.inter * one for one in across]
+            named["inter"] = c.inter * gaps_between(taught, learned, c.inter_over, *how)
         if c.centre and embedding is not None:
-            every = self.centre.expand_as(embedding)
-            named["centre"] = [c.centre * cosine_distance(embedding, every).mean()]
-        return {name: torch.stack(values) for name, values in named.items()}
+            distance = cosine_distance(embedding, self.centre.expand_as(embedding))
+            named["centre"] = c.centre * distance.mean()[None]
+        return named
 
     def anomaly_map(self, images: Tensor, taught: list[Tensor]) -> Tensor:
         learned, reverse = self.learned(images, self.embedding(taught)), self.config.base == "reverse"
         maps = level_maps(taught, learned, images.shape[-1], align_corners=reverse)  # [L,B,H,W]
-        fused = maps.prod(0) if self.config.fusion == "product" else maps.sum(0)
-        return gaussian_blur(fused, self.config.sigma)
+        return gaussian_blur(combined(maps, self.config.fusion), self.config.sigma)
 
     def optimizer(self) -> Optimizer:
-        if self.config.base == "forward":
-            return self.clipped(
-                SGD(self.trained(), lr=self.config.lr_forward, momentum=0.9, weight_decay=1e-4)
-            )
-        return super().optimizer()
+        if self.config.base == "reverse":
+            return super().optimizer()
+        rate = self.config.lr_forward
+        return self.clipped(SGD(self.trained(), lr=rate, momentum=0.9, weight_decay=1e-4))
 
 
 METHOD = SNL

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from kdbench.backbone import FeaturePyramid
-from kdbench.method import Family, Fidelity, squared_distance
+from kdbench.method import squared_distance
 from kdbench.methods._forward import ForwardStudent
 
 
@@ -20,15 +20,14 @@ class STFPM(ForwardStudent):
 
     name = "stfpm"
     paper = "arXiv:2103.04257"
-    family: ClassVar[Family] = "forward"
+    family = "forward"
     year = 2021
     licence = "GPL-3.0"
-    fidelity: ClassVar[Fidelity] = "official recipe"
+    fidelity = "official recipe"
     departures = (
         "the 20 % of held-out normal images are drawn per category and by the seed, not from one sorted list",
         "the code rounds these 20 % up: oneclass wood, hazelnut and pill have one held-out image more there",
         "multiclass has no official recipe: 400 epochs, after the code of arXiv:2407.02968",
-        "the code trains in fp32, `--precision auto` in bf16 where the hardware has it",
     )
     multiclass: ClassVar[dict[str, Any]] = {"epochs": 400}
 

@@ -120,7 +120,7 @@ def _recipes() -> tuple[documents.Recipe, ...]:
 
 
 def _show_methods(methods: tuple[documents.Method, ...]) -> None:
-    from kdbench.registry import FAMILIES
+    from kdbench.registry import FAMILIES, OF_ALL
 
     lines = []
     for one, following in zip(methods, (*methods[1:], None), strict=True):
@@ -136,6 +136,7 @@ def _show_methods(methods: tuple[documents.Method, ...]) -> None:
                 say(f"  {one.name}: needs {one.needs}; it runs where --methods names it")
             for departure in one.departures:
                 say(f"  {one.name}: {departure}")
+    say(OF_ALL)
     say_next("compare some of them", "kdbench", "run", "--methods", "NAME,NAME")
 
 

@@ -28,15 +28,13 @@ MODULE = '''"""{name}: one sentence that says the idea.
 Authors: Title, venue, arXiv:0000.00000. Where the defaults come from.
 """
 
-from typing import ClassVar
-
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.optim import Optimizer
 
 from kdbench.backbone import FeaturePyramid, pyramid
-from kdbench.method import Family, Fidelity, Method, cosine_distance, fuse
+from kdbench.method import Method, cosine_distance, fuse
 
 
 class {class_name}(Method):
@@ -44,10 +42,10 @@ class {class_name}(Method):
 
     name = "{name}"
     paper = "arXiv:0000.00000"
-    family: ClassVar[Family] = "forward"
+    family = "forward"
     year = 2000
     licence = "of the authors' code, if there is any"
-    fidelity: ClassVar[Fidelity] = "after the abstract"
+    fidelity = "after the abstract"
     departures = ("say where this file differs from the paper",)
 
     class Config(Method.Config):
@@ -76,6 +74,7 @@ class {class_name}(Method):
     # Other parts that the runner knows; add those that the paper has (kdbench/method.py has the types):
     #   needs = "..."               what it needs beyond a usual teacher; then only --methods selects it
     #   multiclass, demo, tiny      changes of Config: for the setting, the demo profile, small tests
+    #   parameter_groups(rates)     for an optimizer: the parts that have learning rates of their own, the rest
     #   training_only = ("...",)    parts that only the loss uses: a detector is stored without them
     #   prepare(normals)            once before training, with batches (images, taught) of the training images
     #   calibrate(normals)          once after training, with held-out ones; calibrates = True holds some out

@@ -23,7 +23,7 @@ SWITCHES = {
     },
     "dinomaly": {"attention": "softmax", "num_groups": 8, "dropout": 0.0, "easy": 0.0},
     "efficientad": {"autoencoder": False, "normalise": False, "hardest": 1.0},
-    "destseg": {"denoise": False, "segment": False, "l1_weight": 0.0, "gamma": 0.0},
+    "destseg": {"denoise": False, "decoder": False, "segment": False, "l1_weight": 0.0, "gamma": 0.0},
 }
 BESIDE = {"contrast": {"margin": -1.0}}  # it pushes only above its margin
 LATE = {"easy", "hardest", "l1_weight", "gamma"}  # what counts only after a ramp or in the second phase
@@ -172,3 +172,25 @@ def test_destsegs_student_sees_the_clean_image_without_denoising(images):
         ]
     )
     torch.testing.assert_close(method.loss(images, taught), expected.sum())
+
+
+def test_destsegs_plain_student_matches_the_teachers_levels_of_the_clean_image(images):
+    """Without denoising, decoder and net it is DCAM's bare student; DeSTSeg's loss sums over the images."""
+    ours = smallest("destseg", denoise=False, decoder=False, segment=False).train()
+    base = smallest("dcam", attention="none", kd="none").train()
+    assert "decoder" not in type(ours.config)().model_dump()  # old configurations keep their cell ids
+    base.student.load_state_dict(ours.encoder.state_dict())
+    taught = base.teacher(images)
+    torch.testing.assert_close(ours.loss(images, taught), len(images) * base.loss(images, taught))
+    assert {name.partition(".")[0] for name, _ in ours.named_parameters()} == {"encoder", "teacher"}
+
+
+def test_destsegs_net_sees_the_plain_students_levels_of_the_corrupted_image(images):
+    method = smallest("destseg", decoder=False).train()
+    method.step, method.num_steps = 99, 100
+    taught = method.teacher(images)
+    method.loss(images, taught).backward()
+    assert all(p.grad is None for p in method.encoder.parameters())
+    assert all(p.grad is not None for p in method.segmentation.parameters())
+    levels = method.eval().denoised(images)
+    assert [level.shape for level in levels] == [level.shape for level in taught]

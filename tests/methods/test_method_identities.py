@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from kdbench.backbone import FeaturePyramid, pyramid
 from kdbench.method import cosine_distance, divergence, flat_cosine_distance, squared_distance
 from kdbench.methods._affinity import between, spatial_divergence, within
+from kdbench.methods._attention import ChannelAttention, SpatialAttention
 from kdbench.methods._cram import CRAM
 from kdbench.methods._reverse import Bottleneck, Decoder
-from kdbench.methods.dcam import DCAM, ChannelAttention, SpatialAttention
+from kdbench.methods.dcam import DCAM
 from kdbench.methods.dskd import DSKD
 from kdbench.methods.rd4ad import RD4AD
 from kdbench.methods.snl import SNL

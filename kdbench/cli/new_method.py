@@ -74,7 +74,7 @@ class {class_name}(Method):
     # Other parts that the runner knows; add those that the paper has (kdbench/method.py has the types):
     #   needs = "..."               what it needs beyond a usual teacher; then only --methods selects it
     #   multiclass, demo, tiny      changes of Config: for the setting, the demo profile, small tests
-    #   parameter_groups(rates)     for an optimizer: the parts that have learning rates of their own, the rest
+    #   parameter_groups(rates)     for an optimizer: parts with rates of their own, then the rest
     #   training_only = ("...",)    parts that only the loss uses: a detector is stored without them
     #   prepare(normals)            once before training, with batches (images, taught) of the training images
     #   calibrate(normals)          once after training, with held-out ones; calibrates = True holds some out

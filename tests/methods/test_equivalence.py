@@ -1,7 +1,7 @@
 """Losses and maps against stored numbers that other people's code gave: inputs by seed, outputs as numbers.
 
-They are those of anomalib 2.7.0 (Apache-2.0) on the levels below, with torch 2.15 on a CPU. The official code
-of STFPM (gdwang08/STFPM, 2598a5e) and ADer's loss of RD4AD were compared by hand, and gave the same losses.
+They are those of anomalib 2.7.0 (Apache-2.0) and of ADer (zhangzjn/ADer, 2c0d536) on the levels below, and
+those of the official STFPM (gdwang08/STFPM, 3bc63bb) with the weights below; with torch on a CPU.
 """
 
 import pytest
@@ -9,7 +9,8 @@ import torch
 from conftest import smallest
 from torch import Tensor, nn
 
-from kdbench.backbone import FeaturePyramid
+from kdbench.backbone import FeaturePyramid, pyramid
+from kdbench.method import flat_cosine_distance
 from kdbench.methods._reverse import Bottleneck, Decoder
 from kdbench.methods.rd4ad import RD4AD
 from kdbench.methods.stfpm import STFPM
@@ -17,7 +18,16 @@ from kdbench.methods.stfpm import STFPM
 STFPM_LOSS = 0.46222153306007385  # anomalib's 0.5 x sum over the two images: equal to ours for two
 STFPM_MAP = [0.00034604303073138, 0.0006043988396413624, 0.0004412467242218554, 0.0002529017219785601]
 STFPM_MEAN = 0.00045482933637686074
-RD4AD_LOSS = 0.2272602915763855
+RD4AD_LOSS = 0.2272602915763855  # of anomalib, and of ADer's CosLoss(avg=False): all digits are the same
+ADER_LOSS = 0.2272602555958343  # the same in float64
+# The official STFPM in float64: losses of three steps; the map at PLACES and its mean, before and after them;
+# the sum of the absolute weights of layer3 at the end.
+OFFICIAL_LOSSES = [3.3680929536687314, 3.0847753578280726, 2.818827379145411]
+OFFICIAL_BEFORE = [1.7562424645601742, 2.047060877423359, 1.808810318096423, 1.3372620695086008]
+OFFICIAL_AFTER = [1.2287612682207387, 1.3311586781502172, 1.418029282313552, 0.8183880581475884]
+OFFICIAL_MEANS = [1.8274485278358763, 1.2840721254361842]
+OFFICIAL_LAYER3 = 55925.63334204999
+PLACES = ((0, 0, 0), (1, 10, 20), (2, 31, 33), (3, 63, 63))
 INPUT_SUM = 12892.7880859375  # of the first level: torch still draws the same inputs
 
 
@@ -62,6 +72,56 @@ def test_rd4ad_has_the_loss_of_anomalib(pair):
     method = smallest(RD4AD)
     method.rebuilt = lambda taught: learned
     assert method.loss(torch.zeros(2, 3, 64, 64), taught).item() == pytest.approx(RD4AD_LOSS, rel=1e-6)
+
+
+def test_rd4ad_has_the_loss_of_ader(pair):
+    found = [flat_cosine_distance(t, s).double().mean().item() for t, s in zip(*pair, strict=True)]
+    assert sum(found) == pytest.approx(ADER_LOSS, rel=1e-6)
+
+
+@torch.no_grad()
+def fill(network: nn.Module, seed: int) -> None:
+    """Give a ResNet weights by a formula: normal numbers for convolutions, 1 and 0 for normalisations."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in network.named_parameters():
+        if parameter.dim() > 1:
+            drawn = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(drawn * (2 / parameter[0].numel()) ** 0.5)
+        else:
+            parameter.fill_(name.endswith("weight"))
+
+
+@pytest.mark.slow
+def test_stfpm_trains_as_the_official_code_does():
+    """Map, loss and three steps of SGD on the same weights and images; only our distances are float32."""
+    network = pyramid("resnet18.tv_in1k", (1, 2, 3))
+    method = STFPM(STFPM.Config(backbone="resnet18.tv_in1k", image_size=64), network)
+    fill(network, 1)
+    fill(method.student, 2)
+    method.double()
+    images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(3)).double()
+    with torch.no_grad():
+        taught = network.eval()(images)
+
+    def check_map(places: list[float], mean: float) -> None:
+        with torch.no_grad():
+            found = method.eval().anomaly_map(images, taught)
+        assert [found[place].item() for place in PLACES] == pytest.approx(places, rel=1e-6)
+        assert found.mean().item() == pytest.approx(mean, rel=1e-6)
+
+    check_map(OFFICIAL_BEFORE, OFFICIAL_MEANS[0])
+    optimizer, losses = method.optimizer(), []
+    method.train()
+    for _ in OFFICIAL_LOSSES:
+        loss = method.loss(images, taught)
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses == pytest.approx(OFFICIAL_LOSSES, rel=1e-6)
+    check_map(OFFICIAL_AFTER, OFFICIAL_MEANS[1])
+    layer3 = [p for name, p in method.student.named_parameters() if "layer3" in name]
+    assert sum(p.abs().sum().item() for p in layer3) == pytest.approx(OFFICIAL_LAYER3, rel=1e-8)
 
 
 def test_the_wide_networks_are_the_official_ones_and_not_those_of_ader():

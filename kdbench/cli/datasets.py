@@ -247,7 +247,7 @@ def _for_the_report(
 @data_app.command("convert")
 def convert_dataset(
     source: Annotated[Path, typer.Argument(help="A COCO or CSV file, or a YOLO folder.", callback=at_home)],
-    format_: Annotated[Literal["coco", "yolo", "csv"], typer.Option("--format", help="Its format.")],
+    format_: Annotated[Literal["coco", "yolo", "csv"], typer.Option("--format", help="Format of SOURCE.")],
     out_: Annotated[Path, typer.Option("--out", help="The new folder, one category.", callback=at_home)],
     images: Annotated[
         Path | None, typer.Option(help="Where the images are, if not beside SOURCE.", callback=at_home)
@@ -255,7 +255,7 @@ def convert_dataset(
     train_share: Annotated[
         float, typer.Option(help="Share of the normal images for training, if SOURCE has no column split.")
     ] = 0.8,
-    seed: Annotated[int, typer.Option(help="Which of the normal images these are.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed that chooses this share of the normal images.")] = 0,
     masks: Annotated[
         bool, typer.Option("--masks/--no-masks", help="Draw polygons as masks, or take labels only.")
     ] = True,

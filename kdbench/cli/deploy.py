@@ -29,7 +29,8 @@ DetectorName = Annotated[
     ),
 ]
 DecideBy = Annotated[
-    float | None, typer.Option(help="Decide by this one. [default: that of the file, or of the cell]")
+    float | None,
+    typer.Option(help="An image score above it is anomalous. [default: that of the file, or of the cell]"),
 ]
 
 
@@ -43,13 +44,13 @@ def export(
     ] = None,
     best: Annotated[
         str | None,
-        typer.Option(metavar="METRIC", help="Of each dataset, setting and category the cell that is best."),
+        typer.Option(metavar="METRIC", help="The best cell by METRIC of each dataset, setting and category."),
     ] = None,
     format: Annotated[str, typer.Option(metavar="onnx|openvino|torch", help="Kind of file.")] = "onnx",
     out: Annotated[Path, typer.Option(help="Folder of the files.", callback=at_home)] = Path("detectors"),
     false_alarms: Annotated[
         float,
-        typer.Option(help="Share of normal images that may be reported; the threshold is chosen by it."),
+        typer.Option(help="Share of normal images that may be called anomalous; it chooses the threshold."),
     ] = 0.01,
     results: Results = "results",
     root: Root = None,
@@ -67,7 +68,7 @@ def export(
         with reading(results):
             detector = _detector(results, row, weights, device)
         delivered = detector.delivered(format, out, false_alarms, root)
-        say(f"{detector}: {delivered.path}")
+        say(f"{_label(row)}: {delivered.path}")
         for text in delivered.notes:
             say(f"  {text}")
         threshold = delivered.metadata.threshold
@@ -112,7 +113,7 @@ def predict(
     found, others = find_images(images or [])
     predictor = predictor_of(detector, threshold, results, weights, device)
     if others:
-        note(f"left out what is no image by its name in the folders: {others}")
+        note(f"files in the folders whose names are no names of images, left out: {others}")
     predictions: list[Prediction] = []
     with complained(f"cannot write in {out}"):
         if watch is None:
@@ -226,6 +227,12 @@ def _one(rows: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
         what = f"{len(fits)} cells begin with {name!r}" if fits else f"no cell {name!r} succeeded"
         raise RequestError([f"{what}. Ids are in the report, and in the column cell_id of the rows"])
     return next(iter(fits.values()))
+
+
+def _label(row: dict[str, Any]) -> str:
+    return (
+        f"{row['method']} {row['dataset']}/{', '.join(row['categories'])} {row['setting']} seed {row['seed']}"
+    )
 
 
 def _best(rows: Sequence[dict[str, Any]], metric: str) -> list[dict[str, Any]]:

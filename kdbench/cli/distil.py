@@ -28,8 +28,8 @@ def distil_teacher(
     weights: Weights = None,
     size: Annotated[str, typer.Option(help="EfficientAD's S or M.", metavar="small|medium")] = "small",
     steps: Annotated[int, typer.Option(help="Steps of the training.")] = Recipe.steps,
-    batch_size: Annotated[int, typer.Option(help="Images of a step.")] = Recipe.batch_size,
-    seed: Annotated[int, typer.Option(help="Start, order of images.")] = Recipe.seed,
+    batch_size: Annotated[int, typer.Option(help="Images in a step.")] = Recipe.batch_size,
+    seed: Annotated[int, typer.Option(help="Seed of the start and of the order of images.")] = Recipe.seed,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")] = "auto",
 ) -> None:
     """Make a teacher for EfficientAD from any photographs; the same command resumes."""

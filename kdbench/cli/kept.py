@@ -1,4 +1,4 @@
-"""`kdbench export-maps` and `rescore`: what detectors that were kept still give."""
+"""`kdbench export-maps` and `rescore`: what kept detectors still give."""
 
 from pathlib import Path
 from typing import Annotated

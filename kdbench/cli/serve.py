@@ -26,9 +26,11 @@ LOCAL = ("127.0.0.1", "::1", "localhost")
 def serve(
     detector: DetectorName,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = LOCAL[0],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
-    max_bytes: Annotated[int, typer.Option(min=1, help="Of the body of a request.")] = 16 * 2**20,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Of an image.")] = 50_000_000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any that is free.")
+    ] = 8000,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Largest body of a request.")] = 16 * 2**20,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of the largest image.")] = 50_000_000,
     queue: Annotated[int, typer.Option(min=1, help="Requests at a time; more get 503.")] = 128,
     threshold: DecideBy = None,
     results: Results = "results",

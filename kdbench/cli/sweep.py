@@ -12,7 +12,7 @@ from kdbench.cli.run import announce_drawing, leaving_on_signals
 from kdbench.cli.scripts import Answer, for_scripts
 from kdbench.cli.streams import not_needed
 from kdbench.cli.tables import show_values
-from kdbench.cli.terminal import OK, SOME_FAILED, decoding_bar, note, say
+from kdbench.cli.terminal import OK, SOME_FAILED, decoding_bar, note, say, say_next
 from kdbench.cli.trials import Lines, SweepResult, result_of, summary
 from kdbench.errors import RequestError, complained
 from kdbench.sweeps._request import SweepRequest
@@ -43,6 +43,8 @@ def sweep(
             else:
                 show_values(part)
         write(plan.sweep.place.results, folder, page=True)
+        if result.config:
+            say_next("run the best configuration", "kdbench", "run", "--config", result.config)
     best = result.best or {}
     document = documents.Swept(
         results=plan.sweep.place.results,

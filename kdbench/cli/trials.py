@@ -1,7 +1,6 @@
 """What a person reads of a sweep: a line for each thing that happens, and at its end what it found."""
 
 import json
-import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -139,8 +138,6 @@ def summary(plan: "SweepPlan", result: SweepResult) -> "Iterator[str | Table]":
         yield "no training was completed: nothing is chosen"
     elif plan.sweep.selection == "test":
         yield "chosen on test images: no configuration is written; it must not be compared with others"
-    else:
-        yield f"next, run the best configuration: kdbench run --config {shlex.quote(result.config or '')}"
     if result.num_errors:
         yield "the same command runs the trials that had an error again"
     hopeless = sum(any(kind.__name__ in (row["error"] or "") for kind in HOPELESS) for row in result.failed)

@@ -35,7 +35,7 @@ class ScoreRequest(BaseModel):
     setting: Annotated[str, Shown(metavar="|".join(SETTINGS))] = Field(
         "oneclass", description="Whether each category has a model of its own."
     )
-    seed: int = Field(0, ge=0, description="Of the training.")
+    seed: int = Field(0, ge=0, description="Seed of the training.")
     profile: str | None = Field(None, description="Section of the report; the dataset's if not given.")
     preset: str = Field("exact", description="Evaluation preset, see docs/presets.md.")
     latency_ms: Annotated[float | None, Shown(metavar="MS")] = Field(

@@ -220,7 +220,7 @@ def test_a_folder_of_83_images_with_two_damaged_ones(kdbench, exported_as, tmp_p
     (folder / "notes.txt").write_text("left out")
     code, printed = kdbench("predict", exported, folder, "--out", tmp_path / "p")
     assert code == 1, printed
-    assert "left out what is no image by its name in the folders: 1" in printed
+    assert "files in the folders whose names are no names of images, left out: 1" in printed
     assert "81 images scored" in printed
     table = pd.read_parquet(tmp_path / "p/predictions.parquet")
     assert list(table) == ["path", "score", "decision", "milliseconds", "map", "heat_map", "error"]

@@ -351,9 +351,10 @@ def test_the_options_are_frozen():
         name: sorted(o for p in commands[name].params for o in p.opts) for name in ("export", "predict")
     }
     assert options["export"] == [
-        *("--best", "--device", "--false-alarms", "--format", "--out", "--results", "--root", "--weights"),
-        "cells",
+        *("--best", "--device", "--false-alarms", "--format", "--json", "--out", "--quiet", "--results"),
+        *("--root", "--weights", "cells"),
     ]
     assert options["predict"] == [
-        *("--device", "--out", "--results", "--threshold", "--watch", "--weights", "detector", "images")
+        *("--device", "--json", "--out", "--quiet", "--results", "--threshold", "--watch", "--weights"),
+        *("detector", "images"),
     ]

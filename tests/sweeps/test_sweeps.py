@@ -266,8 +266,12 @@ def test_no_test_image_has_a_say(planned, tmp_path):
     for name in ("one", "other"):
         made = planned(root=tmp_path / name, results=tmp_path / "r" / name)
         row, reports = trial(made)
-        found[name] = reports, Results(tmp_path / "r" / name).storage.read(DETECTORS.name(row["trial_id"]))
-    assert found["one"] == found["other"]
+        kept = Results(tmp_path / "r" / name).storage.read(DETECTORS.name(row["trial_id"]))
+        found[name] = reports, load(kept)  # the header of the file names the trial
+    (reports, one), (others, other) = found["one"], found["other"]
+    assert reports == others
+    assert one.keys() == other.keys()
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 def test_a_trial_trains_what_the_run_of_its_configuration_trains(planned):

@@ -241,17 +241,18 @@ def test_a_sweep_that_is_asked_to_stop_leaves_with_its_code_and_ends_its_trials(
 
 
 @slow
-@pytest.mark.parametrize("moment", ["0 finished before", "epoch 3/1000000"])
+@pytest.mark.parametrize("moment", ["0 finished before", "/1000000"])
 def test_a_run_whose_terminal_is_closed_leaves_with_its_code(tmp_path, moment):
     words = ["--methods", "stfpm", "--dataset", "synthetic", "--categories", "wood", *SMALL]
-    words += ["--epochs", 10**6, "--executor", "local", "--no-latency", "--results", tmp_path / "r"]
-    number, terminal = start_in_a_terminal("run", *words, "--out", tmp_path / "o")
+    words += ["--epochs", 10**6, "--executor", "local", "--no-latency", "--compile", "off"]
+    words += ["--results", tmp_path / "r", "--out", tmp_path / "o"]
+    number, terminal = start_in_a_terminal("run", *words)
     read_until(terminal, moment.encode())
     os.close(terminal)
     assert os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]) == 128 + signal.SIGHUP
     storage = Storage(tmp_path / "r")
     assert storage.names("leases") == storage.names("cells") == []
-    assert len(storage.names("checkpoints")) == moment.startswith("epoch")
+    assert len(storage.names("checkpoints")) == moment.startswith("/")
 
 
 @slow

@@ -1,6 +1,6 @@
 """Metrics of the test images in the middle of a training. People look at them; they choose nothing."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from kdbench.cell import Cell, Place
-from kdbench.data.store import Truth, open_truth
+from kdbench.data.store import open_truth
 from kdbench.engine import evaluate
 from kdbench.engine.batches import Batches
 from kdbench.engine.ready import Ready
-from kdbench.engine.train import StepEnd, calibrate
+from kdbench.engine.train import StepEnd, calibrate, networks
 from kdbench.method import Method
 from kdbench.metrics.presets import PRESETS
 from kdbench.results.schema import MEASURED
@@ -39,20 +39,19 @@ class Course:
         every, done = self.place.measure_every, {row["epoch"] for row in self.rows}
         if not every or epoch % every or epoch in done:
             return 0.0
-        started, found = perf_counter(), []
+        started, found, preset = perf_counter(), [], PRESETS[self.cell.preset]
         with looked_at(self.ready.method, self.heldout) as method:
             for category, store in zip(self.ready.categories, self.ready.stores, strict=True):
                 scored = evaluate.score(method, self.ready.batches(store.test), on_step)
-                preset = PRESETS[self.cell.preset]
                 content = self.ready.fingerprints[category.name]
                 truth = open_truth(self.ready.dataset, category, content, preset)
-                found.append(self._row(epoch, category.name, scored, truth))
+                metrics = evaluate.measure(scored, truth, preset).metrics
+                found.append(self._row(epoch, category.name, metrics))
         self.rows += found
         self.results.write(EPOCHS, self.rows)
         return perf_counter() - started
 
-    def _row(self, epoch: int, category: str, scored: evaluate.Scored, truth: Truth) -> dict[str, Any]:
-        metrics = evaluate.measure(scored, truth, PRESETS[self.cell.preset]).metrics
+    def _row(self, epoch: int, category: str, metrics: Mapping[str, float | None]) -> dict[str, Any]:
         return {
             "cell_id": self.cell.id,
             "category": category,
@@ -65,7 +64,7 @@ class Course:
 @contextmanager
 def looked_at(method: Method, heldout: Batches | None) -> Iterator[Method]:
     """The method, calibrated for a look at it; afterwards all of it is as before, random state included."""
-    kept = {n: t.clone() for n, t in method.state_dict().items() if not n.startswith("teacher.")}
+    kept = {name: tensor.clone() for name, tensor in networks(method).items()}
     on_gpu: Sequence[torch.device] = [t.device for t in list(kept.values())[:1] if t.device.type == "cuda"]
     with torch.random.fork_rng(devices=on_gpu):
         try:

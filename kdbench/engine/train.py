@@ -67,7 +67,7 @@ class Training:
         """The state as tensors and plain values, so that reading it runs no code (`weights_only`)."""
         device = device_of(self.method)
         return {
-            "networks": {n: t for n, t in self.method.state_dict().items() if not n.startswith("teacher.")},
+            "networks": networks(self.method),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict() if self.scheduler else {},
             "scaler": self.scaler.state_dict(),
@@ -221,6 +221,11 @@ def fit(
         on_stop(training.state)
         raise
     return training.finish(heldout)
+
+
+def networks(method: Method) -> dict[str, Tensor]:
+    """The tensors of a method that its training changes: all but the teacher's, not copied."""
+    return {name: t for name, t in method.state_dict().items() if not name.startswith("teacher.")}
 
 
 def calibrate(method: Method, heldout: Batches | None) -> None:

@@ -34,11 +34,11 @@ def grid_file(given: Path) -> Path:
     Raises RequestError if it is neither.
     """
     name, names = given.as_posix(), recipe_names()
-    if given.suffix == SUFFIX or given.is_file() or (given.exists() and name not in names):
+    if name in names and not given.is_file():
+        return FOLDER / f"{name}{SUFFIX}"
+    if given.suffix == SUFFIX or given.exists():
         return given  # who reads it says what is wrong with it
-    if name not in names:
-        raise RequestError([f"there is no file {given}, and {unknown('recipe', name, names)}"])
-    return FOLDER / f"{name}{SUFFIX}"
+    raise RequestError([f"there is no file {given}, and {unknown('recipe', name, names)}"])
 
 
 def says(name: str) -> str:

@@ -46,6 +46,17 @@ def job(root, results, **changes):
     return planned
 
 
+def smallest_job(folder, results, method, **changes):
+    """A job of a method with its smallest network, on images in `folder`; `results` is a name there."""
+    write_category(folder / "mvtec", "bottle", seed=1)
+    smallest = dict(get_method(method).tiny)
+    changes["backbone"] = smallest.pop("backbone", "tiny")
+    if smallest:
+        own = {f"{method}.{key}": value for key, value in smallest.items()}
+        changes["set"] = ALL_SET | own | {"all.image_size": 64}
+    return job(folder / "mvtec", folder / results, methods=(method,), **changes)
+
+
 def raising(error, epoch):
     """A function to tell of progress that raises in the middle of an epoch."""
     begun = []
@@ -78,14 +89,7 @@ def numbers(rows):
 @pytest.mark.parametrize("interrupt", [lose, stop])
 @pytest.mark.parametrize("method", slow_but(method_names(), "stfpm"))
 def test_a_training_that_was_interrupted_goes_on_as_if_nothing_had_happened(tmp_path, method, interrupt):
-    root = tmp_path / "mvtec"
-    write_category(root, "bottle", seed=1)
-    smallest = dict(get_method(method).tiny)
-    changes = {"backbone": smallest.pop("backbone", "tiny")}
-    if smallest:
-        own = {f"{method}.{key}": value for key, value in smallest.items()}
-        changes["set"] = ALL_SET | own | {"all.image_size": 64}
-    planned, undisturbed = (job(root, tmp_path / name, methods=(method,), **changes) for name in ("r", "u"))
+    planned, undisturbed = (smallest_job(tmp_path, name, method) for name in ("r", "u"))
     whole = run_cell(undisturbed.cell, undisturbed.place, lambda progress: None)
     interrupt(planned, epoch=3)
     assert Storage(tmp_path / "r").names("checkpoints") == [f"checkpoints/{planned.cell.id}.pt"]

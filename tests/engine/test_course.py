@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from conftest import ALL_SET, slow_but, write_category
-from engine.test_checkpoint import job, lose, numbers
+from conftest import slow_but
+from engine.test_checkpoint import job, lose, numbers, smallest_job
 
 from kdbench.cell import STOPPED
 from kdbench.engine.run import run_cell
 from kdbench.errors import CellStopped
 from kdbench.grid.attempt import execute_cell
-from kdbench.registry import get_method, method_names
+from kdbench.registry import method_names
 from kdbench.results.schema import MEASURED
 from kdbench.results.store import CELLS, EPOCHS, Results, read
 
@@ -20,15 +20,8 @@ def quiet(progress):
 
 @pytest.mark.parametrize("method", slow_but(method_names(), "stfpm"))
 def test_looking_at_the_test_images_changes_nothing_of_a_cell(tmp_path, method):
-    root = tmp_path / "mvtec"
-    write_category(root, "bottle", seed=1)
-    smallest = dict(get_method(method).tiny)
-    changes = {"backbone": smallest.pop("backbone", "tiny")}
-    if smallest:
-        own = {f"{method}.{key}": value for key, value in smallest.items()}
-        changes["set"] = ALL_SET | own | {"all.image_size": 64}
     blind, looking = (
-        job(root, tmp_path / name, methods=(method,), measure_every=every, **changes)
+        smallest_job(tmp_path, name, method, measure_every=every)
         for name, every in (("blind", 0), ("looking", 2))
     )
     assert blind.cell.id == looking.cell.id

@@ -1,7 +1,7 @@
 """Structural distances between two maps, after SNL's abstract: a divergence and affinities of several kinds.
 
-Facts of two public readings of them are in their functions' arguments: the code of DCAM (arXiv:2405.06467),
-which has the divergence and an affinity, and that of VAND-GNL, which has the divergence.
+Two public codes have such distances, and the arguments of the functions choose theirs: DCAM's code
+(arXiv:2405.06467) has the divergence and an affinity, VAND-GNL's code has the divergence.
 """
 
 from itertools import pairwise
@@ -22,10 +22,10 @@ Power = Literal[1, 2]
 def spatial_divergence(
     t: Tensor, s: Tensor, tau: float, reduction: Reduction = "channel_mean", *, times_tau2: bool = True
 ) -> Tensor:
-    """tau^2 KL(teacher || student) of each channel's softmax over positions; mean over images.
+    """tau^2 KL(teacher || student) of each channel's softmax over positions, of maps [B,C,h,w]; a scalar.
 
-    Over channels: mean, or sum (DCAM's code); mean_all also divides by the positions (VAND-GNL's). Both codes
-    have no tau^2.
+    The value is a mean over images. Over channels it is a mean, or a sum (DCAM's code); "mean_all" also
+    divides by the number of positions (VAND-GNL's code). Neither code multiplies by tau^2.
     """
     each = divergence(t, s, tau)  # [B,C], summed over positions
     kl = each.sum(1).mean() if reduction == "sum" else each.mean()
@@ -44,9 +44,10 @@ def unit_channels(features: Tensor) -> Tensor:
 
 
 def within(features: Tensor, size: int, scaling: Scaling = "token") -> Tensor:
-    """Products of all pairs of positions of an image: [B,N,N], N at most size^2.
+    """Products of the vectors of all pairs of positions within an image: [B,N,N], N at most size^2.
 
-    Their vectors are scaled to length 1 (cosines), or the channels over positions, as DCAM's code has it.
+    Scaling "token": each vector has length 1, so that products are cosines. Scaling "channel": each channel
+    has length 1 over the positions (DCAM's code).
     """
     small = pooled(features, size)
     tokens = unit_vectors(small).flatten(2) if scaling == "token" else unit_channels(small)
@@ -55,7 +56,7 @@ def within(features: Tensor, size: int, scaling: Scaling = "token") -> Tensor:
 
 
 def between(features: Tensor) -> Tensor:
-    """Cosines of all pairs of images of the batch, each as its mean over positions: [B,B]."""
+    """Cosines of all pairs of images of the batch: [B,B]; an image is its mean vector over positions."""
     vectors = unit_vectors(features.float().mean((2, 3), keepdim=True)).flatten(1)
     with full_precision(vectors):
         return vectors @ vectors.T
@@ -69,7 +70,7 @@ def between_tokens(features: Tensor, size: int) -> Tensor:
 
 
 def between_levels(fine: Tensor, coarse: Tensor, size: int) -> Tensor:
-    """Cosines over positions of every channel of one level with every one of another: [B,C,D]."""
+    """Cosines over positions of each channel of one level with each channel of another level: [B,C,D]."""
     size = min(size, coarse.shape[-1])
     c, d = unit_channels(pooled(fine, size)), unit_channels(pooled(coarse, size))
     with full_precision(c):
@@ -77,7 +78,7 @@ def between_levels(fine: Tensor, coarse: Tensor, size: int) -> Tensor:
 
 
 def gap(s: Tensor, t: Tensor, power: Power) -> Tensor:
-    """Mean squared difference of affinities [...,N,M]; with power 1 its root per image (DCAM's code)."""
+    """Mean squared difference of affinities [...,N,M]; with power 1 its root, per image (DCAM's code)."""
     if power == 2:
         return mse_loss(s, t)
     # The root has no finite gradient where both are equal.
@@ -101,10 +102,13 @@ def gaps_within(
 
 
 def gaps_between(taught: list[Tensor], learned: list[Tensor], over: Over, size: int, power: Power) -> Tensor:
-    """The gap of affinities between images or their positions, per level [L], or of neighbouring levels."""
+    """The gap of affinities between images or between positions of all images, per level [L].
+
+    With over="levels": between the channels of neighbouring levels, per pair of levels [L-1].
+    """
     if over == "images":
         pairs = [[between(f) for f in both] for both in zip(learned, taught, strict=True)]
-    elif over == "tokens":  # (B N)^2 values: a quarter of the side is as many as within an image
+    elif over == "tokens":  # (B N)^2 values: with a quarter of the side, 16 images have N^2
         pairs = [[between_tokens(f, size // 4) for f in both] for both in zip(learned, taught, strict=True)]
     else:
         sides = zip(pairwise(learned), pairwise(taught), strict=True)

@@ -11,8 +11,8 @@ Hidden = Literal["relu", "leaky", "bias"]
 class ChannelAttention(nn.Module):
     """f * sigmoid(MLP(average of f) + MLP(maximum of f)), one gate per channel, 2C^2/r parameters.
 
-    Hidden units whose input is negative for every image are 0 for good: then the gate is 0.5 everywhere.
-    "leaky" ones come back; "bias" gives both layers biases, as CBAM has.
+    A ReLU whose input is negative for every image stays 0 for good; if all do, the gate is 0.5 everywhere.
+    "leaky" units can recover; "bias" gives biases to both layers, as CBAM does.
     """
 
     def __init__(self, channels: int, ratio: int, hidden: Hidden = "relu") -> None:
@@ -45,13 +45,13 @@ class SpatialAttention(nn.Module):
 
 
 class MeanGate(nn.Module):
-    """f * the running mean of a gate per channel: what is left of an attention that is folded."""
+    """f * the running mean of a gate per channel: a channel attention, folded into a factor per channel."""
 
     MOMENTUM = 0.1  # as in BatchNorm
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.full((channels, 1, 1), 0.5))  # what a gate is at its start
+        self.register_buffer("mean", torch.full((channels, 1, 1), 0.5))  # sigmoid(0)
 
     def follow(self, gate: Tensor) -> None:
         """Move towards the gates [B,C,1,1] of a batch."""
@@ -62,19 +62,19 @@ class MeanGate(nn.Module):
 
 
 def attention_behind(channels: list[int], kind: str, ratio: int, hidden: Hidden) -> nn.ModuleList:
-    """What stands behind each level: nothing ("none"), "channel", "spatial", or "both", channel first."""
+    """The attention blocks behind each level: "none", "channel", "spatial", or "both" (channel first)."""
     both = [[ChannelAttention(c, ratio, hidden), SpatialAttention()] for c in channels]
     kept = {"none": slice(0), "channel": slice(1), "spatial": slice(1, 2), "both": slice(2)}[kind]
     return nn.ModuleList(nn.Sequential(*blocks[kept]) for blocks in both)
 
 
 def gates(attention: nn.ModuleList) -> list[Tensor]:
-    """Each level's gates in the last batch, of the first kind of attention."""
+    """The gates of each level in the last batch, from the first attention block behind it."""
     first = [block for blocks in attention for block in [*blocks.children()][:1]]
     return [block.gate for block in first if isinstance(block, ChannelAttention | SpatialAttention)]
 
 
 def spreads(attention: nn.ModuleList) -> dict[str, Tensor]:
-    """The deviation of each level's gate over the images: 0 if the attention does not see them."""
+    """The standard deviation of each level's gate over the images; 0 if the gate ignores them."""
     values = [gate.std(0, correction=0).mean() for gate in gates(attention)]
     return {f"spread of gate {i}": value for i, value in enumerate(values, start=1)}

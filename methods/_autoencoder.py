@@ -1,4 +1,4 @@
-"""EfficientAD's autoencoder, what it sees in training, and how its differences become a map."""
+"""EfficientAD's autoencoder, the changes of its training images, and the map of both differences."""
 
 import torch
 from torch import Tensor, nn
@@ -6,13 +6,16 @@ from torch.nn.functional import interpolate, pad
 
 from kdbench.method import upsample
 
-NORMAL, RARE = 0.9, 0.995  # quantiles of the held-out maps, which are brought to 0 and to 0.1
-JITTER = 0.2  # of the brightness, the contrast or the saturation of what the autoencoder sees
+NORMAL, RARE = 0.9, 0.995  # these quantiles of the held-out maps are scaled to 0 and to 0.1
+JITTER = 0.2  # brightness, contrast or saturation of a training image changes by at most this share
 WIDTHS = (32, 32, 64, 64, 64)  # of the convolutions that halve the size
 
 
 class Autoencoder(nn.Module):
-    """Images [B,3,S,S] -> [B,outputs,h,w], through one vector of 64 values; h is S / 4 less 8, as a PDN's."""
+    """Images [B,3,S,S] -> [B,outputs,h,w], through one vector of 64 values; h = S / 4 - 8.
+
+    That is the size of the teacher's level, too (a patch description network without padding).
+    """
 
     def __init__(self, outputs: int, image_size: int) -> None:
         super().__init__()
@@ -40,7 +43,10 @@ class Autoencoder(nn.Module):
 
 
 def jittered(images: Tensor, black: list[float]) -> Tensor:
-    """Normalised images [B,3,H,W] with one other brightness, contrast or saturation for the batch."""
+    """Normalised images [B,3,H,W] with another brightness, contrast or saturation, the same for the batch.
+
+    `black` is the normalised value of a black pixel, per channel.
+    """
     kind, factor = int(torch.randint(3, ())), 1 + JITTER * (2 * float(torch.rand(())) - 1)
     grey = images.mean(1, keepdim=True)
     darkest = torch.tensor(black, device=images.device)[:, None, None]
@@ -55,5 +61,5 @@ def joined(maps: list[Tensor], quantiles: Tensor, size: int) -> Tensor:
     """
     pairs = zip(maps, quantiles[: len(maps)], strict=True)
     scaled = [0.1 * (values - low) / (high - low).clamp(min=1e-12) for values, (low, high) in pairs]
-    edge = max(0, size // 4 - maps[0].shape[-1]) // 2  # what unpadded convolutions cut off
+    edge = max(0, size // 4 - maps[0].shape[-1]) // 2  # the border that unpadded convolutions cut off
     return upsample(pad(torch.stack(scaled).mean(0), (edge,) * 4), size)

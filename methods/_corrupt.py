@@ -1,4 +1,4 @@
-"""Images with synthetic defects for a loss: textures where Perlin noise is high (DRAEM, arXiv:2108.07610)."""
+"""Synthetic defects for a loss: textures are pasted where Perlin noise is high (DRAEM, arXiv:2108.07610)."""
 
 import math
 import os
@@ -13,14 +13,14 @@ from torch import Tensor
 from kdbench.defects import perlin
 from kdbench.picture import images_below, open_image
 
-LARGEST_OCTAVE = 5  # noise has 2^0 to 2^5 cells per axis, drawn for each
+LARGEST_OCTAVE = 5  # the noise has 2^0 to 2^5 cells along an axis; each axis draws its own number
 THRESHOLD = 0.5 / math.sqrt(2)  # the code's 0.5 is for noise that is scaled by sqrt 2
-TURN = 90.0  # degrees to either side, of the noise
+TURN = 90.0  # the noise is turned by at most so many degrees, to either side
 TRANSPARENCY = (0.0, 0.8)  # how much of the image shows through
 
 
 class Textures:
-    """What is pasted: images below the folder `folder` of KDBENCH_DATA; "": other images of the batch."""
+    """Textures to paste: the images below `folder` in KDBENCH_DATA, or, if it is "", those of the batch."""
 
     def __init__(self, folder: str, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         data = Path(os.environ.get("KDBENCH_DATA", ""))
@@ -43,12 +43,12 @@ class Textures:
 
 
 def draws_of_torch() -> np.random.Generator:
-    """A generator that is seeded by torch's, so that a checkpoint holds the state of what it draws."""
+    """A NumPy generator with a seed from torch's generator, whose state is in every checkpoint."""
     return np.random.default_rng(int(torch.randint(2**62, ())))
 
 
 def corrupt(images: Tensor, textures: Textures) -> tuple[Tensor, Tensor]:
-    """Normalised images [B,3,S,S] with a defect each, and the bool masks [B,S,S] of the defects."""
+    """Put a defect into each normalised image [B,3,S,S]; returns the images and bool masks [B,S,S]."""
     draws = draws_of_torch()
     masks = np.stack([noise_mask(images.shape[-1], draws) for _ in images])
     mask = torch.from_numpy(masks).to(images.device)
@@ -59,7 +59,7 @@ def corrupt(images: Tensor, textures: Textures) -> tuple[Tensor, Tensor]:
 
 
 def noise_mask(size: int, draws: np.random.Generator) -> np.ndarray:
-    """Bool [S,S]: where turned Perlin noise is above the threshold; one place at the least."""
+    """A bool mask [S,S] of the places where turned Perlin noise is above THRESHOLD; at least one is."""
     cells = 2 ** draws.integers(0, LARGEST_OCTAVE + 1, 2)
     field = perlin(size, (int(cells[0]), int(cells[1])), 1, draws)[0]
     field = rotate(field, draws.uniform(-TURN, TURN), reshape=False, order=1, mode="reflect")

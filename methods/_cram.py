@@ -1,4 +1,4 @@
-"""CRAM as we read it: residuals to learned centres, softly assigned; known from SNL's abstract only."""
+"""CRAM: residuals to learned centres, softly assigned. This is our reading of SNL's abstract, all we know."""
 
 import torch
 from torch import Tensor, nn
@@ -7,11 +7,12 @@ from kdbench.method import full_precision
 
 
 class CRAM(nn.Module):
-    """[B,C,h,w] -> [B,C,h,w], expressed by K learned centres of normal features.
+    """Express features [B,C,h,w] by K learned centres of normal features; the shape stays.
 
-    Assignment a_ik = softmax_k(-s_k |x_i - c_k|^2), after residual encoding. Per position, the output is
-    sum_k a_ik (c_k + W r_ik) with W of rank C/4, then 1x1 convolution, BatchNorm, ReLU: W must not have full
-    rank, since W = identity gives x back. Global: a gate per channel from the image's aggregated residuals.
+    A place i belongs to a centre k by a_ik = softmax_k(-s_k |x_i - c_k|^2), as in residual encoding. Per
+    position, the output is sum_k a_ik (c_k + W r_ik) with r_ik = x_i - c_k, then 1x1 convolution, BatchNorm,
+    ReLU. W has rank C/4: with W = identity the sum would be x_i itself. Otherwise ("global") the residuals of
+    the whole image give one gate per channel.
     """
 
     def __init__(self, channels: int, centres: int, *, per_position: bool = True) -> None:

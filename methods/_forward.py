@@ -1,4 +1,4 @@
-"""What STFPM and the methods after it share: a student pyramid that sees the image, trained by SGD."""
+"""The base of STFPM and DCAM: a student pyramid that sees the image, trained by SGD; starts of a student."""
 
 from typing import Literal
 
@@ -40,7 +40,11 @@ class ForwardStudent(Method):
 
 
 def start_student(student: FeaturePyramid, teacher: FeaturePyramid, how: str) -> None:
-    """Start a student, which is random until now; ValueError for zero_last without residual blocks."""
+    """Start a student that is random so far.
+
+    "random" leaves it as it is, "teacher" gives it the teacher's tensors, "zero_last" makes each residual
+    block start as its shortcut. ValueError for "zero_last" if the backbone has no residual blocks.
+    """
     if how == "teacher":
         student.load_state_dict(teacher.state_dict())
     if how == "zero_last":

@@ -1,6 +1,6 @@
-"""RD4AD's reverse student, which five methods have: a bottleneck embeds a pyramid, a decoder rebuilds it.
+"""RD4AD's reverse student, shared by five methods: a bottleneck embeds a pyramid, a decoder rebuilds it.
 
-Written after the facts of the official code (github.com/hq-deng/RD4AD), without its unused convolution.
+Written anew from facts of the official code (github.com/hq-deng/RD4AD), without its unused convolution.
 """
 
 from itertools import pairwise
@@ -24,17 +24,17 @@ DEEP = (
 
 
 class ReverseRecipe(Method):
-    """RD4AD's training, for all who inherit its decoder: Adam, batch 16, 200 epochs, the last one kept."""
+    """RD4AD's training, for all methods with its decoder: Adam, batch 16, 200 epochs; the last is kept."""
 
     class Config(Method.Config):
-        without_decoder: ClassVar[tuple[str, str] | None] = None  # a key and its value: nothing is rebuilt
+        without_decoder: ClassVar[tuple[str, str] | None] = None  # a key and its value that mean: no decoder
         epochs: int = Field(200, ge=1)
         batch_size: int = Field(16, ge=1)
         lr: float = Field(5e-3, gt=0)
         beta1: float = Field(0.5, ge=0, lt=1)
         beta2: float = added(0.999, ge=0, lt=1)
-        warmup: int = added(0, ge=0)  # steps in which the rate rises from 0 in a line
-        clip: float = added(0.0, ge=0)  # of the gradient's norm; 0: never
+        warmup: int = added(0, ge=0)  # steps over which the rate rises linearly from 0
+        clip: float = added(0.0, ge=0)  # largest norm of the gradient; 0: no limit
         lr_drop: float = Field(1.0, gt=0, le=1)  # share of the epochs after which lr is a tenth; 1: never
         sigma: float = Field(4.0, ge=0)  # of the Gaussian over the map
 
@@ -49,7 +49,7 @@ class ReverseRecipe(Method):
                 f"image_size {size}: with level {levels[-1]} it is a multiple of {stride}": size % stride > 0,
             }
 
-    drop_to: ClassVar[float] = 0.1  # what is left of the rate after `lr_drop`
+    drop_to: ClassVar[float] = 0.1  # the factor of the rate after `lr_drop`
     config: Config
 
     def __init__(self, config: Config, teacher: FeaturePyramid) -> None:
@@ -62,7 +62,7 @@ class ReverseRecipe(Method):
         return self.config.beta1, self.config.beta2
 
     def rates(self) -> dict[str, float]:
-        """The learning rates of parts that do not learn at `lr`."""
+        """Part -> its learning rate, for parts whose rate is not `lr`."""
         return {}
 
     def optimizer(self) -> Optimizer:
@@ -92,7 +92,7 @@ class ReverseRecipe(Method):
 
 
 def level_distances(taught: list[Tensor], learned: list[Tensor], how: str) -> Tensor:
-    """The mean 1 - cosine of every level [L]: of its places, or "flat", of each image's whole level."""
+    """The mean of 1 - cosine per level [L]: over its places, or ("flat") over the images' whole levels."""
     distance = flat_cosine_distance if how == "flat" else cosine_distance
     return stack([distance(t, s).mean() for t, s in zip(taught, learned, strict=True)])
 
@@ -100,7 +100,7 @@ def level_distances(taught: list[Tensor], learned: list[Tensor], how: str) -> Te
 def level_maps(
     taught: list[Tensor], learned: list[Tensor], size: int, *, align_corners: bool = True
 ) -> Tensor:
-    """1 - cosine of every level at image size: [L,B,size,size]."""
+    """1 - cosine at each place of every level, at image size: [L,B,size,size]."""
     pairs = zip(taught, learned, strict=True)
     return stack([upsample(cosine_distance(t, s), size, align_corners=align_corners) for t, s in pairs])
 
@@ -111,15 +111,15 @@ def combined(maps: Tensor, how: str) -> Tensor:
 
 
 def hard_places(distance: Tensor, deviations: float) -> Tensor:
-    """1 where a distance [B,h,w] is at least its mean plus so many standard deviations, else 0."""
+    """1 where a distance [B,h,w] is at least its mean plus `deviations` standard deviations, else 0."""
     return (distance >= distance.mean() + deviations * distance.std()).to(distance.dtype)
 
 
 class Block(nn.Module):
     """A residual block, inputs -> outputs channels; `resize` halves ("down"), doubles ("up") or keeps sizes.
 
-    Two 3x3 convolutions, or with `width` 1x1, 3x3 of `width` channels, 1x1. Up is a transposed 2x2
-    convolution in place of the strided 3x3, on the path and on the shortcut.
+    The path has two 3x3 convolutions, or, with `width`, 1x1, 3x3 and 1x1 with `width` channels inside. "up"
+    takes a transposed 2x2 convolution in place of the strided one, on the path and on the shortcut.
     """
 
     def __init__(self, inputs: int, outputs: int, *, resize: str = "", width: int = 0) -> None:
@@ -147,14 +147,14 @@ class Block(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Levels [B,C,h,w] -> one embedding [B,2C',h'/2,w'/2], with C' h' w' of the deepest level (OCBE)."""
+    """Levels [B,C,h,w] -> one embedding [B,2C',h'/2,w'/2]; C', h', w' are the deepest level's (OCBE)."""
 
     def __init__(self, pyramid: FeaturePyramid, backbone: str) -> None:
         super().__init__()
         channels, deepest = pyramid.channels, pyramid.channels[-1]
         if any(coarse != 2 * fine for fine, coarse in pairwise(pyramid.strides)):
             raise ValueError(
-                f"a bottleneck needs neighbouring levels, these have the strides {pyramid.strides}"
+                f"a bottleneck needs neighbouring levels; the strides of these are {pyramid.strides}"
             )
         self.to_deepest = nn.ModuleList(
             nn.Sequential(*(layer for a, b in pairwise(channels[i:]) for layer in halve(a, b)))
@@ -188,10 +188,10 @@ class Decoder(nn.Module):
 
     @no_grad()
     def match(self, embedding: Tensor, taught: list[Tensor]) -> None:
-        """At the start: scale each level so that its vectors have the mean length of those of `taught`.
+        """Scale each level at the start: its vectors get the mean length of the teacher's in `taught`.
 
-        A stage's last normalisations (their biases are 0 at the start) feed only its level and a normalised
-        convolution, so the other levels stay as they are.
+        The last normalisations of a stage (their biases are 0 at the start) feed only its level and a
+        convolution that is normalised, so the other levels stay as they are.
         """
         rebuilt = self.forward(embedding)
         for stage, t, s in zip(self.stages, reversed(taught), reversed(rebuilt), strict=True):
@@ -226,7 +226,7 @@ def halve(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
 
 
 def start(network: nn.Module) -> None:
-    """The official start: Kaiming normal by fan-out for convolutions; transposed ones keep PyTorch's."""
+    """Initialise as the official code: Kaiming normal by fan-out; transposed convolutions keep PyTorch's."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

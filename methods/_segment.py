@@ -1,4 +1,4 @@
-"""DeSTSeg's decoder of levels, its segmentation net, and what the net learns from."""
+"""DeSTSeg's student decoder, its segmentation net, and the target and loss of that net."""
 
 from torch import Tensor, cat, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
@@ -10,7 +10,7 @@ WIDTH = 128  # channels of the segmentation net
 
 
 class DenoisingDecoder(nn.Module):
-    """One map [B,C,h,w] behind a pyramid -> maps with the pyramid's channels and sizes, in its order."""
+    """The map [B,C,h,w] of the next deeper level -> a pyramid's levels: its channels, sizes and order."""
 
     def __init__(self, inputs: int, channels: list[int]) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ def branch(inputs: int, kernel: int, rate: int, outputs: int = 0) -> nn.Sequenti
 
 
 def shrunk(mask: Tensor, size: int) -> Tensor:
-    """Masks [B,S,S] at another size [B,size,size], 0 or 1: bilinear and cut at a half, as in the code."""
+    """Masks [B,S,S] -> [B,size,size], values 0 or 1: bilinear, then 1 above a half, as in the code."""
     soft = interpolate(mask[:, None].float(), (size, size), mode="bilinear", align_corners=False)
     return (soft[:, 0] > 0.5).float()
 

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 
 def warm_cosine(progress: float, warmup: float, end: float) -> float:
-    """The factor of the rate: from 0 to 1 in a line, then to `end` along a cosine; `progress` is 0 to 1."""
+    """The factor of the rate at progress 0 to 1: linear from 0 to 1 at `warmup`, then a cosine to `end`."""
     if progress < warmup:
         return progress / warmup
     along = min(1.0, (progress - warmup) / (1 - warmup))
@@ -22,7 +22,10 @@ def warm_cosine(progress: float, warmup: float, end: float) -> float:
 
 
 class StableAdamW(Optimizer):
-    """With AMSGrad's maximum of the second moment; first all gradients together are clipped to `clip`."""
+    """The optimizer, with AMSGrad's maximum of the second moment.
+
+    Before each step the gradients of all parameters together are clipped to the norm `clip`.
+    """
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ from kdbench.method import full_precision
 
 
 class Bottleneck(nn.Sequential):
-    """[B,N,C] -> [B,N,C] by way of 4C; its dropout keeps the decoder from copying what is anomalous."""
+    """[B,N,C] -> [B,N,C] by way of 4C channels; its dropout keeps the decoder from copying anomalies."""
 
     def __init__(self, width: int, dropout: float) -> None:
         fc1, fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
@@ -15,7 +15,7 @@ class Bottleneck(nn.Sequential):
 
 
 class Block(nn.Module):
-    """A transformer block with linear attention, or with the usual one: [B,N,C] -> [B,N,C]."""
+    """A transformer block with linear or with softmax attention: [B,N,C] -> [B,N,C]."""
 
     def __init__(self, width: int, attention: str = "linear") -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Block(nn.Module):
 
 
 class Decoder(nn.ModuleList):
-    """Blocks in a row: [B,N,C] -> a map [B,C,N] for each level; the last block answers to the first level."""
+    """Blocks in a row: [B,N,C] -> a map [B,C,N] for each level; the last block rebuilds the first level."""
 
     def __init__(self, num_levels: int, width: int, attention: str) -> None:
         super().__init__(Block(width, attention) for _ in range(num_levels))

@@ -1,7 +1,7 @@
 """DCAM: STFPM for all categories at once; convolutional attention on the student's maps, in the loss only.
 
-Attention-aware entropy distillation, ICPR 2024, arXiv:2405.06467. Blocks, losses and recipe after the facts
-of the first author's code, which does not ship the headline configuration: its combination is our reading.
+Attention-aware entropy distillation, ICPR 2024, arXiv:2405.06467. Blocks, losses and recipe follow facts of
+the first author's code. It lacks the configuration of the paper's main result: we combine them as we read it.
 """
 
 from functools import partial
@@ -39,8 +39,8 @@ class DCAM(ForwardStudent):
         lr: float = Field(0.1, gt=0)
         fusion: Literal["product", "sum"] = "sum"
         attention: Literal["none", "channel", "spatial", "both"] = "channel"  # both: channel, then spatial
-        distance: Literal["channel", "spatial", "none"] = "channel"  # along which the cosine is taken
-        kd: Literal["spatial", "channel", "none"] = "spatial"  # over what the softmax of the KL runs
+        distance: Literal["channel", "spatial", "none"] = "channel"  # the axis of the cosine
+        kd: Literal["spatial", "channel", "none"] = "spatial"  # the axis of the softmax in the KL
         distance_weight: float = Field(1.0, gt=0)
         kd_weight: float = Field(1.0, gt=0)
         temperature: float = Field(1.0, gt=0)
@@ -48,19 +48,19 @@ class DCAM(ForwardStudent):
         kd_times_t2: bool = False
         ratio: int = Field(8, ge=1)  # of the channel attention; CBAM has 16
         hidden: Hidden = added("relu")  # units of the channel attention; relu ones may die, see _attention.py
-        # What the loss and the map see; a gate that is folded is its running mean, a factor per channel.
-        # side: attended, bare. attended: attended, attended. folded: attended, with the folded gate.
-        # inline: the next block sees attended maps, too; folded in the map. both: attended and bare, bare.
+        # Which levels the loss sees, then which the map sees. A folded gate is its running mean per channel.
+        # side: attended; bare. attended: attended; attended. folded: attended; with the folded gate.
+        # inline: as folded, and the next block sees those levels, too. both: attended and bare; bare.
         reading: Literal["side", "attended", "folded", "inline", "both"] = added("side")
 
         def conflicts(self) -> dict[str, bool]:
-            said = f"reading {self.reading!r}"
+            reading = f"reading {self.reading!r}"
             unfolded = self.reading in ("folded", "inline") and self.attention != "channel"
             bare = self.reading in ("attended", "both") and self.attention == "none"
             return {
                 "distance and kd are both 'none': no loss is left": self.distance == self.kd == "none",
-                f"{said} folds a gate per channel: attention is 'channel'": unfolded,
-                f"{said} needs an attention, which is 'none'": bare,
+                f"{reading} folds a gate per channel: attention is 'channel'": unfolded,
+                f"{reading} needs an attention, which is 'none'": bare,
             }
 
     config: Config
@@ -77,7 +77,7 @@ class DCAM(ForwardStudent):
                 module.register_forward_hook(partial(self.inline, i))
 
     def inline(self, level: int, module: nn.Module, inputs: tuple[Tensor, ...], f: Tensor) -> Tensor:
-        """What takes the place of a level of the student: attended while training, else folded."""
+        """The map in place of a level of the student (a hook): attended while training, else folded."""
         return self.attended(level, f) if self.training else self.folded[level](f)
 
     def attended(self, level: int, f: Tensor) -> Tensor:
@@ -106,13 +106,13 @@ class DCAM(ForwardStudent):
         return spreads(self.attention)
 
     def cosine(self, t: Tensor, s: Tensor) -> Tensor:
-        """Channel: 1 - cos of each position's channel vector; spatial: of each channel's H*W values."""
+        """Mean 1 - cos: "channel", of each position's vector; "spatial", of each channel's H*W values."""
         if self.config.distance == "spatial":
             t, s = (f.flatten(2).transpose(1, 2)[..., None] for f in (t, s))  # [B,HW,C,1]
         return cosine_distance(t, s).mean()
 
     def divergence(self, t: Tensor, s: Tensor) -> Tensor:
-        """KL(teacher || student) of softmaxes over H*W (spatial, per channel) or C (channel, per place)."""
+        """KL(teacher || student) of softmaxes: over H*W per channel ("spatial"), or C per place ("channel")."""
         c = self.config
         each = divergence(t, s, c.temperature, of_places=c.kd == "channel")  # [B,C] or [B,HW]
         kl = each.mean() if c.kd_reduction == "mean" else each.sum(1).mean()

@@ -1,7 +1,7 @@
 """DeSTSeg: a student gives the clean levels of a corrupted image; a segmentation net sees the difference.
 
 Zhang et al.: DeSTSeg: Segmentation Guided Denoising Student-Teacher for Anomaly Detection, CVPR 2023,
-arXiv:2211.11317. Numbers are those of the official code (github.com/apple/ml-destseg), this file is not.
+arXiv:2211.11317. Defaults are those of the official code (github.com/apple/ml-destseg), written anew.
 """
 
 from itertools import pairwise
@@ -29,12 +29,12 @@ class DeSTSeg(Method):
     licence = "Apple sample code licence"
     fidelity = "author's code, partly"
     departures = (
-        "the code counts steps, 1,000 and 4,000 of 32 images: here a fifth of the epochs and the rest",
+        "the code trains 1,000 and 4,000 steps of 32 images: here a fifth of the epochs, then the rest",
         "textures come from other training images, turned and mirrored; `textures=dtd` takes the code's set",
         "the code turns images by angles that it lists per category; here no image is turned",
         "the widths of the segmentation net and the blocks of the decoder are ours",
         "without a net the map is the sum of the levels' distances; the code multiplies them",
-        "the score is the mean of as large a share of the whole map as 100 of its 64x64 places are",
+        "the score is the mean of the map's largest values, 100/4096 of them; the code takes 100 of 64x64",
         "the last, smaller batch is kept",
     )
     multiclass: ClassVar = {"epochs": 44}  # as many steps with all of MVTec AD
@@ -42,11 +42,11 @@ class DeSTSeg(Method):
     class Config(Method.Config):
         epochs: int = Field(600, ge=1)
         batch_size: int = Field(32, ge=1)
-        lr_student: float = Field(0.4, gt=0)  # SGD, momentum 0.9, weight decay 1e-4, for all three
+        lr_student: float = Field(0.4, gt=0)  # SGD, momentum 0.9, weight decay 1e-4, for all three rates
         lr: float = Field(0.1, gt=0)  # of the segmentation net
         lr_head: float = Field(0.01, gt=0)  # of its last part
-        student_share: float = Field(0.2, gt=0, lt=1)  # of the training, before the segmentation net's part
-        # Both False: the plain student of the paper's ablation, which mimics the teacher on normal images.
+        student_share: float = Field(0.2, gt=0, lt=1)  # share of the training; the net learns in the rest
+        # The paper's ablation, a plain student that mimics the teacher on normal images: the first two False.
         denoise: bool = added(True)  # False: the student sees the clean image while it learns
         decoder: bool = added(True)  # False: a student of the teacher's shape gives its own levels
         segment: bool = added(True)  # False: no segmentation net; the map is the sum of the levels' distances

@@ -33,8 +33,8 @@ class Dinomaly(Method):
     licence = "Apache-2.0"
     fidelity = "author's code, partly"
     departures = (
-        "class and register tokens are left out of bottleneck and decoder; the code drops them after",
-        "outside of the centre crop the map is 0; the code crops the truth as well",
+        "bottleneck and decoder never see class and register tokens; the code drops them after the decoder",
+        "outside of the centre crop the map is 0; the code crops the masks as well",
         "the code counts 10,000 steps of 16 images, warm-up 100, ramp 1,000: here shares of the epochs",
         "oneclass has no official recipe here: 300 epochs, about 5,000 steps of a category of MVTec AD",
     )
@@ -48,7 +48,7 @@ class Dinomaly(Method):
         backbone: str = "vit_base_patch14_reg4_dinov2.lvd142m"
         levels: tuple[int, ...] = Field(tuple(range(3, 11)), min_length=2)  # blocks, counted from 1
         image_size: int = Field(448, ge=32, le=2048)
-        crop: int = Field(392, ge=14)  # of the centre, which the teacher sees
+        crop: int = Field(392, ge=14)  # the teacher sees this square of the centre
         epochs: int = Field(300, ge=1)
         batch_size: int = Field(16, ge=1)
         lr: float = Field(2e-3, gt=0)  # StableAdamW with AMSGrad, eps 1e-10, weight decay 1e-4
@@ -56,7 +56,7 @@ class Dinomaly(Method):
         warmup: float = Field(0.01, ge=0, lt=1)  # share of the training
         clip: float = Field(0.1, gt=0)  # of the gradient's norm
         attention: Literal["linear", "softmax"] = added("linear")  # of the decoder
-        num_groups: int = added(2, ge=1)  # of levels, each rebuilt as one: as many as levels is the usual way
+        num_groups: int = added(2, ge=1)  # of levels; a group is rebuilt as one (usual: a group per level)
         dropout: float = Field(0.2, ge=0, lt=1)  # three times in the bottleneck
         easy: float = Field(0.9, ge=0, lt=1)  # share of the places with EASY_GRADIENT, after the ramp
         ramp: float = Field(0.1, ge=0, le=1)  # share of the training in which it rises from 0
@@ -97,12 +97,12 @@ class Dinomaly(Method):
         return level_distances(targets, rebuilt, "flat").mean()
 
     def raw_map(self, taught: list[Tensor]) -> Tensor:
-        """The mean of both groups' distances at the size of the crop: [B,crop,crop]."""
+        """The mean of the groups' distances at the size of the crop: [B,crop,crop]."""
         distances = torch.stack([cosine_distance(t, s) for t, s in self.groups(taught)]).mean(0)
         return upsample(distances, self.config.crop, align_corners=True)
 
     def smooth_map(self, taught: list[Tensor]) -> Tensor:
-        """The same at MAP_SIZE, smoothed."""
+        """The raw map, smoothed at MAP_SIZE: [B,MAP_SIZE,MAP_SIZE]."""
         return gaussian_blur(upsample(self.raw_map(taught), MAP_SIZE), SIGMA, radius=RADIUS)
 
     def anomaly_map(self, images: Tensor, taught: list[Tensor]) -> Tensor:

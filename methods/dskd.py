@@ -43,7 +43,7 @@ class DSKD(ReverseRecipe):
         distance: Literal["position", "l2", "flat"] = "position"  # l2 is twice position; flat is RD4AD's loss
         decoder_weight: float = Field(1.0, ge=0)
         fusion: Literal["sum", "product"] = "sum"  # over levels
-        # mean_one: the sum of maps, each divided by its mean on held-out normal images, which it sets aside
+        # mean_one: the sum of the maps, each divided by its mean on normal images that are held out for it
         student_fusion: Literal["sum", "product", "max", "mean_one"] = "sum"
         encoder_rate: float = added(1.0, gt=0)  # the encoder's learning rate, as a multiple of lr
         # zero_last: every residual block starts as its shortcut; teacher: a negative control
@@ -95,7 +95,7 @@ class DSKD(ReverseRecipe):
         return {"encoder": self.config.encoder_rate * self.config.lr}
 
     def learned(self, images: Tensor, taught: list[Tensor]) -> list[list[Tensor]]:
-        """The levels of the encoder and of the decoder, of whichever there are."""
+        """The levels of each student that `students` names, the encoder first."""
         c, students = self.config, []
         encoded = self.encoder(images) if hasattr(self, "encoder") else []
         if c.students != "decoder":

@@ -48,7 +48,7 @@ class EfficientAD(Method):
         heldout_share: float = Field(0.1, gt=0, lt=1)  # for the quantiles
         lr: float = Field(1e-4, gt=0)  # Adam, weight decay 1e-5; a tenth after `lr_drop` of the training
         lr_drop: float = Field(0.95, gt=0, le=1)
-        hardest: float = Field(1e-3, gt=0, le=1)  # share of the differences that are learnt from
+        hardest: float = Field(1e-3, gt=0, le=1)  # only this share, the largest differences, is in the loss
         autoencoder: bool = True
         normalise: bool = added(True)  # False: both differences are averaged as they are
         penalty: Literal["none", "images"] = added("none")  # the student answers 0 to other images
@@ -73,7 +73,7 @@ class EfficientAD(Method):
         self.others = Textures("imagenet", mean, std) if config.penalty == "images" else None
         self.register_buffer("mean", torch.zeros(self.channels))  # of the teacher's channels
         self.register_buffer("std", torch.ones(self.channels))
-        # NORMAL and RARE of the difference to the teacher, and of that to the autoencoder.
+        # NORMAL and RARE of the student's difference to the teacher, then of that to the autoencoder.
         self.register_buffer("quantiles", torch.tensor([[0, 0.1], [0, 0.1]]))
 
     def prepare(self, normals: Iterable[Pair]) -> None:
@@ -101,7 +101,7 @@ class EfficientAD(Method):
         return torch.stack(total).sum()
 
     def differences(self, images: Tensor, taught: list[Tensor]) -> list[Tensor]:
-        """Per place, the squared differences of student and teacher, student and autoencoder: [B,h,w]."""
+        """Squared differences per place, [B,h,w] each: of student and teacher, of student and autoencoder."""
         predicted, c = self.student(images).float(), self.channels
         maps = [(self.normalised(taught[0]) - predicted[:, :c]).square().mean(1)]
         if self.config.autoencoder:

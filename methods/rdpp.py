@@ -1,4 +1,4 @@
-"""RD++: RD4AD with a projection before the bottleneck, which learns to take a false anomaly out.
+"""RD++: RD4AD with projections before the bottleneck; they learn to remove synthetic anomalies.
 
 Tien et al.: Revisiting Reverse Distillation for Anomaly Detection, CVPR 2023, pages 24511-24520.
 Numbers are those of the official code (github.com/tientrandinh/Revisiting-Reverse-Distillation, MIT).
@@ -57,7 +57,7 @@ class RDPP(ReverseRecipe):
         self.std = normalisation(config.backbone)[1]
 
     def project(self, taught: list[Tensor]) -> list[Tensor]:
-        """The levels [B,C,h,w] without what the projections have learnt to take for noise."""
+        """The levels [B,C,h,w] after their projections, which have learnt to remove noise."""
         return [f(t) for f, t in zip(self.projections, taught, strict=True)]
 
     def terms(self, images: Tensor, taught: list[Tensor]) -> dict[str, Tensor]:
@@ -90,9 +90,9 @@ def projection(channels: int) -> nn.Sequential:
 
 
 def rectangles_of_noise(images: Tensor, std: tuple[float, ...]) -> Tensor:
-    """What is added to normalised images [B,3,S,S]: in one rectangle of each, grey noise; elsewhere 0.
+    """Noise to add to normalised images [B,3,S,S]: grey, in one rectangle of each image; elsewhere 0.
 
-    It is drawn from torch's generator, so that a checkpoint has its state.
+    Its seed comes from torch's generator, whose state is in every checkpoint.
     """
     size, draws = images.shape[-1], draws_of_torch()
     tile = max(2, round(LONGEST_WAVE * size))

@@ -36,7 +36,7 @@ class ReContrast(ReverseRecipe):
     licence = "none is given"
     fidelity = "author's code, partly"
     departures = (
-        "the repository has no licence: this file is written after a description of its facts",
+        "the repository has no licence: this file is written from a description of its facts",
         "the scripts count iterations, 2,000 and 5,000 of 16 images: here epochs of about as many (MVTec AD)",
         "the adapting encoder's BatchNorm is in eval mode for every category, as in the multiclass script",
         "the last, smaller batch is kept",
@@ -85,7 +85,7 @@ class ReContrast(ReverseRecipe):
         return self
 
     def pairs(self, images: Tensor, taught: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Six targets [B,C,h,w], three frozen and three adapting ones, and what the decoder makes of each."""
+        """The targets [B,C,h,w], first all frozen levels, then all adapting ones, and the rebuilt levels."""
         adapting = self.encoder(images)
         first, second = (adapting, taught) if self.config.cross else (taught, adapting)
         both = [cat(pair) for pair in zip(first, second, strict=True)]
@@ -106,7 +106,7 @@ class ReContrast(ReverseRecipe):
         return level_distances(targets, taught_by, self.config.distance).sum() / 2
 
     def deviations(self) -> float:
-        """How many standard deviations above the mean distance a place must lie to teach, now."""
+        """The threshold of hard places at this step, in standard deviations above the mean distance."""
         c = self.config
         return c.hardest if self.progress >= c.ramp else -3 + (c.hardest + 3) * self.progress / c.ramp
 

@@ -44,17 +44,17 @@ class SNL(ReverseRecipe):
         alpha: float = Field(1.0, ge=0)  # weight of the spatial KL
         tau: float = Field(1.0, gt=0)  # its temperature
         kl_reduction: Reduction = added("channel_mean")  # sum: DCAM's code; mean_all: VAND-GNL's
-        kl_times_tau2: bool = added(True)  # neither code has it
+        kl_times_tau2: bool = added(True)  # False: as in both of these codes
         intra: float = Field(1.0, ge=0)  # weight of the affinities of positions within an image
         inter: float = Field(1.0, ge=0)  # weight of the affinities of the images of a batch
         affinity_size: int = Field(16, ge=2)  # levels are pooled to this: 64x64 positions would need 4096^2
         affinity_scaling: Scaling = added("token")  # of intra; channel: as coded by DCAM
         affinity_power: Power = added(2)  # squared differences, or their root (DCAM's code)
-        inter_over: Over = added("images")
+        inter_over: Over = added("images")  # or all positions of a batch, or the channels of two levels
         # Behind the embedding (reverse) or each level (forward); "levels": per position, behind each level.
         cram: Literal["position", "global", "levels", "none"] = "position"
         centres: int = Field(64, ge=1)
-        centre: float = added(0.0, ge=0)  # weight: the embedding is like one learned map, after UniRD4AD
+        centre: float = added(0.0, ge=0)  # weight of the distance to one learned map, after UniRD4AD
         decoder_start: Literal["random", "teacher_scale"] = added("random")
         fusion: Literal["sum", "product"] = "sum"
 

@@ -112,7 +112,7 @@ class DCAM(ForwardStudent):
         return cosine_distance(t, s).mean()
 
     def divergence(self, t: Tensor, s: Tensor) -> Tensor:
-        """KL(teacher || student) of softmaxes: over H*W per channel ("spatial"), or C per place ("channel")."""
+        """KL(teacher || student) of softmaxes: over H*W per channel ("spatial"), C per place ("channel")."""
         c = self.config
         each = divergence(t, s, c.temperature, of_places=c.kd == "channel")  # [B,C] or [B,HW]
         kl = each.mean() if c.kd_reduction == "mean" else each.sum(1).mean()

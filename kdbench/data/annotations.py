@@ -1,7 +1,7 @@
-"""Annotations that other tools wrote, in COCO, YOLO or CSV files: which images have which defects where.
+"""Read annotations of other tools, in COCO, YOLO or CSV files: which images have which defects where.
 
 Coordinates are pixels from the upper left corner; the centre of the first pixel is at 0.5. All complaints are
-collected, and nothing that is unclear is left out in silence.
+collected; an unclear annotation is a complaint and never left out in silence.
 """
 
 import csv
@@ -125,8 +125,8 @@ def read_yolo(folder: Path, images: Path | None, complaints: Complaints) -> list
 def read_csv(file: Path, images: Path | None, complaints: Complaints) -> list[Labelled]:
     """A CSV with the columns image and kind, and perhaps polygon, box and split; a line per annotation.
 
-    `polygon` is "x y x y x y ...", `box` anything: it is only a label. `kind` is empty or "good" where the
-    image is normal.
+    `polygon` is "x y x y x y ..."; `box` may hold any text and only labels the image. `kind` is empty or
+    "good" if the image is normal. Raises RequestError without the first two columns.
     """
     reader = csv.DictReader(io.StringIO("\n".join(_lines(file)), newline=""))
     absent = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
@@ -212,7 +212,7 @@ def _coco_shape(where: str, entry: Mapping[str, object], kind: str, image: Label
 
 
 def _runs(where: str, counts: object, height: int, width: int) -> np.ndarray:
-    """The mask [H,W] of run lengths, column by column, that begin with the pixels outside."""
+    """The mask [H,W] of run lengths, column by column; the first run is outside of the defect."""
     if isinstance(counts, str):
         try:
             library = import_module("pycocotools.mask")

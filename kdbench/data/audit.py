@@ -1,4 +1,4 @@
-"""Does a dataset give its labels away? How well trivial numbers, which see no defect, tell the test images.
+"""Find shortcuts of a dataset: how well trivial numbers, which see no defect, tell its test images apart.
 
 A detector that follows the exposure, the file or the position of the object can look good on such data. Every
 number is tested against PERMUTATIONS random labellings, with Holm's correction over all tests of a dataset.
@@ -19,8 +19,8 @@ from skimage.filters import threshold_otsu
 from kdbench.dataset import Category
 from kdbench.picture import open_image
 
-SIDE = 256  # images are looked at with this longest side
-SMALL = 32  # and compared with training images at this size
+SIDE = 256  # the longest side at which images are measured
+SMALL = 32  # the size at which they are compared with training images
 BORDER = 0.04  # share of the side that counts as border
 PERMUTATIONS = 19_999
 LEVEL = 0.05  # of significance, after Holm's correction
@@ -42,12 +42,12 @@ class Shortcut:
 
     @property
     def flagged(self) -> bool:
-        """Whether it is outside of what chance allows."""
+        """Whether chance does not explain it."""
         return self.p_holm < LEVEL
 
     @property
     def columns(self) -> dict[str, str | float | bool]:
-        """As a row of a results folder has it."""
+        """A row of SHORTCUT_SCHEMA, but for the dataset."""
         return {
             "category": self.category,
             "number": self.number,

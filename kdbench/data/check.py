@@ -1,4 +1,4 @@
-"""Compare what lies on disk with what was published, category by category, and name what is wrong."""
+"""Compare a dataset on disk with its published counts, category by category, and name each problem."""
 
 import os
 from collections import ChainMap
@@ -14,7 +14,7 @@ from kdbench.data.together import Seen, check_together, notes
 from kdbench.dataset import Category, Dataset, Sample
 from kdbench.errors import DataError, reason
 
-# Told the category and how many of how many of its files are done.
+# Called with a category, the number of its files that are done, and the number of all its files.
 Progress = Callable[[str, int, int], None]
 
 ONE_IMAGE = "{}: 1 training image. Methods that hold out some need at least 2"
@@ -33,15 +33,15 @@ class Counts:
 
 @dataclass(frozen=True, kw_only=True)
 class CategoryCheck:
-    """What was found of one category; `found` is None if it cannot be listed."""
+    """The result for one category; `found` is None if it cannot be listed."""
 
     category: str
     present: bool
     found: Counts | None
     published: tuple[int, int, int] | None  # train, normal test, defective test
     problems: tuple[str, ...]
-    num_empty_masks: int | None = None  # only known after a deep check, as are remarks
-    remarks: tuple[str, ...] = ()  # what only a person can judge
+    num_empty_masks: int | None = None  # only known after a deep check
+    remarks: tuple[str, ...] = ()  # only a person can judge these; most need a deep check
     contents: Contents | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -57,11 +57,10 @@ def check(
     accept_large: bool = False,
     on_progress: Progress | None = None,
 ) -> list[CategoryCheck]:
-    """Every category of the dataset, there or not; `deep` also decodes every image and every mask.
+    """Check every category of the dataset, on disk or not; `deep` also decodes every image and every mask.
 
-    `accept_large`: say nothing of masks that mark most of their image.
-
-    DataError only if there is nothing to check: everything else is a problem of its category.
+    With `accept_large`, masks that mark most of their image get no remark. Raises DataError only if there is
+    nothing to check: everything else is a problem of its category.
     """
     categories = dataset.all_categories(root)
     if not categories:
@@ -76,7 +75,7 @@ def check(
 
 
 def _together(dataset: Dataset, found: list[CategoryCheck]) -> list[CategoryCheck]:
-    """The categories, the last one with what differs from counts that are published for all together."""
+    """The categories; the last gets the differences from counts that are published for all together."""
     counted = [one.found for one in found if one.found]
     if dataset.whole is None or len(counted) < len(found):
         return found
@@ -130,7 +129,7 @@ def _check(
 
 
 def _compared(found: Sequence[CategoryCheck]) -> list[CategoryCheck]:
-    """The categories, with what is wrong of two together: a multiclass detector trains on all of them."""
+    """The categories with the problems between two of them: a multiclass detector trains on all."""
     compared = list[CategoryCheck]()
     for one in found:
         others = [other for other in found if other is not one and other.contents]
@@ -156,7 +155,7 @@ def _differences(dataset: Dataset, name: str, found: Counts) -> list[str]:
 
 
 def _different(name: str, found: Counts, published_counts: Sequence[int]) -> list[str]:
-    """What differs from three counts, from two of a set published without a split, or from none."""
+    """The differences from three published counts, from two (published without a split), or from none."""
     there = dict(zip(PARTS, (found.train, found.normal, found.defective), strict=True))
     if len(published_counts) < len(PARTS):
         there = {"normal": found.train + found.normal, "defective": found.defective}
@@ -170,7 +169,7 @@ def _different(name: str, found: Counts, published_counts: Sequence[int]) -> lis
 
 @dataclass(frozen=True, kw_only=True)
 class _Look:
-    """What is seen of one image and its mask; `problem` is "" if both are readable and fit."""
+    """The facts of one image and its mask; `problem` is "" if both are readable and fit."""
 
     problem: str = ""
     seen: Seen | None = None
@@ -182,7 +181,7 @@ class _Look:
 def _decoded(
     checked: CategoryCheck, dataset: Dataset, category: Category, tell: Progress, accept_large: bool
 ) -> CategoryCheck:
-    """The category, with what there is to say of the content of its files."""
+    """The category with the problems and remarks that the content of its files gives."""
     samples = [Sample(path=path, label=False, defect="good") for path in category.train]
     samples += category.test
     looks: list[_Look] = []

@@ -1,4 +1,4 @@
-"""Images with annotations of other tools become a folder in the layout that the dataset `folder` reads."""
+"""Convert images with annotations of other tools to a folder in the layout of the dataset `folder`."""
 
 import hashlib
 import re
@@ -29,12 +29,12 @@ SHOWN = 30  # complaints
 
 @dataclass(frozen=True, kw_only=True)
 class Converted:
-    """What was written: images for training, normal test images, defective ones by kind, whether masks."""
+    """The images that were written."""
 
     num_train: int
-    num_good: int
-    kinds: dict[str, int]
-    masks: bool
+    num_good: int  # normal test images
+    kinds: dict[str, int]  # kind of defect -> its test images
+    masks: bool  # whether masks were written
     boxes: int  # defective images of which at least one annotation is only a box
     split_given: bool
 
@@ -61,9 +61,8 @@ def convert(
 ) -> Converted:
     """Write OUT/train/good, test/good, test/KIND and ground_truth/KIND; OUT must not exist.
 
-    Of the normal images, the share `train_share` is for training, in an order that follows from `seed` and
-    the names, unless the source says which. Raises RequestError with everything that is wrong at once; then
-    nothing is written.
+    The share `train_share` of the normal images is for training, chosen by `seed` and the names, unless the
+    source has a split. Raises RequestError with every complaint at once; then nothing is written.
     """
     complaints = Complaints()
     if out.exists():
@@ -111,7 +110,7 @@ def convert(
 
 
 def marked(image: Labelled) -> np.ndarray:
-    """What the annotations of an image mark, bool [H,W]: the pixels whose centres lie in a polygon."""
+    """The mask of the annotations of an image, bool [H,W]: pixels whose centre is in a polygon or in a mask."""
     width, height = image.size
     united = np.zeros((height, width), bool)
     for shape in image.shapes:
@@ -149,7 +148,7 @@ def _places(found: Sequence[Labelled], train_share: float, seed: int, complaints
             complaints.add(f"{other.name} and {image.name} would both be {part}/{kind or 'good'}/{name}")
         places.append(_Place(image=image, part=part, name=name, kind=kind))
     if complaints.texts:
-        return places  # what is left may not be what is meant
+        return places  # with these complaints, a count of the rest may mislead
     if found:
         trained = any(place.part == "train" for place in places)
         good = any(place.part == "test" and not place.kind for place in places)

@@ -1,4 +1,4 @@
-"""Fetch a dataset's archives: resumed, verified, then unpacked aside, so that it is whole or not there."""
+"""Download a dataset: fetch its archives, verify them, unpack aside, so that it is whole or not there."""
 
 import hashlib
 import json
@@ -29,10 +29,10 @@ from kdbench.dataset import Archive, Dataset
 from kdbench.errors import DataError, RequestError, reason
 from kdbench.files import cache_folder, folder_of
 
-# Told what is being done (download, verify, unpack), how many bytes are done, and of how many if known.
+# Called with the step (download, verify, unpack), the bytes that are done, and all bytes if known.
 Progress = Callable[[str, int, int | None], None]
 
-RETRIES = 5  # times that a connection may break without bringing anything new
+RETRIES = 5  # a connection may break so many times in a row without new bytes
 BLOCK = 1 << 20
 LICENCE_TEXTS = {
     "CC BY-NC-SA 4.0": "https://creativecommons.org/licenses/by-nc-sa/4.0/",
@@ -48,15 +48,14 @@ class _Broken(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class _Fetching:
-    """One archive on its way: what, to where, and how."""
+    """The download of one archive."""
 
     archive: Archive
     source: str
     part: Path
     tell: Progress
     timeout_s: float
-    # What the server said of the file that the part belongs to.
-    facts: Path = field(init=False)
+    facts: Path = field(init=False)  # the server's facts of the file whose first bytes are in the part
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "facts", self.part.with_name(f"{self.part.name}.json"))
@@ -96,8 +95,8 @@ def download(
 ) -> Path:
     """Fetch, verify and unpack the dataset into `root`, which must not hold anything yet; returns it.
 
-    What was fetched stays in NAME.part beside `root` until it is unpacked, so that the same call goes on.
-    RequestError for what the user has to change, DataError for an archive that is not what it must be.
+    Fetched bytes stay in NAME.part beside `root` until they are unpacked, so that the same call goes on.
+    Raises RequestError for something that the user has to change, DataError for a wrong archive.
     """
     archives = dataset.archives
     if not archives:
@@ -146,7 +145,7 @@ def download(
 
 
 def _alone(root: Path) -> Any:
-    """A lock on a download into `root`; RequestError if another process has it."""
+    """The lock of a download into `root`; RequestError if another process has it."""
     lock = cache_folder() / "locks" / f"download-{hashlib.sha256(os.fsencode(root)).hexdigest()[:12]}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -284,7 +283,7 @@ def _verify(fetching: _Fetching) -> None:
         fetching.forget()
         raise DataError(
             f"{fetching.archive.url}: SHA-256 is {digest.hexdigest()}, must be {fetching.archive.sha256}. "
-            f"What was downloaded is deleted. Try again; if it stays so, the file was replaced: see "
+            f"The download is deleted. Try again; if the hash stays the same, the file was replaced: see "
             f"{fetching.source}"
         )
 

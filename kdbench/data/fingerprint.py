@@ -16,9 +16,9 @@ from kdbench.errors import DataError, reason
 from kdbench.files import cache_folder, not_cached, written_aside
 from kdbench.picture import image_by_rule, mask_by_rule
 
-DIGESTS = 4  # how digests are remembered: files that older ones know were not looked into
-# Beside the digest of a file that was once read in another way, such as a mask by the stored values of its
-# first page: rows of then must not be taken for rows of what is seen in the file.
+DIGESTS = 4  # version of the remembered digests; older ones were taken without looking into the files
+# Stands behind the digest of a file that older versions read in another way, such as a mask by the stored
+# values of its first page: their rows must not count as rows of what the file shows.
 BY_RULE = " as it is seen"
 
 
@@ -40,8 +40,8 @@ def contents(dataset: Dataset, category: Category) -> Contents:
     """Hash the names, roles and contents of a category's files.
 
     A file is read once: the cache remembers its digest with its size and time of change. Raises DataError if
-    train and test overlap, if a test image is normal in one place and defective in another, and if rows
-    cannot hold the category's name.
+    train and test overlap, if a test image is normal in one place and defective in another, if a file cannot
+    be read, or if rows cannot hold the category's name.
     """
     _check_name(category)
     files = [("train", "good", path) for path in category.train]
@@ -98,7 +98,7 @@ def check_labels(tested: Iterable[tuple[str, Sample]]) -> None:
 
 
 def shared_images(tested: Mapping[str, Collection[str]]) -> list[str]:
-    """A note for each two categories that have test images in common; `tested` are digests by category."""
+    """A note for each two categories with common test images; `tested` is category -> digests."""
     names = list(tested)
     return [
         f"{first} and {second} share {shared} test images, which count in both"
@@ -116,7 +116,7 @@ def fingerprint_of(fingerprints: Iterable[str]) -> str:
 def _digests(
     dataset: Dataset, category: Category, paths: Iterable[Path], masks: Collection[Path]
 ) -> dict[Path, str]:
-    """The digest of each file, which says, too, if the file was once read in another way.
+    """The digest of each file, followed by BY_RULE if older versions read the file in another way.
 
     Raises DataError for files that cannot be read or are refused by their headers.
     """

@@ -1,4 +1,4 @@
-"""Anomaly maps and image scores that another program left: found, read and checked.
+"""Find, read and check anomaly maps and image scores of another program.
 
 A map has the path of its test image below the root of the dataset, with another suffix.
 """
@@ -26,18 +26,19 @@ SHOWN = 3  # paths that a complaint names
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
-    """What another program made: maps by category and image, scores by image, what they do not cover."""
+    """Maps and scores of another program, and the categories that they cover."""
 
-    maps: dict[str, dict[str, Path]] = field(default_factory=dict)
-    scores: Mapping[str, float] | None = None  # None: the largest value of each map
+    maps: dict[str, dict[str, Path]] = field(default_factory=dict)  # category -> image -> file
+    scores: Mapping[str, float] | None = None  # by image; None: the largest value of each map
     categories: tuple[str, ...] = ()
-    left_out: tuple[str, ...] = ()  # categories of which there is nothing
+    left_out: tuple[str, ...] = ()  # categories without maps and scores
 
 
 def find(maps: Path | None, scores: Path | None, categories: Sequence[Category], *, all_of: bool) -> Given:
-    """The files of the categories' test images; those with none at all are left out, unless `all_of`.
+    """The maps and scores of the categories' test images.
 
-    Raises RequestError with everything that is missing, doubled or of no image.
+    Categories without any are left out, unless `all_of`. Raises RequestError with a complaint for whatever is
+    missing, is there twice or belongs to no image.
     """
     complaints, by_category = Complaints(), dict[str, dict[str, Path]]()
     images = {one.name: [one.relative(sample.path) for sample in one.test] for one in categories}
@@ -73,7 +74,7 @@ def find(maps: Path | None, scores: Path | None, categories: Sequence[Category],
 
 
 def read_map(path: Path, image: Path) -> np.ndarray:
-    """One anomaly map as float32 [H,W]; DataError with the path if it cannot be read or cannot be right."""
+    """One anomaly map as float32 [H,W]; DataError with the path if it is unreadable or no map of `image`."""
     values = _array(path) if path.suffix.lower() in (".npy", ".npz") else _picture(path)
     values = values.reshape([side for side in values.shape if side != 1] or [1])  # [1,H,W] and [H,W,1], too
     if values.ndim != 2:
@@ -93,9 +94,9 @@ def read_map(path: Path, image: Path) -> np.ndarray:
 
 
 def read_scores(path: Path) -> dict[str, float]:
-    """Image -> score of a CSV file with the columns `image` and `image_score`, and perhaps others.
+    """Image -> score of a CSV file with the columns `image` and `image_score`; others are ignored.
 
-    Raises RequestError with every line that is wrong.
+    Raises DataError if it is no such file, RequestError with a complaint for every wrong line.
     """
     try:
         lines = csv.DictReader(io.StringIO(read_text(path)), strict=True)
@@ -128,7 +129,7 @@ def read_scores(path: Path) -> dict[str, float]:
 
 
 def _files(maps: Path, images: Sequence[str]) -> dict[str, Path]:
-    """The file of each image that has one. RequestError for two files of an image, and for files of none."""
+    """Image -> its map; RequestError for two maps of an image, and for maps that belong to no image."""
     complaints, found = Complaints(), dict[str, Path]()
     by_stem = dict[str, str]()
     for image in images:
@@ -152,7 +153,7 @@ def _files(maps: Path, images: Sequence[str]) -> dict[str, Path]:
 
 
 def _of_no_image(scores: Path, values: Iterable[str], images: Mapping[str, Sequence[str]]) -> list[str]:
-    """Complaints of scores of these categories' folders that belong to no test image."""
+    """A complaint for each score in the folders of these categories that belongs to no test image."""
     known = {image for own in images.values() for image in own}
     tops = {image.partition("/")[0] for image in known}
     wrong = [one for one in values if one not in known and one.partition("/")[0] in tops]
@@ -162,7 +163,7 @@ def _of_no_image(scores: Path, values: Iterable[str], images: Mapping[str, Seque
 def _missing(
     category: str, what: str, where: str, images: Sequence[str], there: Mapping[str, object]
 ) -> list[str]:
-    """A complaint with the first images that have none; nothing if all have one."""
+    """A complaint with the first images that are not in `there`; nothing if all are."""
     missing = [image for image in images if image not in there]
     if not missing:
         return []

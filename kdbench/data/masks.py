@@ -1,4 +1,4 @@
-"""The masks of test images: whether they fit, and what about them only a person can judge."""
+"""Read the masks of test images, check that they fit, and collect remarks for a person to judge."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -12,17 +12,17 @@ from kdbench.dataset import Category, Dataset, Sample
 from kdbench.errors import DataError
 from kdbench.picture import read_header
 
-# A mask that marks more of its image is taken for inverted or full until a person says otherwise. Of the
-# 771 masks of MVTec AD (bottle, grid, screw, transistor), VisA (capsules) and the magnetic tiles that were
-# measured, the largest marks 0.492 of its image (transistor, misplaced/008), the next 0.489 and 0.485. All
-# of them would be above this share if they were inverted.
+# A mask that marks a larger share of its image may be inverted: a person has to look. We measured 771 masks
+# of MVTec AD (bottle, grid, screw, transistor), VisA (capsules) and the magnetic tiles: the largest marks
+# 0.492 of its image (transistor, misplaced/008), the next 0.489 and 0.485. Inverted, all of them would be
+# above this share.
 LARGE_MASK = 0.5
 SHOWN = 3  # paths that a remark names
 
 
 @dataclass(frozen=True, kw_only=True)
 class Remarks:
-    """Masks of a category, as paths below its root, about which a run and a check say something."""
+    """Masks of a category that a run and a check remark on, as paths below its root."""
 
     large: Sequence[str] = ()  # mark more than LARGE_MASK of their image
     turned: Sequence[str] = ()  # are not turned by EXIF, but their image is
@@ -40,8 +40,8 @@ class Remarks:
         texts = []
         if self.large and not accept_large:
             texts.append(
-                f"{category}: {_masks(self.large)} more than {LARGE_MASK:.0%} of the image, which no mask of "
-                f"the published sets does that were measured. Inverted, or saved without its colours? If the "
+                f"{category}: {_masks(self.large)} more than {LARGE_MASK:.0%} of the image; no mask does so "
+                f"in the published datasets that we measured. Inverted, or saved without its colours? If the "
                 f"defects are that large, say --large-masks. {_paths(self.large)}"
             )
         if self.turned:
@@ -79,10 +79,10 @@ class Mask:
 
 
 def read_mask(dataset: Dataset, sample: Sample) -> Mask:
-    """What the masks of a defective image mark together.
+    """The union of the masks of a defective image.
 
-    DataError if one cannot be read, does not fit its image, or marks nothing although the published data
-    has no such masks.
+    DataError if one cannot be read, does not fit its image, or marks nothing although the published dataset
+    has no empty masks.
     """
     image = read_header(sample.path)
     width, height = image.size
@@ -122,7 +122,7 @@ def check_blank(dataset: Dataset, mask: Path) -> None:
 
 
 def remarks_of(category: Category, sample: Sample, mask: Mask) -> Remarks:
-    """What a person should know of this mask."""
+    """The remarks on this mask."""
     assert sample.mask is not None
     name = (category.relative(sample.mask),)
     return Remarks(large=name if mask.share > LARGE_MASK else (), turned=name if mask.turned else ())

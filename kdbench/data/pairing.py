@@ -1,9 +1,9 @@
 """Do the masks of a kind of defect belong to the images whose names they have? Names cannot tell that.
 
-The pixels can, where defects look unlike everything in normal images: inside of its mask an image has patches
-that are far from all patches of training images, for their place in the ranking of its patches. If the masks
-do not mark such patches better than random pairings of masks and images do, but would in another order (one
-on, in reverse, 10 before 2), somebody has numbered them wrongly.
+The pixels can, where defects look unlike everything in normal images. Each patch of a test image gets a rank:
+how far it is from all patches of training images, compared with the other patches of its image. Masks should
+mark patches of high rank. If they do so no better than in random pairings of masks and images, but better in
+another order (moved by one, reversed, 10 before 2), somebody has numbered them wrongly.
 """
 
 import re
@@ -19,12 +19,12 @@ from kdbench.data.masks import read_mask
 from kdbench.dataset import Category, Dataset, Sample
 from kdbench.picture import open_image
 
-SIDE, PATCH, STRIDE = 128, 8, 4  # images are looked at in grey with this side, in patches of 8x8
+SIDE, PATCH, STRIDE = 128, 8, 4  # images are seen in grey with this side, in patches of 8x8
 CELLS = (SIDE - PATCH) // STRIDE + 1  # of the grid of patches, along a side
 NORMALS, BANK = 40, 6000  # training images, and patches of them, to which patches are compared
 PAIRINGS = 9999  # random ones
-CHANCE = 0.05  # a p above it: no better than random pairings
-LEAST = 8  # masks; of fewer there are too few pairings
+CHANCE = 0.05  # with a p above it, masks fit no better than random pairings
+LEAST = 8  # masks; fewer have too few pairings
 FARTHEST = 3  # images by which masks are shifted
 
 Floats = NDArray[np.float64]
@@ -38,7 +38,7 @@ def num_looked_at(category: Category) -> int:
 
 
 def misplaced(dataset: Dataset, category: Category, tick: Tick = lambda count: None) -> list[str]:
-    """A sentence for each kind of defect whose masks fit its images in another order.
+    """A sentence for each kind of defect whose masks fit its images only in another order.
 
     DataError for an image or a mask that cannot be read.
     """
@@ -75,7 +75,7 @@ def patches(path: Path) -> NDArray[np.float32]:
 
 
 def ranked(seen: NDArray[np.float32], bank: NDArray[np.float32]) -> Floats:
-    """For each patch the share of the image's patches that are nearer to a patch of the bank."""
+    """For each patch of an image, the share of its patches that are nearer to a patch of the bank: [N]."""
     nearest = (((bank**2).sum(1) - 2 * seen @ bank.T).min(1)) + (seen**2).sum(1)
     ranks: Floats = (nearest.argsort().argsort() + 0.5) / len(nearest)
     return ranks
@@ -96,7 +96,7 @@ def fits(ranks: Sequence[Floats], marks: Sequence[NDArray[np.bool_]]) -> Floats:
 
 
 def orders(names: Sequence[str]) -> Iterator[tuple[str, NDArray[np.intp]]]:
-    """What mends masks that were numbered wrongly, in words; and the right mask of each image, by names."""
+    """Ways to mend wrongly numbered masks: each in words, and as the right mask's index per image [N]."""
     own = np.arange(len(names))
     for shift in (by for far in range(1, FARTHEST + 1) for by in (far, -far)):
         yield f"moved by {-shift:+d} in the order of names", np.roll(own, -shift)
@@ -109,7 +109,7 @@ def orders(names: Sequence[str]) -> Iterator[tuple[str, NDArray[np.intp]]]:
 
 
 def _kinds(category: Category) -> dict[str, list[Sample]]:
-    """The images with a mask by kind of defect, of kinds with enough of them, in the order of names."""
+    """Kind of defect -> its images with a mask, in the order of names; only kinds with LEAST of them."""
     kinds: dict[str, list[Sample]] = {}
     for sample in sorted(category.test, key=lambda sample: sample.path):
         if sample.mask:
@@ -130,7 +130,7 @@ def _judged(
     words = max(tried, key=lambda words: tried[words])
     if tried[words] > chance.max():
         yield (
-            f"{what}: its {len(fit)} masks may belong to other images. They mark what is unusual there no "
-            f"better than masks that are dealt out by chance (p {p:.2g}), but {words} they do, better than "
-            f"in each of {PAIRINGS:,} random orders. Were they numbered anew?"
+            f"{what}: its {len(fit)} masks may belong to other images. They mark unusual places no better "
+            f"than masks in a random order (p {p:.2g}). Masks {words} mark them better than in each of "
+            f"{PAIRINGS:,} random orders. Were the masks numbered again?"
         )

@@ -1,4 +1,4 @@
-"""The images below a folder of any photographs, of which a teacher is made: read when they are needed."""
+"""A folder of photographs from which a teacher is distilled; each is read when it is needed."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from kdbench.picture import images_below, open_image
 
 @dataclass(frozen=True, kw_only=True)
 class Photographs:
-    """Images in the order of their paths; `fingerprint` stands for their names and numbers of bytes.
+    """Images in the order of their paths; `fingerprint` is a hash of their names and sizes in bytes.
 
     Their content is not hashed: it may be a hundred gigabytes.
     """

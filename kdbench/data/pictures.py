@@ -40,7 +40,7 @@ def maps_of(
 
 
 def grey(anomaly_map: np.ndarray, lowest: float, highest: float, power: float = 1.0) -> Image.Image:
-    """A map [S,S] as 8-bit grey, `lowest` black and `highest` white, at most SIDE pixels wide.
+    """A map [H,W] as 8-bit grey, `lowest` black and `highest` white; the longer side has at most SIDE pixels.
 
     A value is lowest + (highest - lowest) * (grey / 255)^power.
     """

@@ -25,7 +25,7 @@ from kdbench.metrics.presets import Preset
 from kdbench.picture import open_image, read_header
 
 RULE = "rgb8-exif-pil_bilinear-square-v1"  # how a file becomes pixels; another rule is another name
-READER = 4  # which files are refused; a store of an older reader may hold what is refused now
+READER = 4  # version of the checks on files: an older store may hold files that are refused now
 NAME_BYTES = 100  # of dataset and category in the name of a store; file systems take 255 in all
 SATURATING = "saturating.npz"
 HIGHEST = "highest.txt"  # of 16-bit values
@@ -48,10 +48,10 @@ class Images:
 
 @dataclass(frozen=True, kw_only=True)
 class Saturating:
-    """The defects of a dataset that says how much of each has to be found; they may overlap.
+    """Defects with saturation areas: how much of each must be found. They may overlap.
 
-    Pixel `pixel[q]` of all pixels, as `Truth.regions` has them, belongs to region `region[q]`, from 1;
-    a region counts as found once `area[region - 1]` of its pixels are.
+    Pixel `pixel[q]`, an index into `Truth.regions`, belongs to region `region[q]`, which counts from 1; a
+    region counts as found once `area[region - 1]` of its pixels are found.
     """
 
     pixel: np.ndarray  # int64 [Q]
@@ -64,8 +64,8 @@ class Truth:
     """Ground truth of the test images: label [N] bool, and int32 regions if the dataset has masks.
 
     `regions` [P] holds all images one after another, image i from `starts[i]` to `starts[i + 1]` with the
-    shape `shapes[i]`: at their original sizes images need not be equal. `marked` [N] bool: what counts for
-    pixel metrics; not a defect whose published mask is empty.
+    shape `shapes[i]`: at their original sizes images need not be equal. `marked` [N] bool says which images
+    count for pixel metrics: all but defective ones whose published mask is empty.
     """
 
     label: np.ndarray
@@ -106,7 +106,7 @@ def images_ready(dataset: Dataset, category: Category, fingerprint: str, size: i
 
 
 def store_name(dataset: Dataset, category: Category, fingerprint: str, size: int) -> str:
-    """What identifies the pixels that `open_images` gives."""
+    """A name that stands for the pixels of `open_images`."""
     return _key(dataset, category, fingerprint, RULE, size).name
 
 
@@ -173,7 +173,7 @@ def _build_truth(dataset: Dataset, category: Category, preset: Preset, folder: P
 def _defects(
     dataset: Dataset, category: Category, areas: Mapping[Path, float], preset: Preset, starts: np.ndarray
 ) -> Saturating:
-    """One region for each mask. Where masks are made smaller, so is the area that has to be found."""
+    """One region for each mask. If a mask is made smaller, so is the area that must be found."""
     pixels, regions, saturation = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)], []
     for sample, start in zip(category.test, starts, strict=False):
         for path in sample.masks:
@@ -195,7 +195,7 @@ def decode(path: Path, size: int) -> np.ndarray:
 
 
 def look(path: Path, size: int) -> tuple[np.ndarray, Seen]:
-    """What `decode` gives, and what it takes to compare the image with others at its original size."""
+    """The pixels of `decode`, and the facts that compare the image with others, at its original size."""
     picture = open_image(path)
     pixels = resized(picture.image, size)
     seen = Seen(

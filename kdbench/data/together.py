@@ -1,4 +1,4 @@
-"""What the images of a category are to one another: the same picture twice, or transparent beside opaque."""
+"""Compare the images of a category with one another: the same picture twice, transparent beside opaque."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ HALF = 32768  # of the range of 16 bit
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What is kept of a decoded image to compare it with others; `content` is a hash of its pixels."""
+    """Facts of a decoded image to compare it with others; `content` is a hash of its pixels."""
 
     content: str
     transparent: bool
@@ -23,9 +23,9 @@ class Seen:
 
 
 def check_together(category: Category, train: Sequence[Seen], test: Sequence[Seen]) -> None:
-    """DataError for a picture in train and test or with two labels, whatever kind of file it is saved in.
+    """DataError for a picture that is in train and test or has two labels, whatever its kind of file.
 
-    Also for transparent images beside opaque ones: what is transparent is read as black.
+    DataError also for transparent images beside opaque ones: transparent parts are read as black.
     """
     trained = {seen.content: path for seen, path in zip(train, category.train, strict=True)}
     tested = {seen.content: sample.path for seen, sample in zip(test, category.test, strict=True)}
@@ -43,7 +43,7 @@ def check_together(category: Category, train: Sequence[Seen], test: Sequence[See
 
 
 def notes(category: Category, train: Sequence[Seen], test: Sequence[Seen]) -> list[str]:
-    """What a person should know: images that are there twice, show nothing, or have other colours."""
+    """Notes on images that are there twice, show a single colour, or have different colour profiles."""
     paths = [*category.train, *(sample.path for sample in category.test)]
     seen = list(zip(paths, [*train, *test], strict=True))
     found = _twins(category, train, test) + dark(category.name, max(one.highest for _, one in seen))
@@ -58,9 +58,9 @@ def notes(category: Category, train: Sequence[Seen], test: Sequence[Seen]) -> li
 
 
 def dark(name: str, highest: int) -> list[str]:
-    """A note on 16-bit images of which none uses half of the range; `highest` is their highest value, or 0.
+    """A note if no 16-bit image uses half of the range; `highest` is their highest value, 0 without any.
 
-    Cameras of 14 bit write such files. Nothing says that they are not as dark as that.
+    Cameras of 14 bit write such files, but the images may also be as dark as that: the file does not tell.
     """
     if not 0 < highest < HALF:
         return []

@@ -46,12 +46,11 @@ class _Result(NamedTuple):
 def execute_cell(
     cell: Cell, place: Place, run_id: str, notify: Notify, timeout_s: float | None = None
 ) -> Outcome:
-    """Run a cell and write its rows, whatever happens in it; only ResultsError is raised, or LostError by a
-    GPU that does not compute.
+    """Run a cell and write its rows, whatever happens in it.
 
-    The outcome is `elsewhere`, and nothing is done, while another process runs the cell. It is `stopped`, and
-    there are no rows, if `notify` raised CellStopped: a checkpoint keeps the training, or `error` says that
-    there is none.
+    Raises only ResultsError, or LostError if the GPU does not compute. The outcome is `elsewhere`, and
+    nothing is done, while another process runs the cell. It is `stopped`, and there are no rows, if `notify`
+    raised CellStopped: a checkpoint keeps the training, or `error` says that there is none.
     """
     started, last = time.perf_counter(), dict[str, Any]()
     device = torch.device(place.device)
@@ -139,7 +138,7 @@ def _attempt(cell: Cell, place: Place, notify: Notify) -> _Result:
 
 
 def _machine(place: Place) -> dict[str, Any]:
-    """What a failed cell ran on; only the type of the device if that does not answer any more."""
+    """The machine of a failed cell; only the type of its device if the device does not answer any more."""
     device = torch.device(place.device)
     try:
         return provenance.machine_provenance(device)
@@ -158,17 +157,14 @@ def _write(results: Results, cell: Cell, place: Place, run_id: str, result: _Res
 def write_output(
     results: Results, cell_id: str, output: CellOutput, *, run_id: str | None, keep_detector: bool
 ) -> None:
-    """Replace all that a cell has, the rows last."""
+    """Replace all files of a cell, the rows last."""
     results.discard(cell_id)
-    inputs = ((INPUTS, rows) for rows in output.inputs)
     parts = (
-        *(
-            (SCORES, output.scores),
-            (NORMALS, output.normals),
-            (EPOCHS, output.epochs),
-            (CURVES, output.curves),
-        ),
-        *inputs,
+        (SCORES, output.scores),
+        (NORMALS, output.normals),
+        (EPOCHS, output.epochs),
+        (CURVES, output.curves),
+        *((INPUTS, rows) for rows in output.inputs),
         (PICTURES, output.pictures),
     )
     for kind, rows in parts:

@@ -1,4 +1,4 @@
-"""What machines have and what a cell needs; the only place that starts, joins and asks Ray.
+"""Machines and the needs of cells; the only module that starts, joins and asks Ray.
 
 Ray serves a whole process: only one `session` is open at a time, and a session inside it uses the same Ray.
 """
@@ -26,7 +26,7 @@ STORE_BYTES = 128 << 20  # of Ray's object store: results are files, nothing lar
 # FOLDER/kdb1234567-abcdefgh/session_2026-01-31_12-00-00_123456_1234567/sockets/plasma_store
 LONGEST_FOLDER = 107 - 83
 WAIT_TICK_S = 1.0  # between two looks at nodes that are waited for
-FREE_S = 600.0  # after so long something else has a machine, and nobody knows for how long
+FREE_S = 600.0  # a machine that is not free after so long is in use by something else
 RETRIES = 2  # after a lost worker or node; an exception is never tried again
 
 T = TypeVar("T")
@@ -197,7 +197,7 @@ def ray_cluster() -> Cluster:
 
 
 def cluster_at(address: str, gpus: int | None, timeout_s: float) -> Cluster:
-    """The Ray cluster at an address, with what its nodes tell of their GPUs; waits till it has so many GPUs.
+    """The Ray cluster at an address, with facts about the GPUs of its nodes; waits until it has `gpus` GPUs.
 
     Raises RequestError if it does not have them in time, or if a node does not answer.
     """
@@ -228,7 +228,7 @@ def wait_for_gpus(count: int, timeout_s: float) -> Cluster:
 
 
 def on_every_node(function: Callable[..., T], *arguments: object) -> list[tuple[Node, T]]:
-    """What `function(*arguments)` returns on each node; all run at the same time, without a GPU.
+    """Call `function(*arguments)` on all nodes at the same time, without a GPU; returns (node, result) pairs.
 
     Raises RequestError if a node is lost or the function raises.
     """
@@ -251,7 +251,7 @@ def on_every_node(function: Callable[..., T], *arguments: object) -> list[tuple[
 
 
 def run_alone(node: Node, num_gpus: int, function: Callable[..., T], *arguments: object) -> T:
-    """What `function(*arguments)` returns in a new process that has all cores of the node.
+    """Call `function(*arguments)` in a new process that has all cores of the node; returns its result.
 
     Raises LostError, in one line, if it raises or if its process is lost more often than RETRIES. Raises
     NotFreeError if something else has cores or GPUs of the node for FREE_S.
@@ -286,10 +286,10 @@ class _Alone:
             _see_no_gpu()
 
     def begun(self) -> None:
-        """Returns as soon as there is the process."""
+        """Return as soon as the process has begun."""
 
     def call(self, function: Callable[..., T], *arguments: object) -> T:
-        """What the function returns."""
+        """Call the function; returns its result."""
         return function(*arguments)
 
 
@@ -386,7 +386,7 @@ def _handlers_kept() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Ray's notes, such as how it protects the cluster of one machine."""
+    """A context without Ray's notes, such as one on how it protects the cluster of one machine."""
     loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "ray._private")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

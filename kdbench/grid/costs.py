@@ -21,7 +21,7 @@ from kdbench.results.store import CELLS, read
 
 STEP_IMAGES = 4  # in a measured step: enough to keep two cores busy
 MEMORY_MARGIN = 1.25  # on the memory that earlier cells took
-ALIKE = 2  # a cell with up to so many times as many images takes about as much RAM
+ALIKE = 2  # cells whose numbers of images differ by at most this factor take about the same RAM
 GPU_STEP = 0.1  # shares of a GPU are rounded up to a multiple of it
 COST_COLUMNS = (
     *("cell_id", "status", "method", "config", "device", "num_threads"),
@@ -32,26 +32,26 @@ COST_COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class OnGpu:
-    """What a cell took of a GPU: its trained images, bytes with a margin, those of the GPU, and its cache."""
+    """What a cell took of a GPU."""
 
-    num_train: int
-    needed: int
-    memory_bytes: int
+    num_train: int  # its images for training and to hold out
+    needed: int  # bytes of the GPU's memory, with a margin
+    memory_bytes: int  # of the GPU
     cache: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What one cell took, in seconds: once, per image and epoch of training, per test image."""
+    """How long one cell took."""
 
     prepare_s: float
-    train_s: float
-    evaluate_s: float
+    train_s: float  # per image and epoch
+    evaluate_s: float  # per test image
     pixels: int  # of an input image
 
 
 class Costs:
-    """What the rows of a results folder tell about cells that are still to run."""
+    """What the rows of a results folder tell about the cost of cells that are still to run."""
 
     def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
         cells: dict[str, list[Mapping[str, Any]]] = {}
@@ -82,10 +82,11 @@ class Costs:
         return None
 
     def gpu_share(self, cell: Cell, num_train: int, gpu_bytes: int = 0) -> tuple[float, Cache]:
-        """The share of a GPU that a cell needs, and where it caches; 1 if none with as many images finished.
+        """The share of a GPU that a cell needs, and where it caches the teacher's levels.
 
-        `gpu_bytes` is the memory of the smallest GPU it may run on, if that is known. A cell cannot get more
-        than its share, so cells with fewer images tell nothing. It caches as those did that were measured.
+        `gpu_bytes` is the memory of the smallest GPU it may run on; 0: unknown. A cell cannot get more than
+        its share, so only finished cells with at least as many images tell it, and the cell caches where
+        they did. Without such cells, the share is a whole GPU.
         """
         known = self.on_gpu.get(recipe_of(cell.method, json.loads(cell.config)), ())
         larger = [one for one in known if one.num_train >= num_train]
@@ -98,9 +99,10 @@ class Costs:
         return stepped, "device" if any(one.cache == "device" for one in larger) else "recomputed"
 
     def memory_bytes(self, job: Job, num_train: int) -> int:
-        """The RAM that a cell needs: 0 if none of this config, device and about as many images has finished.
+        """The RAM in bytes that a cell needs, by finished cells of its config and device; 0 without any.
 
-        A multiclass cell tells nothing about oneclass ones: too large a need lets fewer cells run at once.
+        They must have about as many images: with the need of a multiclass cell, too few oneclass cells would
+        run at once.
         """
         recipe = recipe_of(job.cell.method, json.loads(job.cell.config))
         known = self.memory.get((*recipe, device_type(job)), ())
@@ -108,7 +110,7 @@ class Costs:
 
 
 def known_costs(results: Storage) -> Costs:
-    """The costs by the rows in `results`, which may have none yet."""
+    """The costs by the rows in `results`; a folder without rows tells none."""
     try:
         return Costs(read(results, CELLS, columns=COST_COLUMNS).to_pylist())
     except FileNotFoundError:
@@ -118,9 +120,9 @@ def known_costs(results: Storage) -> Costs:
 def with_needs(
     jobs: Sequence[Job], request: Request, cluster: Cluster, costs: Costs, data: Mapping[str, Found]
 ) -> list[Job]:
-    """Each job with its need: as the request says, else as earlier cells took, else a fair share of the CPUs.
+    """Each job with its need: that of the request, else that of earlier cells, else a fair share of the CPUs.
 
-    The share follows from the whole grid, also if a part of it has finished: another number of threads would
+    The share follows from the whole grid, even if a part of it has finished: another number of threads would
     change the last digits of a cell. With `--executor local`, one cell runs at a time and has all cores.
     """
     alone, largest = request.executor == "local", max(cluster.nodes, key=lambda node: node.cpus)
@@ -168,12 +170,12 @@ def _shares(request: Request, cluster: Cluster, costs: Costs) -> Callable[[Cell,
 
 
 def _cpus(share: float) -> int:
-    """The cores of a cell on a GPU, of its share of them: one feeds a GPU, more than four do not help."""
+    """The cores of a cell on a GPU: its share of them, at least one, at most four, since more do not help."""
     return min(4, max(1, int(share + 1e-9)))
 
 
 def longest_first(jobs: Sequence[Job], data: Mapping[str, Found], costs: Costs) -> list[Job]:
-    """The jobs, those that take longest first: a long one that starts last would run alone at the end."""
+    """The jobs, the longest first: a long job that started last would run alone at the end."""
     expected = expected_seconds(jobs, data, costs)
     # A stable sort: jobs of equal time stay in the order of the request.
     return sorted(jobs, key=lambda job: expected[job.cell.id], reverse=True)
@@ -252,17 +254,18 @@ def _groups(method: str, config: Mapping[str, Any], device: str, threads: int | 
 
 
 def device_type(job: Job) -> str:
-    """`cpu` or `cuda`, as the column `device` has it."""
+    """`cpu` or `cuda`, as in the column `device`."""
     return torch.device(job.place.device).type
 
 
 def recipe_of(method: str, config: Mapping[str, Any]) -> tuple[str, str]:
-    """Equal for cells that differ only in epochs, data and seed."""
+    """A key that is equal for cells which differ only in epochs, data and seed."""
     without_epochs = {key: value for key, value in config.items() if key != "epochs"}
     return method, json.dumps(without_epochs, sort_keys=True)
 
 
 def num_images(cell: Cell, data: Mapping[str, Found]) -> tuple[int, int]:
+    """How many training images and how many test images a cell has."""
     found = data[cell.dataset].categories
     categories = [found[name] for name in cell.categories]
     return sum(len(c.train) for c in categories), sum(len(c.test) for c in categories)

@@ -1,4 +1,4 @@
-"""What executors get and what they tell: all that the one here and the one on Ray have in common."""
+"""What both executors, the local one and Ray's, take and report."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -64,7 +64,7 @@ class Execution:
 
 
 def refuse_impossible(jobs: Sequence[Job], cluster: Cluster) -> None:
-    """Raise RequestError for what no node can run; Ray would let it wait for ever."""
+    """Raise RequestError for needs that no node can meet; Ray would let such a cell wait for ever."""
     needs = dict.fromkeys(job.need for job in jobs)
     complaints = [f"no node has {need} for a cell" for need in needs if not cluster.fits(need)]
     if complaints:

@@ -1,4 +1,4 @@
-"""Which cells of a plan have finished, by rows that are indeed theirs."""
+"""Which cells of a plan have finished, by rows whose identity is checked."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -22,7 +22,7 @@ def succeeded_in(folder: str | None, wanted: Mapping[str, Cell]) -> frozenset[st
 
 
 def check_said(where: str, cells: Mapping[str, Cell], said: Mapping[str, Mapping[str, object]]) -> None:
-    """RequestError for each cell whose rows say of its identity what it is not: somebody changed them."""
+    """RequestError if rows contradict the identity of their cell: somebody changed them."""
     complaints = Complaints()
     for cell_id, row in said.items():
         for name in OF_IDENTITY:
@@ -36,16 +36,16 @@ def check_said(where: str, cells: Mapping[str, Cell], said: Mapping[str, Mapping
 
 
 def of_other_code(cells: Mapping[str, Cell], ends: Mapping[str, End], again: Collection[str]) -> list[str]:
-    """A notice for each method whose file is another one than that which trained its finished cells.
+    """A notice for each method whose file has changed since it trained finished cells.
 
-    Their ids are the same: a hash of code would run all cells again for a comment. `again` run anyway.
+    A cell's id has no hash of code: a changed comment would run all cells again. Those in `again` run anyway.
     """
     counts: Counter[str] = Counter()
     for cell_id, end in ends.items():
         method, trained_by = cells[cell_id].method, end.said.get("method_sha256")
         counts[method] += cell_id not in again and trained_by not in (None, method_sha256(method))
     return [
-        f"{count} finished cells are of another version of the file of {method}, and stay as they are: "
+        f"{method}: another version of its file trained {count} of the finished cells, which are kept: "
         f"--redo all runs them again"
         for method, count in counts.items()
         if count
@@ -53,5 +53,5 @@ def of_other_code(cells: Mapping[str, Cell], ends: Mapping[str, End], again: Col
 
 
 def reading(results: str) -> AbstractContextManager[None]:
-    """What cannot be read of a results folder becomes a RequestError."""
+    """A context in which an error on reading a results folder becomes a RequestError."""
     return complained(f"cannot read results in {results}")

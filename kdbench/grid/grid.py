@@ -1,4 +1,4 @@
-"""A run: planned, then carried out. Nothing here prints or exits: a view is told what happens."""
+"""Plan a run, then carry it out. Nothing here prints or exits: a view hears what happens."""
 
 import os
 import signal
@@ -97,10 +97,10 @@ class GridResult:
 
 
 def plan_grid(request: Request, cluster: Cluster | None = None) -> Grid:
-    """What a request takes on the machines of `cluster`: by default those of the Ray cluster at
-    `request.address` or RAY_ADDRESS, else this one.
+    """Plan a request for the machines of `cluster`.
 
-    Raises RequestError with every complaint at once if any of it cannot be run.
+    Without one: for the Ray cluster at `request.address` or RAY_ADDRESS, else for this machine. Raises
+    RequestError with every complaint at once if any part of the request cannot be run.
     """
     request = request.model_copy(update={"address": address_of(request.address)})
     joined = cluster or _joined(request)
@@ -162,8 +162,8 @@ def run_grid(
     """Run the cells that are to run, then time one detector of each line of the report.
 
     An exception in a cell becomes a failed row. A signal or a full disk ends the run early: the result says
-    so. Raises RequestError for what is wrong before the first cell, such as an image that cannot be decoded.
-    `work` is what runs a cell. If somebody asks `stop`, the running cells leave checkpoints.
+    so. Raises RequestError for an error before the first cell, such as an image that cannot be decoded.
+    `work` runs one cell. Once `stop` is asked, the running cells leave checkpoints.
     """
     run = _Run(grid, view or Silent(), work, stop or Stop())
     with run.log.kept():
@@ -237,7 +237,7 @@ class _Run:
         self.view = self.log = Log(view, self.results.storage, self.id, len(grid.todo))
         self.statuses = dict(grid.finished)
         self.num_finished = self.num_checkpoints = 0
-        self.on_gpu = frozenset[str]()  # the numbers of this process there, if it runs cells itself
+        self.on_gpu = frozenset[str]()  # this process's numbers on the GPU, if it runs cells itself
         self.resources = ExitStack()  # Ray, from its first use to the end of the run
 
     def take_over(self) -> None:
@@ -391,5 +391,5 @@ def _cannot_be_timed(jobs: Sequence[Job]) -> str:
 
 
 def _replacing(job: Job, before: End | None) -> Job:
-    """The job, knowing which end of its cell it replaces, if any."""
+    """The job with the run whose rows of the cell it replaces, if any."""
     return replace(job, place=replace(job.place, replaces=before.run_id if before else None))

@@ -25,7 +25,7 @@ Configs = dict[tuple[str, str, str], list[dict[str, Any]]]  # (method, profile, 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A cell with its place and what it occupies there."""
+    """A cell with its place and its need."""
 
     cell: Cell
     place: Place
@@ -82,7 +82,7 @@ def plan(request: Request, cluster: Cluster | None = None) -> Plan:
 
 
 def _slow_precisions(configs: Configs, device: str) -> Iterator[str]:
-    """Processors convert fp16 in every operation: it takes some twenty times as long as bf16."""
+    """A complaint about fp16 on a CPU, which converts it in every operation: twenty times as slow as bf16."""
     asked = {method for (method, _, _), every in configs.items() for c in every if c["precision"] == "fp16"}
     if device == "cpu" and asked:
         yield f"precision fp16 of {', '.join(sorted(asked))}: a CPU is slow in fp16. Choose auto, bf16, fp32"
@@ -92,9 +92,8 @@ def find_data(dataset: Dataset, root: Path | None, wanted: tuple[str, ...]) -> F
     """The dataset's categories on disk with fingerprints; RequestError with every complaint."""
     folder, complaints = dataset.root(root), Complaints()
     present, known = dataset.present(folder), dataset.all_categories(folder)
-    shown = {
-        unicodedata.normalize("NFC", name): name for name in known
-    }  # two names that a person typed may look equal
+    # A typed name may look like the folder's and have other code points.
+    shown = {unicodedata.normalize("NFC", name): name for name in known}
     wanted = tuple(shown.get(unicodedata.normalize("NFC", name), name) for name in wanted)
     for name in wanted:
         if name not in known:
@@ -128,7 +127,7 @@ def find_data(dataset: Dataset, root: Path | None, wanted: tuple[str, ...]) -> F
 
 
 def resolved(results: str) -> str:
-    """A results folder under a name for every process: an absolute path, or the URI as it is."""
+    """The name of a results folder for every process: an absolute path, or the URI as it is."""
     local = Storage(results).local
     return str(local.resolve()) if local else results
 
@@ -166,7 +165,7 @@ def choose_device(asked: str, cluster: Cluster | None = None, executor: str | No
 
 
 def _left_out(request: Request) -> Iterator[str]:
-    """Which methods do not run because nobody named them, and what they need."""
+    """A notice for each method that does not run because nobody named it, with what it needs."""
     for name in () if request.methods else method_names():
         needs = method_facts(name).needs
         if needs:
@@ -174,7 +173,7 @@ def _left_out(request: Request) -> Iterator[str]:
 
 
 def wrong_words(request: Request) -> Iterator[str]:
-    """A complaint for each method, dataset, setting, preset and profile that there is not."""
+    """A complaint for each unknown method, dataset, setting, preset or profile, and each clash of options."""
     for method in request.methods:
         if method not in method_names():
             yield unknown("method", method, method_names())
@@ -195,7 +194,7 @@ def wrong_words(request: Request) -> Iterator[str]:
 
 
 def _wrong_runtimes(request: Request, device: str, cluster: Cluster | None) -> Iterator[str]:
-    """Runtimes that can do none of what is asked for; on a cluster's nodes they are looked up later."""
+    """A complaint for each runtime without any precision that is asked for; cluster nodes are asked later."""
     for precision in request.runtime_precision:
         if precision not in PRECISIONS:
             yield unknown("precision", precision, PRECISIONS)
@@ -220,9 +219,8 @@ def _wrong_splits(datasets: Iterable[Dataset], split: str | None) -> Iterator[st
     for dataset in datasets:
         if split is None or split == dataset.split:
             continue
-        reason = dataset.refused_splits.get(split)
-        if reason:
-            yield f"{dataset.name}: the split {split!r} is refused: {reason}"
+        if refused := dataset.refused_splits.get(split):
+            yield f"{dataset.name}: the split {split!r} is refused: {refused}"
         else:
             yield f"{dataset.name}: " + unknown("split", split, [dataset.split])
 
@@ -255,7 +253,7 @@ def _notices(found: Mapping[str, Found]) -> list[str]:
 
 
 def _configs(request: Request, datasets: Iterable[Dataset], complaints: Complaints) -> Configs:
-    """Every configuration of each known method; complains of what the methods do not take."""
+    """Every configuration of each known method; adds a complaint for each that its method refuses."""
     overrides = {key: getattr(request, key) for key in OF_METHODS if getattr(request, key) is not None}
     profiles = sorted({request.profile or dataset.profile for dataset in datasets})
     known = [name for name in request.methods if name in method_names()]
@@ -301,7 +299,7 @@ def _config(method: str, values: Mapping[str, Any], preset: str) -> dict[str, An
 
 
 def _too_few_to_hold_out(request: Request, found: Mapping[str, Found], configs: Configs) -> Iterator[str]:
-    """Which categories have too few training images, for methods that hold some out."""
+    """A complaint for each category with too few training images for methods that hold some out."""
     for data in found.values():
         profile = request.profile or data.dataset.profile
         for name, category in data.categories.items():
@@ -326,7 +324,7 @@ def _too_few_to_hold_out(request: Request, found: Mapping[str, Found], configs: 
 
 
 def _least(method: str, config: Mapping[str, Any]) -> int:
-    """How many images a category needs: one to train on, one that chooses, one that gives a threshold."""
+    """How many images a category needs: one to train on, perhaps one to hold out and one for a threshold."""
     found = get_method(method)
     taken = found.Config.model_validate(config)
     return 1 + found.holds_out(taken) + bool(taken.hold_out)

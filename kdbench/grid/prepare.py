@@ -1,4 +1,4 @@
-"""What every machine needs before its first cell: teachers that can be built, decoded images and masks."""
+"""Prepare a machine for its first cell: build the teachers once, decode images and masks."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ def prepare(
     tick: Tick = lambda done, total: None,
     note: Note = lambda text: None,
 ) -> list[str]:
-    """Build each teacher and decode each image once; returns what is wrong with them."""
+    """Build each teacher and decode each image once; returns complaints about them."""
     teachers: dict[tuple[str, tuple[int, ...]], Job] = {}
     needed: dict[tuple[str, str, int, str], None] = {}
     for job in jobs:
@@ -136,9 +136,9 @@ def decode_dataset(
     tick: Tick,
     note: Note = lambda text: None,
 ) -> dict[str, int]:
-    """Decode the images and masks of these categories, or of all there are; returns the images of each.
+    """Decode the images and masks of these categories, or of all; returns category -> number of images.
 
-    Raises RequestError with everything that is wrong with them, or if there is no such preset.
+    Raises RequestError with every complaint about them, or if there is no such preset.
     """
     if preset not in PRESETS:
         raise RequestError([unknown("preset", preset, PRESETS)])
@@ -150,7 +150,7 @@ def decode_dataset(
 
 
 def enough_disk(results: str, needed: int = 64 << 20) -> str | None:
-    """A complaint if a results folder on a disk has less free space than results need at the least."""
+    """A complaint if the disk of a results folder has less free space than the smallest results need."""
     folder = Storage(results).local
     if folder is None:
         return None

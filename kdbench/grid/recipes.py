@@ -37,12 +37,12 @@ def grid_file(given: Path) -> Path:
     if name in names and not given.is_file():
         return FOLDER / f"{name}{SUFFIX}"
     if given.suffix == SUFFIX or given.exists():
-        return given  # who reads it says what is wrong with it
+        return given  # if something is wrong with it, its reader complains
     raise RequestError([f"there is no file {given}, and {unknown('recipe', name, names)}"])
 
 
 def says(name: str) -> str:
-    """What a recipe is: the comment that its file begins with."""
+    """The description of a recipe: the comment in the first line of its file."""
     return read_text(FOLDER / f"{name}{SUFFIX}").splitlines()[0].removeprefix("#").strip()
 
 

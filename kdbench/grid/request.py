@@ -17,19 +17,15 @@ from kdbench.registry import method_names
 
 Model = TypeVar("Model", bound=BaseModel)
 EVERY = "all"  # `all.batch_size=8` sets a key of every method
-OF_METHODS = (
-    "epochs",
-    "backbone",
-    "precision",
-    "hold_out",
-)  # keys of a request that are keys of every method
+# Keys of a request that are also keys of every method.
+OF_METHODS = ("epochs", "backbone", "precision", "hold_out")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
     """How the command line shows a field, if its name and type do not tell."""
 
-    metavar: str | None = None  # what stands for a value, such as its unit
+    metavar: str | None = None  # the word for a value in the help, such as its unit
     off: str = ""  # the option that means False
     is_argument: bool = False  # whether it stands without a name
 
@@ -53,7 +49,7 @@ def names_of(value: object) -> object:
 
 
 def both_settings(value: object) -> object:
-    """The names of `names_of`, with `both` as the two settings that it stands for."""
+    """The names of `names_of`; the name `both` becomes the two settings."""
     names = names_of(value)
     if not isinstance(names, list | tuple):
         return names
@@ -127,7 +123,7 @@ class Request(BaseModel):
     seeds: Seeds = Field((0,), min_length=1, description="Comma list.")
     epochs: Epochs = None
     hold_out: Annotated[float | None, Shown(metavar="SHARE")] = Field(
-        None, description="Share of the normal images, as 0.1, that only gives detectors their thresholds."
+        None, description="Share of the normal images, such as 0.1, that serves only for the thresholds."
     )
     set: Sets = Field(
         default_factory=dict, description="Change a method's key; of a comma list, each value is tried."
@@ -135,11 +131,11 @@ class Request(BaseModel):
     profile: Profile = None
     backbone: Backbone = None
     weights: WeightsFile = None
-    preset: str = Field("exact", description="Evaluation preset, see docs/metrics.md.")
+    preset: str = Field("exact", description="Evaluation preset, see docs/presets.md.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N.")
     precision: Precision = None
     executor: Literal["local", "ray"] | None = Field(
-        None, description="ray if cells can run side by side, if not given."
+        None, description="local or ray; if not given, ray when cells can run side by side."
     )
     address: Address = None
     wait_for_gpus: Annotated[int | None, Shown(metavar="GPUS")] = Field(
@@ -164,7 +160,7 @@ class Request(BaseModel):
         0, ge=0, description="Epochs between two looks at the test images, which choose nothing; 0: none."
     )
     compile: Annotated[Literal["auto", "on", "off"], Shown(metavar="auto|on|off")] = Field(
-        "auto", description="Compile losses: auto does where a long training saves time by it."
+        "auto", description="Compile losses; auto: where a long training saves time by it."
     )
     latency: Annotated[bool, Shown(off="--no-latency")] = Field(
         True, description="Time one detector of each line of the report, when all cells have finished."
@@ -172,8 +168,8 @@ class Request(BaseModel):
     runtimes: Names = Field(
         ("torch",),
         min_length=1,
-        description="Comma list of what detectors are timed with: torch, torch-compile, onnxruntime, "
-        "openvino, tensorrt.",
+        description="Comma list of runtimes in which detectors are timed: torch, torch-compile, "
+        "onnxruntime, openvino, tensorrt.",
     )
     runtime_precision: Annotated[Names, Shown(metavar="fp32,bf16,fp16,int8")] = Field(
         (), description="Comma list for the runtimes; fp32 and that of the training if not given."
@@ -183,13 +179,13 @@ class Request(BaseModel):
     )
     results: Results = "results"
     published: FolderName | None = Field(
-        None, description="Folder of `kdbench report --rows`: what succeeded there is copied, not run."
+        None, description="Folder of `kdbench report --rows`: cells that succeeded there are copied, not run."
     )
     timeout: Annotated[float | None, Shown(metavar="SECONDS")] = Field(
         None, gt=0, description="Seconds that a cell may take."
     )
     redo: Literal["failed", "all"] | None = Field(
-        None, description="Run finished cells again; failed: also timings that were not alone."
+        None, description="Run cells again: all, or those that failed and timings that were not alone."
     )
     keep_detectors: KeepDetectors = Field(True, description="Keep trained detectors.")
     keep_pictures: Annotated[bool, Shown(off="--discard-pictures")] = Field(
@@ -206,7 +202,7 @@ def read_request(file: Path | None, options: Mapping[str, Any]) -> Request:
 
 
 def read_model(model: type[Model], file: Path | None, options: Mapping[str, Any]) -> Model:
-    """The same for any request whose fields are the options of a command; `file` may name a recipe."""
+    """The request of class `model`, by a TOML file or a recipe and by options; RequestError as above."""
     if "set" not in model.model_fields:  # no method is configured
         return validated(model, _given(options))
     values: dict[str, Any] = {}
@@ -277,7 +273,10 @@ def _given_methods(given: Mapping[str, Any]) -> Iterable[str]:
 
 
 def parse_sets(assignments: Iterable[str]) -> dict[str, Any]:
-    """`METHOD.KEY=VALUE` texts as a mapping; VALUE is JSON if it can be, a comma list is values to try."""
+    """`METHOD.KEY=VALUE` texts as a mapping; RequestError with every complaint.
+
+    VALUE is read as JSON where it is JSON; a comma list gives several values to try.
+    """
     found: dict[str, Any] = {}
     complaints = []
     for text in assignments:

@@ -1,4 +1,4 @@
-"""One function that executes cells, in this process or by Ray."""
+"""Execute cells, in this process or by Ray."""
 
 import time
 from collections import deque
@@ -27,11 +27,11 @@ def choose_executor(asked: Executor | None, jobs: Sequence[Job], cluster: Cluste
 
 
 def execute(execution: Execution) -> Iterator[Outcome]:
-    """Run every job, yield each outcome as it ends; its rows are on disk by then.
+    """Run every job and yield its outcome when it has finished; its rows are on disk by then.
 
-    With Ray a session is open. If somebody asks to stop, the running cells leave checkpoints, their outcomes
-    are `stopped`, and no other cell begins. Raises ResultsError if rows cannot be written, RequestError for
-    what no node can run.
+    The executor `ray` needs an open session. If somebody asks to stop, the running cells leave checkpoints,
+    their outcomes are `stopped`, and no other cell begins. Raises ResultsError if rows cannot be written,
+    RequestError for a cell that no node can run.
     """
     run_all = run_with_ray if execution.executor == "ray" else _run_here
     storage = execution.storage

@@ -16,20 +16,20 @@ LONGEST = 60  # characters of a name, which has to fit into tables
 
 
 class ScoreRequest(BaseModel):
-    """What is to be scored, and under which name: the fields are the options of `kdbench score`."""
+    """Maps or scores of another program, and their name: the fields are the options of `kdbench score`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     maps: Annotated[File | None, Shown(is_argument=True)] = Field(
         None, description="Folder of maps: the folders of the dataset, with TIFF, NPY, NPZ, PNG."
     )
-    name: str = Field("", description="What the tables call the method.")
+    name: str = Field("", description="The name of the method in the tables.")
     dataset: str = Field("", description="The dataset that was scored.")
     root: Root = None
     csv: File | None = Field(
         None,
-        description="Image scores, columns image and image_score; else the largest value of each map. Enough "
-        "without MAPS.",
+        description="Image scores (columns image and image_score), also without MAPS; if not given, the "
+        "largest value of each map.",
     )
     categories: Names = Field((), description="Comma list; all that have maps if not given.")
     setting: Annotated[str, Shown(metavar="|".join(SETTINGS))] = Field(
@@ -47,7 +47,10 @@ class ScoreRequest(BaseModel):
 
 
 def score(request: ScoreRequest) -> "Given":
-    """Measure and write the rows; RequestError with every complaint, and then nothing is written."""
+    """Compute the metrics and write the rows.
+
+    Raises RequestError with every complaint; then nothing is written.
+    """
     from kdbench.data.fingerprint import fingerprint_of
     from kdbench.data.maps import find
     from kdbench.engine import outside
@@ -93,7 +96,7 @@ def score(request: ScoreRequest) -> "Given":
 
 
 def _of_others(request: ScoreRequest, cell: Cell, digest: str) -> list[str]:
-    """A complaint if the cell has rows of other maps, which nobody said to replace."""
+    """A complaint if the cell has rows of other maps and the request does not replace them."""
     from kdbench.results.store import CELLS, Results, read
 
     storage = Results(request.results).storage
@@ -107,13 +110,13 @@ def _of_others(request: ScoreRequest, cell: Cell, digest: str) -> list[str]:
 
 
 def _check(request: ScoreRequest) -> None:
-    """RequestError for options that mean nothing."""
+    """RequestError for options that are missing or wrong."""
     from kdbench.grid.plan import wrong_words
     from kdbench.registry import method_names
 
     complaints, name = Complaints(), request.name
     if not name:
-        complaints.add("--name NAME is missing: what the tables call the method")
+        complaints.add("--name NAME is missing: the name of the method in the tables")
     elif name != name.strip() or not name.isprintable() or len(name) > LONGEST:
         complaints.add(
             f"--name {name!r}: a name has at most {LONGEST} visible characters, no space around them"

@@ -1,8 +1,8 @@
-"""What makes the cells of a run slow on a busy machine: it is looked for before and while they run.
+"""Find what slows the cells of a run on a busy machine, before they start and while they run.
 
-Threads of a cell wait for one another after each operation. If one of them shares its core with another
-program, all are as slow as that one: on two cores, two threads beside a busy program train at a tenth of
-their rate, where one thread keeps its own.
+The threads of a cell wait for one another after each operation. If one of them shares its core with another
+program, all are as slow as that one: on two cores beside a busy program, two threads train at a tenth of
+their rate, while a single thread keeps its rate.
 """
 
 import os
@@ -16,10 +16,10 @@ from kdbench.engine import machine
 from kdbench.grid.execution import Running
 from kdbench.grid.plan import Job
 
-FIRST_LOOK_S, LOOK_EVERY_S = 0.5, 30.0  # how long others are watched for a look
-WINDOW_S = 20.0  # of a rate
-FAR_BELOW = 3.0  # a rate this many times below an earlier one has fallen
-NUM_WINDOWS = 2  # in a row that must be slow: the end of an epoch, or a checkpoint, is none
+FIRST_LOOK_S, LOOK_EVERY_S = 0.5, 30.0  # other programs are watched for so long before each look
+WINDOW_S = 20.0  # a rate is taken over so long
+FAR_BELOW = 3.0  # a rate has fallen if an earlier one was more than so many times as high
+NUM_WINDOWS = 2  # slow windows in a row before a note: the end of an epoch or a checkpoint slows only one
 NAMED = 3  # so many programs are named
 
 
@@ -50,13 +50,13 @@ class Slowness:
             self._note(text)
 
     def progress(self, progress: Progress) -> None:
-        """The cell that runs in this process is there; called after every batch."""
+        """Take the progress of the cell in this process; called after every batch."""
         self.look()
         if progress.phase == "train":
             self._seen(progress.cell_id, progress.label, progress.done)
 
     def running(self, running: Running) -> None:
-        """These cells run, here or on other machines."""
+        """Take the progress of cells that run here or on other machines."""
         self.look()
         for holder in running.holders:
             if holder.progress.get("phase") == "train":
@@ -100,7 +100,7 @@ class Pace:
 def slowness_of(
     jobs: Sequence[Job], note: Callable[[str], None], *, at_once: int, elsewhere: bool
 ) -> Slowness:
-    """What watches these jobs, at most `at_once` of them at a time; `elsewhere`: also on other machines."""
+    """A watcher of these jobs, which run `at_once` at a time at most; `elsewhere`: also on other machines."""
     on_cpu = all(job.place.device == "cpu" for job in jobs)
     here = 0 if elsewhere or not on_cpu else min(at_once, len(jobs))
     threads = max((job.place.num_threads or torch.get_num_threads() for job in jobs), default=1)
@@ -108,14 +108,14 @@ def slowness_of(
 
 
 def shared_cores() -> int:
-    """The cores that this run shares with the programs it sees: in a container with a quota, those of it."""
+    """The cores that this run shares with the programs it sees; in a container, those of its quota."""
     return machine.cores() if machine.core_quota() is not None else os.cpu_count() or 1
 
 
 def crowded(used: Sequence[tuple[str, float]], cores: int, *, threads: int, at_once: int) -> str:
-    """What to say if cells share their cores with other programs that use so much; empty if they do not.
+    """A note if cells have to share their cores with programs that use so much; empty if they need not.
 
-    A cell with one thread only takes turns with them, which no option changes.
+    A cell with a single thread takes turns with them, and no option changes that.
     """
     others = _sum(used)
     left = cores - others

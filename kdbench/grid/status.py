@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, field
 from kdbench.grid.lease import Holder, holders
 from kdbench.results.store import RUNS, Results
 
-MAX_RUNS = 20  # the newest ones, which are looked at
+MAX_RUNS = 20  # only so many of the newest runs are read
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunFile:
-    """What a run is going to do: the content of `runs/<run_id>.json`."""
+    """The plan of a run: the content of `runs/<run_id>.json`."""
 
     run_id: str
     started: float
@@ -35,7 +35,7 @@ class RunState:
 
 
 def write_run(results: Results, run: RunFile) -> None:
-    """Write what a run is going to do, before its first cell."""
+    """Write the plan of a run, before its first cell."""
     results.storage.write(RUNS.name(run.run_id), json.dumps(asdict(run)).encode())
 
 

@@ -63,7 +63,7 @@ class Stop:
                 self._timer.cancel()
 
     def leave(self) -> None:
-        """From here on signals change nothing: what is left to do is to say what is kept."""
+        """Ignore signals from here on: the process only has to say what is kept."""
         self._leaving = True
 
     def check(self) -> None:

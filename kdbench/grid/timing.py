@@ -1,4 +1,4 @@
-"""Which detectors are to be measured; and their measurement, one after another, each alone on a machine."""
+"""Choose the detectors to measure, and measure them one after another, each alone on a machine."""
 
 import sys
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence, Set
@@ -23,16 +23,16 @@ Measure = Callable[[Cell, Place, str], list[str]]  # (cell, place, run id) -> wh
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What a results folder has of measurements: the files of detectors that were kept, and rows."""
+    """The files of kept detectors in a results folder, and the rows of their measurements."""
 
     kept: Set[str]
     rows: Sequence[Mapping[str, Any]]
 
     def done(self, device_name: str | None = None, *, busy_again: bool = False) -> set[tuple[str, ...]]:
-        """(cell, device, runtime) and (cell, device, runtime, precision) of what need not be measured again.
+        """The keys of all that is measured: (cell, device, runtime) and (cell, device, runtime, precision).
 
-        On a device of another name it is measured again, where the name is known; with `busy_again` also what
-        was timed while something else ran. A hole counts as long as nothing can fill it here.
+        If `device_name` is given, only rows of that device count. With `busy_again`, rows that were timed
+        while something else ran do not count. A hole counts as long as nothing can fill it here.
         """
         found: set[tuple[str, ...]] = set()
         for row in self.rows:
@@ -98,7 +98,7 @@ def _on_its_device(jobs: Sequence[Job]) -> set[tuple[str, ...]]:
 def _lacking(alike: Sequence[Job], done: Set[tuple[str, ...]], keys: Set[tuple[str, ...]]) -> tuple[str, ...]:
     """The runtimes in which no cell of these was measured in all precisions that were asked for.
 
-    `keys` are what entries of `done` about them begin with.
+    Entries of `done` about these cells begin with one of `keys`.
     """
     place = alike[0].place
 
@@ -132,8 +132,8 @@ def measure(
 ) -> Iterator[tuple[Job, str]]:
     """Measure the detectors of these jobs, one after another, each in a process that owns a whole machine.
 
-    Yields each job with what went wrong, "" if nothing did; the rows are on disk by then. If Ray measures
-    them, a session must be open. Where no machine got free for one, no other is waited for.
+    Yields each job with its error, "" if there was none; the rows are on disk by then. The executor `ray`
+    needs an open session. Once no machine got free for a job, no later job waits for one.
     """
     not_free = ""
     for job in jobs:

@@ -27,13 +27,13 @@ class View(Protocol):
         """The rows of so many cells were copied from `request.published`."""
 
     def decoding(self, done: int, total: int) -> None:
-        """So many images are decoded, of how many."""
+        """`done` of `total` images are decoded."""
 
     def begin(self, expected: Mapping[str, float]) -> None:
-        """The cells start; cell id -> seconds that each may take, or numbers in proportion to them."""
+        """The cells start; `expected` is cell id -> seconds, or numbers in proportion to them."""
 
     def progress(self, progress: Progress) -> None:
-        """The cell that runs in this process is there; called after every batch, so it must be cheap."""
+        """How far the cell in this process is; called after every batch, so it must be cheap."""
 
     def running(self, running: Running) -> None:
         """What runs where, looked up about once a second."""
@@ -57,7 +57,7 @@ class View(Protocol):
         """An exported detector was evaluated, or could not be: `error` says why."""
 
     def problem(self) -> str:
-        """Why nothing can be shown any more; empty as long as it can."""
+        """Why nothing can be shown any more; empty as long as something can."""
 
 
 class Silent:
@@ -119,33 +119,33 @@ class Log:
         self._store()
 
     def note(self, text: str) -> None:
-        """A line, and the view's."""
+        """Write a line and tell the view."""
         self.write(f"note: {text}")
         self._show(lambda: self.view.note(text))
 
     def taken_over(self, count: int) -> None:
-        """A line, and the view's."""
+        """Write a line and tell the view."""
         self.write(f"{count} cells taken over from published rows")
         self._show(lambda: self.view.taken_over(count))
 
     def decoding(self, done: int, total: int) -> None:
-        """Only for the view."""
+        """Tell the view."""
         self._show(lambda: self.view.decoding(done, total))
 
     def begin(self, expected: Mapping[str, float]) -> None:
-        """Only for the view."""
+        """Tell the view."""
         self._show(lambda: self.view.begin(expected))
 
     def progress(self, progress: Progress) -> None:
-        """Only for the view."""
+        """Tell the view."""
         self._show(lambda: self.view.progress(progress))
 
     def running(self, running: Running) -> None:
-        """Only for the view."""
+        """Tell the view."""
         self._show(lambda: self.view.running(running))
 
     def finished(self, outcome: Outcome) -> None:
-        """A line, and the view's."""
+        """Write a line and tell the view."""
         self.num_finished += 1
         text = outcome.summary or outcome.error
         self.write(
@@ -155,32 +155,32 @@ class Log:
         self._show(lambda: self.view.finished(outcome))
 
     def end(self) -> None:
-        """Only for the view."""
+        """Tell the view."""
         self._show(self.view.end)
 
     def timing(self, count: int) -> None:
-        """A line, and the view's."""
+        """Write a line and tell the view."""
         self.write(f"timing {count} detectors")
         self._show(lambda: self.view.timing(count))
 
     def timed(self, job: Job, error: str) -> None:
-        """A line, and the view's."""
+        """Write a line and tell the view."""
         self.write(f"{job.cell.label}: " + (f"could not be timed: {error}" if error else "timed"))
         self._show(lambda: self.view.timed(job, error))
 
     def evaluating(self, count: int) -> None:
-        """A line, and the view's."""
+        """Write a line and tell the view."""
         self.write(f"evaluating {count} exported detectors")
         self._show(lambda: self.view.evaluating(count))
 
     def evaluated(self, job: Job, error: str) -> None:
-        """A line, and the view's."""
-        said = f"could not be evaluated as exported: {error}" if error else "evaluated as exported"
-        self.write(f"{job.cell.label}: {said}")
+        """Write a line and tell the view."""
+        text = f"could not be evaluated as exported: {error}" if error else "evaluated as exported"
+        self.write(f"{job.cell.label}: {text}")
         self._show(lambda: self.view.evaluated(job, error))
 
     def problem(self) -> str:
-        """The view's."""
+        """The problem of the view."""
         return self.view.problem()
 
     def _show(self, show: Callable[[], None]) -> None:

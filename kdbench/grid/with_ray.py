@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Reference = ray.ObjectRef[Outcome]
 
-REMOTE_TICK_S = 10.0  # between two looks at what is running, where each costs requests to an object store
+REMOTE_TICK_S = 10.0  # between two looks at what is running, if a look costs requests to an object store
 SILENT_S = 30.0  # after so long without a lease and without news from Ray, the node of a cell is lost
 GRACE_S = 30.0  # a cell that does not stop by itself when its time is over is killed after so long
 STOP_TICK_S = 0.2  # between two looks at cells that were asked to stop
@@ -71,7 +71,7 @@ def run_with_ray(execution: Execution) -> Iterator[Outcome]:
 def settle(execution: Execution, reference: "Reference | None", attempt: Attempt) -> Outcome | None:
     """The outcome of an attempt; None if its worker or node was lost and it is to be tried again.
 
-    If Ray said nothing about it, there is no reference, and its files decide.
+    Without a reference, because Ray says nothing about the attempt, its files decide.
     """
     import ray
     from ray.exceptions import OutOfMemoryError, RayError, RayTaskError

@@ -68,7 +68,7 @@ def test_inverted_masks_are_named_once_and_a_run_says_in_its_rows_that_they_were
     for number in ("000", "001"):
         invert(part / f"ground_truth/broken/{number}_mask.png")
     said = (
-        "part: 2 masks mark more than 50% of the image, which no mask of the published sets does that were "
+        "part: 2 masks mark more than 50% of the image; no mask does so in the published datasets that we "
         "measured. Inverted, or saved without its colours? If the defects are that large, say --large-masks. "
         "part/ground_truth/broken/000_mask.png, part/ground_truth/broken/001_mask.png"
     )

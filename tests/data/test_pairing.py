@@ -58,7 +58,7 @@ def test_masks_of_other_images_are_named_with_the_order_that_mends_them(tmp_path
         "letter": (BARE, by_letter, "ordered by letter and not by number (10 before 2)"),
     }[order]
     (text,) = said(write(tmp_path, names, own))
-    assert text.startswith("part/bad: its 12 masks may belong to other images. They mark what is unusual ")
+    assert text.startswith("part/bad: its 12 masks may belong to other images. They mark unusual places ")
     assert f", but {mends} they do, better than in each of 9,999 random orders." in text
 
 

@@ -110,7 +110,7 @@ def convert(
 
 
 def marked(image: Labelled) -> np.ndarray:
-    """The mask of the annotations of an image, bool [H,W]: pixels whose centre is in a polygon or in a mask."""
+    """The mask of an image's annotations, bool [H,W]: pixels with their centre in a polygon, or in a mask."""
     width, height = image.size
     united = np.zeros((height, width), bool)
     for shape in image.shapes:

@@ -131,6 +131,6 @@ def _judged(
     if tried[words] > chance.max():
         yield (
             f"{what}: its {len(fit)} masks may belong to other images. They mark unusual places no better "
-            f"than masks in a random order (p {p:.2g}). Masks {words} mark them better than in each of "
+            f"than masks in a random order (p {p:.2g}). Masks {words} mark them better than in any of "
             f"{PAIRINGS:,} random orders. Were the masks numbered again?"
         )

@@ -59,7 +59,7 @@ def test_masks_of_other_images_are_named_with_the_order_that_mends_them(tmp_path
     }[order]
     (text,) = said(write(tmp_path, names, own))
     assert text.startswith("part/bad: its 12 masks may belong to other images. They mark unusual places ")
-    assert f", but {mends} they do, better than in each of 9,999 random orders." in text
+    assert f". Masks {mends} mark them better than in any of 9,999 random orders." in text
 
 
 def test_of_few_masks_nothing_is_said(tmp_path):

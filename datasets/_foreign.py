@@ -1,4 +1,4 @@
-"""Layouts that other tools have: how to recognise them, and what to rename so that kdbench reads them."""
+"""Recognise the layouts of other tools, and say what to rename so that kdbench reads them."""
 
 import re
 import shlex
@@ -15,7 +15,7 @@ MASKS = ("ground_truth", "groundtruth", "gt", "mask", "masks", "label", "labels"
 
 
 def conversion(folder: Path) -> str | None:
-    """The commands that turn normal/, abnormal/ and mask/, whatever they are called, into the layout here.
+    """Advice with the commands that turn normal/, abnormal/ and mask/ (or the like) into the layout here.
 
     None if the folder holds no such folders.
     """
@@ -39,7 +39,7 @@ def conversion(folder: Path) -> str | None:
 
 
 def renamed_normal(missing: Path) -> str:
-    """How to rename the folder that a missing one of normal images is meant to be; else what is there."""
+    """Advice if the folder of normal images is missing: rename one that may be it, else the names there."""
     if not missing.parent.is_dir():
         return ""
     folders = [path for path in entries(missing.parent) if path.is_dir()]
@@ -50,7 +50,7 @@ def renamed_normal(missing: Path) -> str:
 
 
 def renamed_masks(folder: Path, masks: Sequence[Path], stems: Iterable[str]) -> str:
-    """How to rename masks that are called STEM + something else than `_mask`; else what there is."""
+    """Advice if masks are missing: rename masks with another ending than `_mask`, else the names there."""
     longest = sorted(stems, key=len, reverse=True)
     endings = set()
     for mask in masks:

@@ -1,4 +1,4 @@
-"""What the datasets share: the layout of MVTec AD, masks beside images, links, made splits."""
+"""Code that datasets share: the layout of MVTec AD, masks beside images, links, splits of our own."""
 
 import hashlib
 import os
@@ -20,7 +20,7 @@ UNITE = "Unite them in one file, or move one away"
 
 
 def again(dataset: Dataset) -> str:
-    """What to do where files are missing: only data that comes in an archive may be half unpacked."""
+    """Advice if files are missing: the archive may be half unpacked; "" for a dataset without archives."""
     return AGAIN if dataset.archives else ""
 
 
@@ -36,10 +36,10 @@ def scan_layout(
     truth: str = "ground_truth",
     masks_of: MasksOf | None = None,
 ) -> Category:
-    """List ROOT/NAME (train/good, test/KIND, ground_truth/KIND); DataError for what is missing or too much.
+    """List ROOT/NAME (train/good, test/KIND, ground_truth/KIND); DataError for missing and superfluous files.
 
-    `normal` is what the folders of normal images are called, `tested` and `truth` are the folders of KIND.
-    `masks_of` lists the masks where they do not lie beside one another in ground_truth/KIND.
+    `normal` is the name of the folders of normal images; KIND lies in `tested` and in `truth`. `masks_of`
+    lists the masks of an image if they do not all lie in ground_truth/KIND.
     """
     folder = root / name
     train = image_files(_normal_images(dataset, folder / "train" / normal), suffixes)
@@ -120,7 +120,7 @@ def existing(path: Path, advice: str = "") -> Path:
 
 
 def _normal_images(dataset: Dataset, folder: Path) -> Path:
-    """The folder of normal images, if it is there; else DataError, with the one that may be meant."""
+    """The folder of normal images, if it is there; else DataError, with a folder that may be it."""
     return existing(folder, ". ".join(filter(None, (again(dataset), renamed_normal(folder)))))
 
 
@@ -135,7 +135,7 @@ def masks_beside(
 ) -> dict[Path, Path | None]:
     """Image -> its mask in the same folder, STEM + `ending` + suffix `mask`, or None; by name.
 
-    `advice` is what to do if there is no such folder; files called as in `besides` are left out.
+    `advice` is part of the error if there is no such folder; files with a name in `besides` are left out.
     """
     files = image_files(existing(folder, advice), (image, mask), besides=besides)
     found = [path for path in files if path.suffix.lower() == mask]
@@ -206,7 +206,7 @@ def _masks(
 
 
 def _without_image(masks: Mapping[str, Path], stem: str, kind: Path) -> str:
-    """What is wrong with a mask, of the image `stem`, that has no image: it may be the second of another."""
+    """The complaint about a mask whose image `stem` is missing: another image may have two masks."""
     first = next((mask for name, mask in masks.items() if stem.startswith(f"{name}_mask")), None)
     if first:
         return f"{first} and {masks[stem]} are masks of the same image. {UNITE}"

@@ -1,4 +1,4 @@
-"""A folder of one's own in the layout of MVTec AD: one category, or a folder per category; masks optional."""
+"""Your own images in the layout of MVTec AD: one category, or a folder per category; masks are optional."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +12,14 @@ from kdbench.errors import DataError, reason
 class Folder(Dataset):
     name = "folder"
     title = "Folder"
-    categories = ()  # what is on disk
+    categories = ()  # all that are on disk
     licence = "yours"
     max_mask_values = 32  # class ids; more are soft edges
     source = "your own images: train/good, test/good, test/KIND and, if there are masks, ground_truth/KIND"
 
     def root(self, given: Path | None) -> Path:
         if given is None:
-            raise DataError(f"{self.name} needs --root FOLDER. What lies in it: {self.source}")
+            raise DataError(f"{self.name} needs --root FOLDER. It holds {self.source}")
         return super().root(given)
 
     def present(self, root: Path) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ class KolektorSDD(Dataset):
         "there is no official one-class split: the normal images of 40 of the 50 items, in the order of the "
         "SHA-256 of the items' names, are for training, everything else for testing; numbers of other "
         "splits do not compare",
-        "an image is defective if its mask marks anything: this data has no folders that say it",
+        "an image is defective if its mask marks anything: the names of folders do not tell",
     )
     split = "kdbench-40-10"
     archives: ClassVar[tuple[Archive, ...]] = (

@@ -22,7 +22,7 @@ class KolektorSDD2(Dataset):
     notes = (
         "the 246 defective images of train/ are left out: kdbench trains on normal images only; test/ is "
         "the published one",
-        "an image is defective if its mask marks anything: this data has no folders that say it",
+        "an image is defective if its mask marks anything: the names of folders do not tell",
         f"train/ is published with two copies, {' and '.join(COPIES)}: they are not read",
     )
     split = "normal images of train, all of test"

@@ -56,7 +56,7 @@ class MagneticTile(Dataset):
 
 
 def _tiles(images: Iterable[Path]) -> list[list[Path]]:
-    """The images, expE_num_FRAME.jpg, in the order of their frames, parted where a pause is between two."""
+    """The images expE_num_FRAME.jpg in the order of their frames; a longer pause begins a new tile."""
     tiles: list[list[Path]] = []
     last = 0
     for frame, path in sorted((_frame(path), path) for path in images):

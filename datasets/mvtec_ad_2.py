@@ -29,8 +29,8 @@ class MVTecAD2(Dataset):
     licence = "CC BY-NC-SA 4.0, not for commercial use"
     source = "www.mvtec.com/company/research/datasets/mvtec-ad-2"
     notes = (
-        "test_public is tested, which the publisher means for a first estimate: the leaderboard is of "
-        "test_private and test_private_mixed, whose labels nobody but its server has",
+        "the test images are test_public, which the publisher means for a first estimate: its leaderboard is "
+        "of test_private and test_private_mixed, whose labels only its server has",
         "validation/good (302 images of all categories) is not read: kdbench holds out training images",
         "training images have one light, test images have several: 000_regular.png, 000_overexposed.png",
     )

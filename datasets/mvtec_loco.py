@@ -34,8 +34,8 @@ class MVTecLOCO(Dataset):
     notes = (
         "structural and logical anomalies are tested together, while the paper gives the mean of the two: "
         "the kind of each image is in its scores",
-        "a logical anomaly is marked wherever it could be put right: PRO asks for all of that, while "
-        f"saturating PRO (spro_05) is content with the area that {CONFIG} says",
+        "a logical anomaly is marked wherever it could be put right: PRO asks for all of these places, "
+        f"saturating PRO (spro_05) only for the area that {CONFIG} gives",
         "validation/good (305 images of all categories) is not read: kdbench holds out training images",
     )
     archives: ClassVar[tuple[Archive, ...]] = (
@@ -62,7 +62,7 @@ class MVTecLOCO(Dataset):
             for folder in entries(kind):
                 if (kind.name, folder.name) not in tested:
                     raise DataError(f"{folder} has masks of no test image")
-        _thresholds(root / category / CONFIG)  # what is wrong with it is said before anything is trained
+        _thresholds(root / category / CONFIG)  # a wrong file is an error before anything is trained
         return replace(found, settings=(root / category / CONFIG,))
 
     def saturations(self, category: Category) -> dict[Path, float]:
@@ -74,14 +74,14 @@ class MVTecLOCO(Dataset):
 
 
 def _saturation(file: Path, mask: Path, thresholds: dict[int, tuple[float, bool]]) -> float:
-    """The pixels that have to be found of a mask: a share of its area or a number, but never more than it."""
+    """How many pixels of a mask have to be found: a share of its area or a number, at most its area."""
     with opened(mask, "a mask") as picture:
         pixels = np.asarray(picture)
     values = [int(value) for value in np.unique(pixels) if value]
     if pixels.ndim != 2 or len(values) != 1:
-        raise DataError(f"{mask} has the values {values} and not one value, which {file} explains")
+        raise DataError(f"{mask} has the values {values}: it needs exactly one, which {file} explains")
     if values[0] not in thresholds:
-        raise DataError(f"{mask} has the value {values[0]}, of which {file} says nothing")
+        raise DataError(f"{mask} has the value {values[0]}, which {file} does not explain")
     area = int((pixels > 0).sum())
     threshold, relative = thresholds[values[0]]
     return float(max(1, int(threshold * area) if relative else min(threshold, area)))

@@ -22,7 +22,7 @@ DEFECTS = {
     "YW": "foreign_objects",
     "ZW": "contamination",
 }
-SUFFIXES = (".jpg", ".png")
+FIELDS = ("anomaly_class", "image_path", "mask_path")  # of an entry in a list
 
 
 class RealIAD(Dataset):
@@ -126,7 +126,7 @@ def _list_of(root: Path, category: str) -> Path:
 
 
 def _entries(file: Path) -> dict[str, list[dict[str, str]]]:
-    """The entries of train and test; DataError for what is not as published."""
+    """The entries of train and test; DataError for a file that does not have the published form."""
     try:
         content = json.loads(read_text(file))
     except (OSError, ValueError) as error:
@@ -138,9 +138,6 @@ def _entries(file: Path) -> dict[str, list[dict[str, str]]]:
             raise DataError(f"{file} has no list {part!r}")
         parts[part] = [{key: entry.get(key) or "" for key in FIELDS} for entry in entries]
     return parts
-
-
-FIELDS = ("anomaly_class", "image_path", "mask_path")
 
 
 def _sample(file: Path, folder: Path, entry: dict[str, str]) -> Sample:

@@ -1,4 +1,4 @@
-"""Test scores of the trials of a finished sweep: what looking at them would have bought.
+"""Test scores of the trials of a finished sweep: how much better a choice by test scores would have looked.
 
 An audit evaluates the detector that a trial kept and trains nothing. So objective and test score belong to
 the same weights, and an audit takes seconds. It writes rows of its own (`audits/`) with `selection` "test",

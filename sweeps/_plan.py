@@ -24,7 +24,7 @@ from kdbench.sweeps._trial import Sweep
 
 OBJECTIVES = (*MAIN_METRICS, "mad")
 EXTRA = "pip install kdbench[sweep]"
-RUNGS = 9  # reports of a whole training; successive halving by 3 looks at a ninth and a third of it
+RUNGS = 9  # reports of a whole training; successive halving judges after a ninth and after a third of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class SweepPlan:
     request: SweepRequest
     sweep: Sweep
     space: Space
-    first: dict[str, Any]  # the searched keys of the first trial, the default
+    first: dict[str, Any]  # the searched keys of the first trial, with their defaults
     cells: Plan  # of the default configuration, as `kdbench run` plans them
     gpus_per_trial: float
     notices: tuple[str, ...] = field(default=())
@@ -97,7 +97,7 @@ def plan_sweep(request: SweepRequest) -> SweepPlan:
 
 
 def _as_run(request: SweepRequest) -> Request:
-    """The request of a run of the default configuration; what is wrong with it is wrong with the sweep."""
+    """The request of a run of the default configuration; its complaints are complaints about the sweep."""
     same = set(SweepRequest.model_fields) & set(Request.model_fields)
     values = {name: getattr(request, name) for name in same}
     return Request(methods=(request.method,), cpus_per_cell=request.cpus_per_trial, **values)
@@ -117,7 +117,7 @@ def _wrong_words(request: SweepRequest) -> list[str]:
 
 
 def _wrong_for_data(request: SweepRequest, cells: Plan) -> list[str]:
-    """What the images on disk do not allow."""
+    """Complaints about images on disk that are too few or have no masks."""
     complaints = []
     for data in cells.data.values():
         for category in data.categories.values():

@@ -46,9 +46,9 @@ class SweepRequest(BaseModel):
     seeds: Seeds = Field((0,), min_length=1, description="Comma list; a trial trains all of them.")
     trials: int = Field(20, ge=1, description="Configurations to try.")
     space: File | None = Field(None, description="TOML file of ranges and choices; else the method's own.")
-    search: Literal["random", "optuna"] = Field("random", description="What proposes configurations.")
+    search: Literal["random", "optuna"] = Field("random", description="The way to propose configurations.")
     scheduler: Literal["asha", "none"] = Field(
-        "asha", description="What stops trials early: successive halving, or nothing."
+        "asha", description="asha (successive halving) stops trials early; none stops no trial."
     )
     objective: str = Field("mad", description="The metric to maximise.")
     selection: Literal["synthetic", "test"] = Field(

@@ -1,4 +1,4 @@
-"""What a sweep searches: a range or some values for each key of a method's configuration."""
+"""Search spaces: a range or some values for each key of a method's configuration."""
 
 import importlib
 import importlib.util

@@ -2,8 +2,8 @@
 
 The objective is the mean of an exact metric over the categories of the models. Its images are the held-out
 normal images, each once as it is and once with a synthetic defect. So it does not matter which image gets a
-defect, and each of the few images counts on both sides. No test image is read, unless the sweep studies what
-that does (`selection` is "test").
+defect, and each of the few images counts on both sides. No test image is read, unless the sweep studies the
+bias of choosing on test images (`selection` is "test").
 """
 
 import json
@@ -46,7 +46,7 @@ Report = Callable[[int, float], None]  # takes an epoch and its objective; may n
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """What all trials of a sweep share: plain data, which any process can receive."""
+    """All that the trials of a sweep share: plain data, which any process can receive."""
 
     id: str
     cells: tuple[Cell, ...]  # of the default configuration; a trial trains all of them
@@ -69,7 +69,7 @@ class Sweep:
         return canonical_json(config.model_dump(mode="json"))
 
     def trial_id(self, searched: dict[str, Any]) -> str:
-        """Equal configurations have the same id: a configuration that is drawn twice is trained once."""
+        """An id that is equal for equal configurations: one that is drawn twice is trained once."""
         return f"{self.id}-{sha256(self._said(searched).encode()).hexdigest()[:10]}"
 
     def _said(self, searched: dict[str, Any]) -> str:
@@ -85,7 +85,7 @@ class Sweep:
         return rows[0] if rows else None
 
     def row(self, searched: dict[str, Any]) -> dict[str, Any]:
-        """What a trial's row says before anything is trained."""
+        """A trial's row before anything is trained."""
         first, config = self.cells[0], self._said(searched)
         dataset = get_dataset(first.dataset)
         return {
@@ -322,7 +322,7 @@ def _resume(models: list[_Model], checkpoints: Checkpoints) -> int:
 
 
 def now() -> str:
-    """The time now, as rows have it."""
+    """The time now, in the format of rows."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 

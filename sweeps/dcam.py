@@ -1,7 +1,7 @@
-"""What a sweep of DCAM searches: what its paper leaves open, and a decade around the rate of its code.
+"""The search space of DCAM: the choices that its paper leaves open, and a decade around its code's rate.
 
-`distance` and `kd` are axes of the paper's ablation; `reading` is what its text leaves open. The third axis,
-`attention`, stays the channel one of its best result: readings that fold a gate need it.
+`distance` and `kd` are axes of the paper's ablation; its text leaves `reading` open. The third axis,
+`attention`, stays at "channel", as in the paper's best result: readings that fold a gate need it.
 """
 
 from kdbench.sweeps._space import between, one_of

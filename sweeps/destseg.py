@@ -1,4 +1,4 @@
-"""What a sweep of DeSTSeg searches: its rates, how long the student learns, its loss."""
+"""The search space of DeSTSeg: its rates, how long the student learns, its loss."""
 
 from kdbench.sweeps._space import between, one_of
 

@@ -1,4 +1,4 @@
-"""What a sweep of Dinomaly searches: its rate, its noise, how loose its loss is."""
+"""The search space of Dinomaly: its rate, its noise, how loose its loss is."""
 
 from kdbench.sweeps._space import between, one_of
 

@@ -1,7 +1,7 @@
-"""What a sweep of DSKD searches: how its students are fed, weighed and joined.
+"""The search space of DSKD: how its students are fed, weighed and joined.
 
-`students` and `dfe` are not searched: they change what the method is, and do not go with every other value.
-Nor is `encoder_start`: "zero_last" needs residual blocks.
+`students` and `dfe` are not searched: they change the method itself, and exclude values of other keys. Nor is
+`encoder_start`: "zero_last" needs residual blocks.
 """
 
 from kdbench.sweeps._space import between, one_of

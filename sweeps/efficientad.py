@@ -1,4 +1,4 @@
-"""What a sweep of EfficientAD searches: its rate, what it learns from, whether the whole image counts."""
+"""The search space of EfficientAD: its rate, the share of differences in its loss, batch and autoencoder."""
 
 from kdbench.sweeps._space import between, one_of
 

@@ -1,4 +1,4 @@
-"""What a sweep of RD4AD searches: its optimiser, its loss, its map.
+"""The search space of RD4AD: its optimiser, its loss, its map.
 
 `lr_drop` is not searched: a trial that is stopped early never comes to the drop (docs/sweeps.md).
 """

@@ -1,4 +1,4 @@
-"""What a sweep of RD++ searches: its two rates, the weights of its auxiliary terms, its map."""
+"""The search space of RD++: its two rates, the weights of its auxiliary terms, its map."""
 
 from kdbench.sweeps._space import between, one_of
 

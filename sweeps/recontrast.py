@@ -1,4 +1,4 @@
-"""What a sweep of ReContrast searches: its two rates, its hard mining, its score and map."""
+"""The search space of ReContrast: its two rates, its hard mining, its score and map."""
 
 from kdbench.sweeps._space import between, one_of
 

@@ -1,4 +1,4 @@
-"""What a sweep of SNL searches: what its abstract leaves open, what two public codes have, and its start.
+"""The search space of SNL: the choices that its abstract leaves open, those of two public codes, its start.
 
 `cram` has four placements and kinds; the keys of the forward base are not searched.
 """
@@ -15,8 +15,8 @@ SPACE = {
     "alpha": between(0.1, 10.0, log=True),  # 1
     "tau": one_of(1.0, 2.0, 4.0),
     "kl_reduction": one_of("channel_mean", "mean_all"),  # sum is alpha times the channels: 256 to 1024
-    "intra": between(0.1, 100.0, log=True),  # 1, at which its gradient is a sixth of the cosine's
-    "inter": between(0.1, 100.0, log=True),  # 1, a fourteenth
+    "intra": between(0.1, 100.0, log=True),  # 1, where its gradient is a sixth of the cosine's
+    "inter": between(0.1, 100.0, log=True),  # 1, where its gradient is a fourteenth of the cosine's
     "affinity_scaling": one_of("token", "channel"),
     "affinity_power": one_of(1, 2),
     "inter_over": one_of("images", "tokens", "levels"),

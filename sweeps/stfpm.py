@@ -1,4 +1,4 @@
-"""What a sweep of STFPM searches: a decade to either side of the recipe, and the switches of its map."""
+"""The search space of STFPM: a decade to either side of the recipe, and the switches of its map."""
 
 from kdbench.sweeps._space import between, one_of
 

@@ -29,14 +29,14 @@ Row = dict[str, Any]
 class SweepEnd:
     """How many trials a finished sweep has."""
 
-    num_trials: int  # that Tune ran; a configuration that was drawn twice counts twice
-    num_errors: int  # trials of those that raised in both attempts
+    num_trials: int  # all trials of Tune; a configuration that was drawn twice counts twice
+    num_errors: int  # trials that raised in both attempts
 
 
 def run_sweep(planned: SweepPlan, on_row: Callable[[Row], None]) -> SweepEnd:
-    """Run all trials that have not finished, or go on with an earlier call; `on_row` gets each new row.
+    """Run all trials that have not finished, those of an earlier call too; `on_row` gets each new row.
 
-    RequestError if the cluster cannot run a trial or its nodes do not share the folders.
+    Raises RequestError if the cluster cannot run a trial or its nodes do not share the folders.
     """
     marker = _read_marker(planned)
     if marker is not None:
@@ -153,7 +153,7 @@ def _state(row: Row) -> tuple[str, int]:
     return row["status"], row["epochs_trained"]
 
 
-# Tune pickles its callbacks to go on from them later: they cannot hold what prints rows.
+# Tune pickles its callbacks to go on from them later: they cannot hold an object that prints rows.
 _ROWS: ContextVar[_Rows] = ContextVar("_ROWS")
 
 
@@ -194,7 +194,7 @@ def _decoded(space: Space, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _searcher(planned: SweepPlan) -> Any:
-    """What proposes configurations; the first is the default."""
+    """The searcher, which proposes configurations; the first is the default."""
     seed = planned.sweep.cells[0].seed
     first = [{key: planned.space[key].encoded(value) for key, value in planned.first.items()}]
     if planned.request.search == "optuna":
@@ -209,7 +209,7 @@ def _searcher(planned: SweepPlan) -> Any:
 
 
 def _scheduler(planned: SweepPlan) -> Any:
-    """What stops trials by their reports."""
+    """The scheduler, which stops trials early by their reports; None if none does."""
     sweep = planned.sweep
     if sweep.scheduler == "asha":
         grace = max(1, min(sweep.epochs, max(sweep.report_every, sweep.epochs // REDUCTION**2)))
@@ -226,22 +226,22 @@ def _concurrent(planned: SweepPlan) -> int:
 
 
 def _need(planned: SweepPlan) -> Need:
-    """What a trial occupies."""
+    """The need of a trial."""
     return Need(cpus=planned.request.cpus_per_trial, gpus=planned.gpus_per_trial)
 
 
 def check_cluster(planned: SweepPlan, cluster: Cluster) -> None:
-    """RequestError if no trial fits into the cluster, or if a node does not see what a trial needs."""
+    """RequestError if no trial fits into the cluster, or if a node does not see the folders and weights."""
     need = _need(planned)
     if not cluster.fits(need):
-        raise RequestError([f"a trial takes {need}, no node has that: it would wait for ever", str(cluster)])
+        raise RequestError([f"no node has {need} for a trial: it would wait for ever", str(cluster)])
     with marked(Storage(planned.sweep.place.results)) as marker:
         prepare_nodes(planned.cells.jobs, planned.cells.data, marker)
 
 
 @contextmanager
 def _quiet_tune() -> Iterator[None]:
-    """Tune without its tables, log files and handlers of signals."""
+    """A context in which Tune has no tables, log files and signal handlers."""
     quiet = {
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # CSV, JSON and TensorBoard files of every trial
         "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: exit code 130

@@ -29,7 +29,7 @@ def photograph(scene: Scene, rng: Generator) -> Array:
 
 
 def _shadow(height: Array, way: Array, slope: float, reach: int = 14) -> Array:
-    """How deep each pixel [SIZE,SIZE] lies in the shadow of what stands within reach towards the light."""
+    """How deep each pixel [SIZE,SIZE] lies in the shadow of higher pixels within reach towards the light."""
     padded = np.pad(height, reach, mode="edge")
     blocker = np.full_like(height, -np.inf)
     for step in range(1, reach + 1):

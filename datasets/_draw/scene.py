@@ -15,7 +15,7 @@ Layer = Array | float | None
 
 @dataclass
 class Scene:
-    """What lies under the camera: colour [3,h,w]; x, y, height in pixels, gloss, product cover [h,w]."""
+    """All that the camera sees: colour [3,h,w]; x, y, height in pixels, gloss, product cover [h,w]."""
 
     x: Array
     y: Array
@@ -37,11 +37,11 @@ class Scene:
         return Scene(*(getattr(self, field.name)[..., rows, columns] for field in fields(self)))
 
     def copy(self) -> "Scene":
-        """The same scene in memory of its own."""
+        """A copy of the scene in memory of its own."""
         return Scene(*(getattr(self, field.name).copy() for field in fields(self)))
 
     def lay(self, alpha: Array, colour: Layer = None, height: Layer = None, gloss: Layer = None) -> None:
-        """Puts a material where alpha [h,w] is 1; a property that is None stays what it was."""
+        """Put a material where alpha [h,w] is 1; a property that is None stays as it was."""
         if colour is not None:
             # Plane by plane: temporaries of one plane stay in the cache, which makes this four times as fast.
             for plane, value in zip(self.colour, np.broadcast_to(colour, self.colour.shape), strict=True):

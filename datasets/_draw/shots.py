@@ -40,7 +40,7 @@ _DEFECTS = {
 }
 DEFECTS = {category: tuple(names.split()) for category, names in _DEFECTS.items()}
 CHANGED = 0.03  # difference of two noiseless photographs that counts as changed; the noise is about 0.012
-VISIBLE = 0.9  # contrast, as of _contrast, that a defect is made to have
+VISIBLE = 0.9  # a defect is drawn again, stronger, until its `_contrast` is larger
 
 PAINTERS: dict[str, Callable[..., Scene]] = {
     painter.__name__: painter for painter in (fabric, granite, mesh, wood, capsule, circuit, connector, gear)
@@ -86,9 +86,9 @@ def _pixels(planes: Array, noise: Array) -> Array:
 
 
 def _damage(shot: Shot, scene: Scene, clean: Array, seeds: Sequence[SeedSequence]) -> tuple[Array, Array]:
-    """The noiseless photograph of the scene with the defect, and the mask of where it differs."""
+    """The noiseless photograph of the scene with the defect, and the mask of the pixels that differ."""
     scene_seed, defect_seed, light_seed = seeds
-    for attempt in range(5):  # what would hide in the noise is drawn again, stronger
+    for attempt in range(5):  # a defect that would hide in the noise is drawn again, stronger
         rng = _generator(defect_seed)
         strength = min(0.45 + 0.55 * rng.random() + 0.18 * attempt, 1.0)
         if shot.defect in SURFACE:

@@ -1,9 +1,8 @@
 """ROC and PRO curves that are small enough to keep: points of the exact curves, but fewer of them.
 
 Walk along an exact curve and keep the points around each 1/128 of the way. Between two kept points the curve
-is either a straight line, or a stair inside a box; the sides of the box add up to that step and a quarter
-more. So no point of the curve is farther than TOLERANCE, a share of an axis, from the line through the kept
-points.
+is either a straight line, or a stair inside a box; the sides of the box add up to 5/4 of that step at most.
+So no point of the curve is farther than TOLERANCE, a share of an axis, from the line through the kept points.
 """
 
 from typing import Any
@@ -15,9 +14,9 @@ from kdbench.metrics.exact import PRO_LIMIT, Curve
 
 STEP = 1 / 128
 SMOOTH = STEP / 4  # a shorter hop is part of a slope, a longer one is a corner of the curve
-TOLERANCE = (
-    STEP + SMOOTH
-) / 8**0.5  # a + b bounds the box; ab / sqrt(aa + bb) is the farthest from its diagonal
+# The sides a and b of a box have a + b <= STEP + SMOOTH; no point in it is farther than ab / sqrt(aa + bb)
+# from its diagonal.
+TOLERANCE = (STEP + SMOOTH) / 8**0.5
 CURVE_COLUMNS = ("image_fpr", "image_tpr", "pixel_fpr", "pixel_tpr", "pro_fpr", "pro")
 
 
@@ -57,7 +56,7 @@ def thinned(curve: Curve, height: NDArray[Any]) -> tuple[list[float], list[float
 
 
 def _within_a_line(rising: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which points have the value of both neighbours: on a level or upright line they say nothing."""
+    """Which points have the value of both neighbours: a level or upright line does not need them."""
     same = np.diff(rising) == 0
     return np.append(False, same) & np.append(same, False)
 

@@ -91,7 +91,7 @@ class Metric:
     title: str
     of: Literal["image", "pixel", "overlap", "saturating"]
     compute: Callable[[Any], float]
-    in_mad: bool  # whether it counts in mAD; which do: github.com/zhangzjn/ADer#49
+    in_mad: bool  # whether it counts in mAD (github.com/zhangzjn/ADer#49)
     main: bool = True  # a column of the ranking; the others have a table of their own, where rows have them
 
 
@@ -157,7 +157,7 @@ def image_metrics_of(curve: Curve) -> dict[str, float]:
 
 
 def pixel_metrics(maps: Floats, regions: NDArray[np.int32]) -> dict[str, float]:
-    """The metrics of a `pixel_curve`: anomaly maps [N,H,W], given `label_regions` of their masks."""
+    """The metrics that a `pixel_curve` of anomaly maps [N,H,W] and of `label_regions` [N,H,W] gives."""
     return pixel_metrics_of(pixel_curve(maps, regions))
 
 
@@ -195,12 +195,12 @@ def spro(
 def saturating_curve(
     maps: Floats, pixel: NDArray[np.int64], region: NDArray[np.int32], saturation: Floats
 ) -> Curve:
-    """Curve whose `pro` saturates: a region counts as found once `saturation` of its pixels are.
+    """Curve whose `pro` saturates: a region counts as found once `saturation` of its pixels are found.
 
     Below that it counts in proportion (Bergmann et al., "Beyond Dents and Scratches", IJCV 2022, doi
-    10.1007/s11263-022-01578-9). `maps` [P] are all pixels; pixel `pixel[q]` lies in region `region[q]`,
-    from 1, and may lie in several: only `pro` is of the regions then, `hits` counts it in each. Regions need
-    not be connected. ValueError unless each has a saturation [R] of at least 1 and at most its area.
+    10.1007/s11263-022-01578-9). `maps` [P] are all pixels; pixel `pixel[q]` lies in region `region[q]`, which
+    counts from 1. A pixel may lie in several regions; `hits` counts it in each. Regions need not be
+    connected. ValueError unless each has a saturation [R] of at least 1 and at most its area.
     """
     _check_scores(maps, name="maps", num_axes=1)
     areas = np.bincount(region, minlength=saturation.size + 1)[1:]
@@ -220,7 +220,7 @@ def saturating_curve(
     rank = np.arange(order.size) - np.searchsorted(ordered, ordered)  # within the region, from 0
     own = saturation[ordered - 1].astype(np.float64)
     weights = np.empty(order.size)
-    weights[order] = (own - rank).clip(0, 1) / own  # where it is no whole number, the last weighs the rest
+    weights[order] = (own - rank).clip(0, 1) / own  # if it is no whole number, the last pixel weighs the rest
     return _curve([maps[normal]], scores, weights=weights)
 
 
@@ -353,7 +353,7 @@ def _check_same_shape(**arrays: NDArray[Any]) -> None:
 
 
 def _check_both_kinds(num_defective: int, num_all: int, *, what: str) -> None:
-    """Raise ValueError unless there are both defects and normals: no rank metric is defined else."""
+    """Raise ValueError unless there are both defects and normals: otherwise no rank metric is defined."""
     if num_defective in (0, num_all):
         raise ValueError(
             f"{what}_auroc needs both defective and normal {what}s:"

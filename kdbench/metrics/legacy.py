@@ -33,9 +33,9 @@ def pro_stfpm(maps: Maps, regions: Regions) -> float:
 
 
 def pro_rd4ad(maps: Maps, regions: Regions) -> float:
-    """Mean over the defective images of an area of their own: 200 thresholds between an image's extremes.
+    """Mean over the defective images of each one's area: 200 thresholds from its lowest to its highest score.
 
-    Points with FPR below 0.3, the FPR divided by the largest of them; the overlap is left as it is.
+    Points with an FPR below 0.3 count; their FPR is divided by the largest one, the overlap stays as it is.
     """
     areas = []
     for scores, marked in zip(maps, regions, strict=True):

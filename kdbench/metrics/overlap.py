@@ -28,7 +28,7 @@ class Overlap:
     recall: NDArray[np.float64]  # [I,K] share with this score or a higher one
 
     def aupimo(self) -> float:
-        """Mean of `per_image`; NaN where it is."""
+        """Mean of `per_image`; NaN if that is NaN."""
         return float(self.per_image().mean())
 
     def per_image(self) -> NDArray[np.float64]:

@@ -14,11 +14,9 @@ class Preset:
 
     evaluation_size: int  # maps (bilinear) and masks are brought to this square size; 0: to each image's own
     mask_rule: MaskRule  # how a mask, thresholded at its original size, is resized
-    sigma: float | None = (
-        None  # the smoothing that the convention demands of the method; None: the method's own
-    )
+    sigma: float | None = None  # the smoothing that a method must have under it; None: the method's own
     pro: Literal["", "pro_stfpm_legacy", "pro_rd4ad_legacy"] = ""  # its own PRO, in a column of its own
-    # How often a number changed that only this preset has: its cells get new ids, those of the others do not.
+    # How often numbers of this preset alone have changed: then only its cells get new ids.
     revision: int = 0
 
 

@@ -1,10 +1,10 @@
-"""Which score of normal images is a threshold for a rate of false alarms, and what is known of that rate."""
+"""Choose a threshold for a rate of false alarms among scores of normal images; intervals of that rate."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-FALSE_ALARMS = 0.01  # the rate, where nobody states one
+FALSE_ALARMS = 0.01  # the default rate
 LEVEL = 0.95  # of the interval
 
 

@@ -166,4 +166,4 @@ def test_optuna_searches(sweep, tmp_path):
 def test_a_trial_that_no_cluster_can_hold_is_refused(sweep):
     code, text = finish(sweep("stfpm", "--trials", 1, "--cpus-per-trial", 4096))
     assert code == 2
-    assert "error: a trial takes 4096 CPUs, 0 GPUs, no node has that: it would wait for ever" in text
+    assert "error: no node has 4096 CPUs, 0 GPUs for a trial: it would wait for ever" in text

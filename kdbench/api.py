@@ -13,7 +13,6 @@ from pydantic import BaseModel
 
 from kdbench.cli.options import at_home
 from kdbench.cli.terminal import give_home, silenced
-from kdbench.cli.trials import SweepResult
 from kdbench.engine.recipe import Recipe
 from kdbench.errors import RequestError, ResultsError, unknown
 from kdbench.grid.request import Request, read_model
@@ -21,6 +20,7 @@ from kdbench.reports.rows import load_rows
 from kdbench.reports.shown import Compared, Figure, Leaderboard, all_figures, compared, leaderboard
 from kdbench.results.schema import ROW_SCHEMA
 from kdbench.results.store import CELLS, CURVES, LATENCY, SCORES, TRIALS, Kind, Results, read
+from kdbench.sweeps._result import SweepResult
 
 if TYPE_CHECKING:
     from kdbench.engine.detector import Detector

@@ -80,7 +80,7 @@ def planned(request: Request) -> "Grid":
 
 def carry_out(grid: "Grid", stop: Stop | None = None) -> "GridResult":
     """Run a grid and show how far it is; whoever asks `stop` has the running cells leave checkpoints."""
-    from kdbench.cli.view import View
+    from kdbench.grid.bars import View
     from kdbench.grid.grid import run_grid
 
     num_before = len(grid.jobs) - len(grid.todo)

@@ -13,9 +13,9 @@ from kdbench.cli.scripts import Answer, for_scripts
 from kdbench.cli.streams import not_needed
 from kdbench.cli.tables import show_values
 from kdbench.cli.terminal import OK, SOME_FAILED, decoding_bar, note, say, say_next
-from kdbench.cli.trials import Lines, SweepResult, result_of, summary
 from kdbench.errors import RequestError, complained
 from kdbench.sweeps._request import SweepRequest
+from kdbench.sweeps._result import Lines, SweepResult, result_of, summary
 
 if TYPE_CHECKING:
     from kdbench.sweeps._plan import SweepPlan

@@ -11,12 +11,12 @@ from conftest import ALL_SET, slow_but, write_category
 from rich.console import Console
 
 from kdbench.cell import STOPPED
-from kdbench.cli.view import View
 from kdbench.engine import train
 from kdbench.engine.checkpoint import Checkpoints, remove_checkpoint
 from kdbench.engine.run import run_cell
 from kdbench.errors import CellStopped
 from kdbench.grid.attempt import execute_cell
+from kdbench.grid.bars import View
 from kdbench.grid.plan import plan
 from kdbench.grid.request import Request
 from kdbench.registry import get_method, method_names

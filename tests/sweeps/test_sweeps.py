@@ -355,7 +355,7 @@ def test_what_cannot_be_trained_is_a_failed_row_and_the_worst(planned):
     [(1e30, 0, False, True), (0.4, 1, True, False), (1e30, 1, True, True), (0.4, 0, False, False)],
 )
 def test_only_trials_that_may_end_well_are_said_to_be_tried_again(planned, lr, num_errors, again, never):
-    from kdbench.cli.trials import result_of, summary  # imports Ray
+    from kdbench.sweeps._result import result_of, summary  # imports Ray
     from kdbench.sweeps.tune import SweepEnd
 
     made = planned(categories=("bottle",), precision="fp32")

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pandas as pd
 from pydantic import BaseModel
 
-from kdbench.cli.options import at_home
-from kdbench.cli.terminal import give_home, silenced
-from kdbench.engine.recipe import Recipe
+from kdbench.engine.recipe import Recipe, recipe_of
 from kdbench.errors import RequestError, ResultsError, unknown
+from kdbench.files import expanded
+from kdbench.grid.bars import Bars
 from kdbench.grid.request import Request, read_model
+from kdbench.grid.view import Silent, View
 from kdbench.reports.rows import load_rows
 from kdbench.reports.shown import Compared, Figure, Leaderboard, all_figures, compared, leaderboard
 from kdbench.results.schema import ROW_SCHEMA
@@ -89,11 +90,10 @@ def run(
     run was interrupted; the same call resumes. A user without a home folder gets one. SIGTERM ends at once.
     """
     request = _asked(Request, locals())
-    from kdbench.cli.run import carry_out, planned
+    from kdbench.grid.grid import plan_grid, run_grid
 
-    with silenced(not progress):
-        give_home()
-        _raise_for(carry_out(planned(request)))
+    view = _view(progress)
+    _raise_for(run_grid(plan_grid(request, view=view), view))
     return ResultsFolder(request.results)
 
 
@@ -146,13 +146,11 @@ def sweep(
     Raises RequestError for a wrong request, KeyboardInterrupt if the sweep was interrupted; the same call
     resumes.
     """
-    from kdbench.cli.sweep import carry_out, planned
     from kdbench.sweeps._request import SweepRequest
+    from kdbench.sweeps._run import carry_out, planned
 
-    request = _asked(SweepRequest, locals())
-    with silenced(not progress):
-        give_home()
-        return carry_out(planned(request), audit=audit)
+    request, view = _asked(SweepRequest, locals()), _view(progress)
+    return carry_out(planned(request, view), view, audit=audit)
 
 
 def score(
@@ -214,13 +212,11 @@ def distil_teacher(
     The arguments are the options of `kdbench distil-teacher`, which says what they mean; the same call
     resumes. Raises RequestError for a wrong request, DataError if there are no images or one cannot be read.
     """
-    from kdbench.cli.distil import asked, carry_out
+    from kdbench.grid.distil import make_teacher
 
-    recipe = asked(teacher, size, steps=steps, batch_size=batch_size, seed=seed)
-    file = Path(_place(out))
-    with silenced(not progress):
-        given = None if weights is None else Path(_place(weights))
-        carry_out(recipe, Path(_place(images)), file, weights=given, device=device)
+    recipe = recipe_of(teacher, size, steps=steps, batch_size=batch_size, seed=seed)
+    file, given = Path(_place(out)), None if weights is None else Path(_place(weights))
+    make_teacher(recipe, Path(_place(images)), file, _view(progress), weights=given, device=device)
     return file
 
 
@@ -357,8 +353,13 @@ def _chosen(rows: pd.DataFrame, filters: Mapping[str, object]) -> pd.DataFrame:
     return rows[fits].reset_index(drop=True)
 
 
+def _view(progress: bool) -> View:
+    """What shows a run to whoever called."""
+    return Bars() if progress else Silent()
+
+
 def _place(where: AnyPath) -> str:
-    return str(at_home(where))
+    return expanded(str(where))
 
 
 def _asked(model: type[Model], given: Mapping[str, Any]) -> Model:

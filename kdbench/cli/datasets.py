@@ -11,8 +11,9 @@ from kdbench.cli.lists import list_datasets
 from kdbench.cli.options import Root, at_home, comma_list, unusual
 from kdbench.cli.scripts import Answer, for_scripts
 from kdbench.cli.tables import Line, show
-from kdbench.cli.terminal import OK, SOME_FAILED, decoding_bar, note, out, say, say_next, shows_bars
+from kdbench.cli.terminal import OK, SOME_FAILED, decoding_bar, note, out, say, say_next
 from kdbench.errors import complained
+from kdbench.grid.console import shows_bars
 
 if TYPE_CHECKING:
     from kdbench.data.audit import Shortcut

@@ -11,9 +11,10 @@ import typer
 from kdbench.cli import complete, documents
 from kdbench.cli.options import Results, Root, Weights, at_home
 from kdbench.cli.scripts import Answer, for_scripts
-from kdbench.cli.terminal import OK, SOME_FAILED, note, reading, say, say_next, shows_bars
+from kdbench.cli.terminal import OK, SOME_FAILED, note, reading, say, say_next
 from kdbench.cli.terminal import out as console
 from kdbench.errors import RequestError, complained, unknown
+from kdbench.grid.console import shows_bars
 
 if TYPE_CHECKING:
     from kdbench.deploy.predict import Found, Prediction, Predictor

@@ -11,8 +11,9 @@ from kdbench.cli import documents
 from kdbench.cli.options import Results, at_home, unusual
 from kdbench.cli.scripts import Answer, for_scripts
 from kdbench.cli.tables import Line, show
-from kdbench.cli.terminal import OK, SOME_FAILED, complain, duration, reading, say, say_next
+from kdbench.cli.terminal import OK, SOME_FAILED, complain, reading, say, say_next
 from kdbench.errors import RequestError
+from kdbench.grid.console import duration
 
 if TYPE_CHECKING:
     from kdbench.grid.status import RunState

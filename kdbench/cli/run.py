@@ -18,7 +18,8 @@ from kdbench.cli.report import write
 from kdbench.cli.scripts import Answer, for_scripts
 from kdbench.cli.streams import not_needed
 from kdbench.cli.tables import Line, show
-from kdbench.cli.terminal import OK, SOME_FAILED, complain, duration, err, note, out, say, say_next
+from kdbench.cli.terminal import OK, SOME_FAILED, bars, complain, say, say_next
+from kdbench.grid.console import duration
 from kdbench.grid.request import Request
 from kdbench.grid.stopping import Stop, stop_on_signals
 
@@ -40,9 +41,10 @@ def run(
     folder = report_folder(out, report)
     with leaving_on_signals() as stop:
         with _without_collecting():
-            from kdbench.grid.grid import NOT_RUN, estimate
+            from kdbench.grid.grid import NOT_RUN, estimate, plan_grid, run_grid
 
-        grid = planned(request)
+        view = bars()
+        grid = plan_grid(request, view=view)
         if dry_run:
             expected = estimate(grid)
             show_plan(grid, expected)
@@ -50,7 +52,7 @@ def run(
             statuses |= dict.fromkeys((job.cell.id for job in grid.todo), NOT_RUN)
             return Answer(document=_document(grid, statuses, expected.cells))
         not_needed(sys.stdout)
-        return _finish(grid, carry_out(grid, stop), folder)
+        return _finish(grid, run_grid(grid, view, stop=stop), folder)
 
 
 @contextmanager
@@ -64,37 +66,6 @@ def leaving_on_signals() -> Iterator[Stop]:
             # Libraries raise a KeyboardInterrupt of their own in place of ours.
             number = stop.asked_by or signal.SIGINT
             raise typer.Exit(_say_stopped(number, "what finished is kept")) from None
-
-
-def planned(request: Request) -> "Grid":
-    """The grid of a request; what the user should know of it is said."""
-    from kdbench.grid.grid import plan_grid
-
-    if "synthetic" in request.dataset:
-        announce_drawing()
-    grid = plan_grid(request)
-    for notice in grid.notices:
-        note(notice)
-    return grid
-
-
-def carry_out(grid: "Grid", stop: Stop | None = None) -> "GridResult":
-    """Run a grid and show how far it is; whoever asks `stop` has the running cells leave checkpoints."""
-    from kdbench.grid.bars import View
-    from kdbench.grid.grid import run_grid
-
-    num_before = len(grid.jobs) - len(grid.todo)
-    say(f"{len(grid.jobs)} cells: {num_before} finished before, {len(grid.todo)} to run")
-    return run_grid(grid, View(out, err, grid.request.published), stop=stop)
-
-
-def announce_drawing() -> None:
-    """Say that the synthetic images are drawn now, if they are."""
-    from kdbench.files import cache_folder
-    from kdbench.registry import get_dataset
-
-    if not get_dataset("synthetic").drawn():
-        say(f"drawing the synthetic dataset in {cache_folder()} (once, under half a minute)")
 
 
 def show_plan(grid: "Grid", expected: "Estimate") -> None:

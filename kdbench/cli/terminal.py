@@ -1,65 +1,22 @@
 """What every command says to a person: lines, tables, bars, complaints; and the exit codes."""
 
 import shlex
-import sys
-import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from importlib.util import find_spec
-from typing import TextIO
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-
+from kdbench.cli.streams import dropped
 from kdbench.errors import complained
 from kdbench.files import provide_home
+from kdbench.grid.console import console, print_line, shows_bars
+
+if TYPE_CHECKING:
+    from kdbench.grid.bars import Bars
 
 
-def _width(stream: TextIO | None) -> int | None:
-    """Without a terminal rich assumes 80 columns; logs and pipes have room. None: the terminal's own."""
-    return None if stream is not None and stream.isatty() else 160
-
-
-out, err = Console(width=_width(sys.stdout)), Console(stderr=True, width=_width(sys.stderr))
+out, err = console(), console(stderr=True)
 
 OK, SOME_FAILED, WRONG_REQUEST = 0, 1, 2  # and 128 + its number for a signal: 130 for Ctrl-C
-
-
-def shows_bars(console: Console) -> bool:
-    """Whether bars can move there: in a terminal that can, and in a notebook that has ipywidgets."""
-    if console.is_jupyter:
-        return find_spec("ipywidgets") is not None
-    return console.is_terminal and not console.is_dumb_terminal
-
-
-@contextmanager
-def silenced(really: bool = True) -> Iterator[None]:
-    """Print nothing meanwhile, on either stream."""
-    before = out.quiet, err.quiet
-    out.quiet, err.quiet = really or out.quiet, really or err.quiet
-    try:
-        yield
-    finally:
-        out.quiet, err.quiet = before
-
-
-def print_line(console: Console, text: str, style: str | None = None) -> None:
-    """Print text as it is: brackets in it are no markup. A terminal gets it folded between words."""
-    if console.is_terminal:
-        text = "\n".join(_folded(line, console.width) for line in text.split("\n"))
-    console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
-
-
-def _folded(line: str, width: int) -> str:
-    """A line in parts of this width, the later ones two columns further in. Words and paths stay whole."""
-    indent = " " * (len(line) - len(line.lstrip()) + 2)
-    return textwrap.fill(
-        line,
-        width,
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-        drop_whitespace=True,
-    )
 
 
 def say(text: str, style: str | None = None) -> None:
@@ -88,19 +45,17 @@ def warn(text: str) -> None:
     print_line(err, f"note: {text}", style="yellow")
 
 
+def bars() -> "Bars":
+    """A view of this terminal."""
+    from kdbench.grid.bars import Bars
+
+    return Bars(out, err, dropped)
+
+
 def give_home() -> None:
     """Give this process a home folder if its user has none, and say so."""
     if note := provide_home():
         warn(note)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
 
 
 def reading(results: str) -> AbstractContextManager[None]:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from kdbench.errors import RequestError, unknown
+
 TEACHERS = {"wide_resnet101_2": "wide_resnet101_2.tv_in1k"}  # the recipe's: torchvision's first weights
 SIZES = {"small": "pdn_small.distilled", "medium": "pdn_medium.distilled"}
 
@@ -20,3 +22,19 @@ class Recipe:
     grey: float = 0.1  # share of the images that lose their colours
     lr: float = 1e-4  # Adam
     weight_decay: float = 1e-5
+
+
+def recipe_of(teacher: str, size: str, *, steps: int, batch_size: int, seed: int) -> Recipe:
+    """The recipe of some options; RequestError with everything that is wrong with them."""
+    wrong = [unknown("size", size, SIZES)] if size not in SIZES else []
+    numbers = {"steps": (steps, 1), "batch_size": (batch_size, 1), "seed": (seed, 0)}
+    wrong += [f"{name}={value}: at least {low}" for name, (value, low) in numbers.items() if value < low]
+    if wrong:
+        raise RequestError(wrong)
+    return Recipe(
+        teacher=TEACHERS.get(teacher, teacher),
+        backbone=SIZES[size],
+        steps=steps,
+        batch_size=batch_size,
+        seed=seed,
+    )

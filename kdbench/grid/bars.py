@@ -1,7 +1,8 @@
-"""What a person sees while cells run: moving bars where there can be some, plain lines elsewhere."""
+"""What a person sees of a run: moving bars where there can be some, plain lines elsewhere."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO, TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,25 +18,32 @@ from rich.progress import (
 
 from kdbench.cell import Outcome
 from kdbench.cell import Progress as CellProgress
-from kdbench.cli.streams import dropped
-from kdbench.cli.terminal import duration, print_line, shows_bars
-from kdbench.grid.execution import Running
-from kdbench.grid.lease import Holder
-from kdbench.grid.plan import Job
+from kdbench.grid.console import console, duration, print_line, shows_bars
 from kdbench.grid.status import part_done, seconds_left
+
+if TYPE_CHECKING:
+    from kdbench.grid.execution import Running
+    from kdbench.grid.lease import Holder
+    from kdbench.grid.plan import Job
 
 LOG_EVERY_S = 10.0  # without bars, at most one line in this time
 
 
-class View:
-    """Shows a run: decoding, the queue, running cells, the time that is left, timings.
+class Bars:
+    """A view with bars: decoding, the queue, running cells, the time that is left, timings.
 
-    Errors go to a console of their own; `published` is the folder that rows are taken over from.
+    It prints on the consoles `out` and `err`, or on new ones. `dropped` says why a stream has lost lines.
     """
 
-    def __init__(self, console: Console, errors: Console, published: str | None = None) -> None:
-        self.console, self.errors, self.published = console, errors, published
-        self.is_live = shows_bars(console)
+    def __init__(
+        self,
+        out: Console | None = None,
+        err: Console | None = None,
+        dropped: Callable[[IO[str]], str] = lambda stream: "",
+    ) -> None:
+        self.console, self.errors = out or console(), err or console(stderr=True)
+        self.dropped = dropped
+        self.is_live = shows_bars(self.console)
         self.expected: dict[str, float] = {}
         self.finished_ids: set[str] = set()
         self.num_failed, self.num_waiting = 0, 0
@@ -50,31 +58,35 @@ class View:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.fields[note]}"),
-            console=console,
+            console=self.console,
             transient=True,
         )
         self.all_cells: TaskID | None = None
         self.cells: dict[str, TaskID] = {}
-        self.images: TaskID | None = None
+        self.only: TaskID | None = None  # the bar of what comes without cells
+
+    def say(self, text: str) -> None:
+        """A line."""
+        self._say(text)
 
     def note(self, text: str) -> None:
         """A yellow line."""
         self._say(f"note: {text}", style="yellow")
 
-    def taken_over(self, count: int) -> None:
+    def taken_over(self, count: int, published: str) -> None:
         """Say how many cells need not run."""
-        self._say(f"{count} cells taken over from {self.published}")
+        self._say(f"{count} cells taken over from {published}")
 
     def decoding(self, done: int, total: int) -> None:
         """A bar until the last image is decoded."""
-        if self.images is None:
-            self.images = self.bars.add_task("decoding images", note="")
-            self._start()
-        self.bars.update(self.images, completed=done, total=total)
-        if done >= total:
-            self.bars.remove_task(self.images)
-            self.images = None
-            self.end()
+        self._only_bar("decoding images", done, total)
+
+    def stepping(self, done: int, total: int, loss: float) -> None:
+        """A bar until the last step is made; a line now and then without bars."""
+        if self.only is None:
+            self.logged = time.monotonic()  # the first steps are no news
+        self._only_bar(f"steps, loss {loss:.3f}", done, total)
+        self._log([f"step {done} of {total}, loss {loss:.3f}"])
 
     def begin(self, expected: Mapping[str, float]) -> None:
         """Show a bar of all cells."""
@@ -92,7 +104,7 @@ class View:
         self._show({progress.cell_id: (progress.label, progress)})
         self._log([f"{progress.label} · {self._note(progress)}"])
 
-    def running(self, running: Running) -> None:
+    def running(self, running: "Running") -> None:
         """Show which cells run where, also those that another run is working on."""
         self.num_waiting = running.num_waiting
         cells = {h.cell_id: (f"{h.host}: {h.label}", _progress(h)) for h in running.holders}
@@ -124,7 +136,7 @@ class View:
         self.num_measured, self.num_to_measure = 0, count
         self._say(f"timing {count} detectors, each alone on the device (--no-latency: not)")
 
-    def timed(self, job: Job, error: str) -> None:
+    def timed(self, job: "Job", error: str) -> None:
         """One line for every detector that was timed or could not be."""
         self._measured(job, error, "could not be timed", f"{job.cell.method} is timed")
 
@@ -133,12 +145,12 @@ class View:
         self.num_measured, self.num_to_measure = 0, count
         self._say(f"evaluating {count} exported detectors")
 
-    def evaluated(self, job: Job, error: str) -> None:
+    def evaluated(self, job: "Job", error: str) -> None:
         """One line for every exported detector that was evaluated or could not be."""
         wrong, right = "could not be evaluated as exported", f"{job.cell.label} is evaluated as exported"
         self._measured(job, error, wrong, right)
 
-    def _measured(self, job: Job, error: str, wrong: str, right: str) -> None:
+    def _measured(self, job: "Job", error: str, wrong: str, right: str) -> None:
         self.num_measured += 1
         if error:
             print_line(self.errors, f"error: {job.cell.label} {wrong}: {error}", style="red")
@@ -147,7 +159,18 @@ class View:
 
     def problem(self) -> str:
         """Why lines were lost, if some were."""
-        return dropped(self.console.file)
+        return self.dropped(self.console.file)
+
+    def _only_bar(self, text: str, done: int, total: int) -> None:
+        """Show one bar, until all is done."""
+        if self.only is None:
+            self.only = self.bars.add_task(text, note="")
+            self._start()
+        self.bars.update(self.only, description=text, completed=done, total=total)
+        if done >= total:
+            self.bars.remove_task(self.only)
+            self.only = None
+            self.end()
 
     def _start(self) -> None:
         if self.is_live:
@@ -223,7 +246,7 @@ class _Pace:
         return (done - self.done) / elapsed if elapsed > 0 else 0.0
 
 
-def _progress(holder: Holder) -> CellProgress:
+def _progress(holder: "Holder") -> CellProgress:
     """How far the cell is by its lease, which has no progress in its first seconds."""
     start = {"cell_id": holder.cell_id, "label": holder.label, "phase": "start"}
     return CellProgress(**(start | holder.progress))

@@ -34,7 +34,7 @@ from kdbench.grid.costs import (
 from kdbench.grid.execution import Execution, Executor, Running, Work, refuse_impossible
 from kdbench.grid.finished import check_said, of_other_code, reading, succeeded_in
 from kdbench.grid.plan import Found, Job, plan
-from kdbench.grid.prepare import enough_disk, prepare
+from kdbench.grid.prepare import before_planning, enough_disk, prepare
 from kdbench.grid.request import Request
 from kdbench.grid.slowness import slowness_of
 from kdbench.grid.status import RunFile, write_run
@@ -96,12 +96,14 @@ class GridResult:
         return self.counts.keys() == {"ok"} and not unmeasured and not self.complaints
 
 
-def plan_grid(request: Request, cluster: Cluster | None = None) -> Grid:
-    """Plan a request for the machines of `cluster`.
+def plan_grid(request: Request, cluster: Cluster | None = None, view: View | None = None) -> Grid:
+    """Plan a request for the machines of `cluster`; tell `view` what the user should know.
 
     Without one: for the Ray cluster at `request.address` or RAY_ADDRESS, else for this machine. Raises
     RequestError with every complaint at once if any part of the request cannot be run.
     """
+    view = view or Silent()
+    before_planning(request.dataset, view)
     request = request.model_copy(update={"address": address_of(request.address)})
     joined = cluster or _joined(request)
     planned, machines = plan(request, joined), joined or this_machine()
@@ -128,6 +130,8 @@ def plan_grid(request: Request, cluster: Cluster | None = None) -> Grid:
         notices = [*notices, "detectors that are not kept (--discard-detectors) cannot be timed"]
     if request.evaluate_exported and not request.keep_detectors:
         notices = [*notices, "detectors that are not kept (--discard-detectors) cannot be exported"]
+    for notice in notices:
+        view.note(notice)
     asked = "ray" if request.executor is None and request.address else request.executor
     return Grid(
         request=request,
@@ -176,6 +180,7 @@ def _carry_out(run: "_Run") -> GridResult:
     stopped_by, untimed, unevaluated, complaints = 0, 0, 0, list[str]()
     try:
         with run.resources:
+            run.log.say(": ".join(_counted(grid)))
             run.take_over()
             run.log.start(_first_line(run))
             for notice in grid.notices:
@@ -211,12 +216,14 @@ def _carry_out(run: "_Run") -> GridResult:
 
 
 def _first_line(run: "_Run") -> str:
-    grid = run.grid
+    where = f"process {os.getpid()} on {gethostname()}, {run.grid.executor}"
+    return f"kdbench {__version__}, run {run.id}, {where}: {', '.join(_counted(run.grid))}"
+
+
+def _counted(grid: Grid) -> tuple[str, str]:
+    """How many cells there are, and how many of them are to run."""
     num_before = len(grid.jobs) - len(grid.todo)
-    return (
-        f"kdbench {__version__}, run {run.id}, process {os.getpid()} on {gethostname()}, {grid.executor}: "
-        f"{len(grid.jobs)} cells, {num_before} finished before, {len(grid.todo)} to run"
-    )
+    return f"{len(grid.jobs)} cells", f"{num_before} finished before, {len(grid.todo)} to run"
 
 
 def _last_line(result: GridResult) -> str:
@@ -249,7 +256,7 @@ class _Run:
         if self.grid.published and published is not None:
             with complained(f"cannot copy rows of {published} to {results}"):
                 self.results.take_over(published, self.grid.published)
-            self.view.taken_over(len(self.grid.published))
+            self.view.taken_over(len(self.grid.published), published)
 
     def prepare(self) -> None:
         """Build each teacher and decode all images before the first cell; RequestError if one is wrong."""

@@ -10,15 +10,26 @@ from kdbench.data.together import dark
 from kdbench.dataset import Dataset
 from kdbench.engine.build import build_teacher, config_of
 from kdbench.errors import DataError, RequestError, unknown
-from kdbench.files import not_cached
+from kdbench.files import cache_folder, not_cached, provide_home
 from kdbench.grid.cluster import on_every_node, ray_cluster
 from kdbench.grid.plan import Found, Job, find_data
+from kdbench.grid.view import View
 from kdbench.metrics.presets import PRESETS
+from kdbench.registry import dataset_names, get_dataset
 from kdbench.results.storage import Storage
 from kdbench.results.store import CELLS
 
 Tick = Callable[[int, int], None]  # is told how many images are decoded, and of how many
 Note = Callable[[str], None]  # is told what a person should look at
+
+
+def before_planning(datasets: Sequence[str], view: View) -> None:
+    """Give this process a home folder if its user has none, and say which images are drawn now."""
+    if text := provide_home():
+        view.note(text)
+    for name in datasets:
+        if name in dataset_names() and not get_dataset(name).drawn():
+            view.say(f"drawing the {name} dataset in {cache_folder()} (once, under half a minute)")
 
 
 def prepare(

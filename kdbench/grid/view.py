@@ -20,14 +20,20 @@ STORED_EVERY_S = 60.0  # in an object store, which can only write a whole file
 class View(Protocol):
     """Somebody who watches a run: a terminal, a notebook, a log."""
 
+    def say(self, text: str) -> None:
+        """What is done now."""
+
     def note(self, text: str) -> None:
         """Something that the user should know."""
 
-    def taken_over(self, count: int) -> None:
-        """The rows of so many cells were copied from `request.published`."""
+    def taken_over(self, count: int, published: str) -> None:
+        """The rows of so many cells were copied from this folder."""
 
     def decoding(self, done: int, total: int) -> None:
         """`done` of `total` images are decoded."""
+
+    def stepping(self, done: int, total: int, loss: float) -> None:
+        """`done` of `total` steps of the only training are made."""
 
     def begin(self, expected: Mapping[str, float]) -> None:
         """The cells start; `expected` is cell id -> seconds, or numbers in proportion to them."""
@@ -63,9 +69,11 @@ class View(Protocol):
 class Silent:
     """A view that shows nothing."""
 
+    def say(self, text: str) -> None: ...
     def note(self, text: str) -> None: ...
-    def taken_over(self, count: int) -> None: ...
+    def taken_over(self, count: int, published: str) -> None: ...
     def decoding(self, done: int, total: int) -> None: ...
+    def stepping(self, done: int, total: int, loss: float) -> None: ...
     def begin(self, expected: Mapping[str, float]) -> None: ...
     def progress(self, progress: Progress) -> None: ...
     def running(self, running: Running) -> None: ...
@@ -118,19 +126,27 @@ class Log:
         self._not_stored += _line(text)
         self._store()
 
+    def say(self, text: str) -> None:
+        """Tell the view."""
+        self._show(lambda: self.view.say(text))
+
     def note(self, text: str) -> None:
         """Write a line and tell the view."""
         self.write(f"note: {text}")
         self._show(lambda: self.view.note(text))
 
-    def taken_over(self, count: int) -> None:
+    def taken_over(self, count: int, published: str) -> None:
         """Write a line and tell the view."""
         self.write(f"{count} cells taken over from published rows")
-        self._show(lambda: self.view.taken_over(count))
+        self._show(lambda: self.view.taken_over(count, published))
 
     def decoding(self, done: int, total: int) -> None:
         """Tell the view."""
         self._show(lambda: self.view.decoding(done, total))
+
+    def stepping(self, done: int, total: int, loss: float) -> None:
+        """Tell the view."""
+        self._show(lambda: self.view.stepping(done, total, loss))
 
     def begin(self, expected: Mapping[str, float]) -> None:
         """Tell the view."""

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from kdbench.cli import tables, terminal
 from kdbench.cli.tables import Line, show
+from kdbench.grid.console import shows_bars
 
 HEAD = ("method", "setting", "what it is")
 LINES = [
@@ -83,7 +84,7 @@ def test_a_command_to_copy_stays_in_one_line(printed):
 
 def test_bars_move_only_where_they_can():
     shows = [
-        terminal.shows_bars(Console(file=io.StringIO(), force_terminal=really, _environ={"TERM": term}))
+        shows_bars(Console(file=io.StringIO(), force_terminal=really, _environ={"TERM": term}))
         for really, term in ((True, "xterm"), (True, "dumb"), (False, "xterm"))
     ]
     assert shows == [True, False, False]

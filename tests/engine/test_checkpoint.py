@@ -16,7 +16,7 @@ from kdbench.engine.checkpoint import Checkpoints, remove_checkpoint
 from kdbench.engine.run import run_cell
 from kdbench.errors import CellStopped
 from kdbench.grid.attempt import execute_cell
-from kdbench.grid.bars import View
+from kdbench.grid.bars import Bars
 from kdbench.grid.plan import plan
 from kdbench.grid.request import Request
 from kdbench.registry import get_method, method_names
@@ -196,7 +196,7 @@ def test_a_disk_that_is_full_for_a_while_costs_no_training(mvtec, tmp_path, monk
     full = "no checkpoint: No space left on device"
     assert [p.problem for p in seen if p.phase == "train" and p.done in (12, 20, 28)] == ["", full, ""]
     console = Console(file=StringIO(), width=300)
-    view = View(console, console)
+    view = Bars(console, console)
     view.begin({planned.cell.id: 1.0})
     view.progress(next(p for p in seen if p.problem))
     assert full in view.console.file.getvalue()

@@ -191,7 +191,7 @@ def test_wrong_requests_are_refused_with_all_complaints(kdbench, photographs, tm
 
 
 def test_python_makes_the_teacher_that_the_command_makes(kdbench, photographs, tmp_path, monkeypatch):
-    monkeypatch.setattr("kdbench.cli.distil.Recipe", lambda **asked: Recipe(image_size=32, **asked))
+    monkeypatch.setattr("kdbench.engine.recipe.Recipe", lambda **asked: Recipe(image_size=32, **asked))
     monkeypatch.chdir(tmp_path)
     words = ("--teacher", "tiny", "--steps", 1, "--batch-size", 2)
     code, text = kdbench("distil-teacher", "--images", "photographs", "--out", "a.safetensors", *words)

@@ -1,0 +1,52 @@
+"""A teacher for EfficientAD, made of photographs, where a user has none."""
+
+from pathlib import Path
+
+import torch
+
+from kdbench.data.photographs import find_photographs
+from kdbench.engine.distil import distil
+from kdbench.engine.recipe import Recipe
+from kdbench.errors import CellStopped, RequestError
+from kdbench.grid.plan import choose_device
+from kdbench.grid.stopping import Stop
+from kdbench.grid.view import View
+from kdbench.weights import find_weights
+
+
+def make_teacher(
+    recipe: Recipe,
+    images: Path,
+    file: Path,
+    view: View,
+    *,
+    weights: Path | None,
+    device: str,
+    stop: Stop | None = None,
+) -> None:
+    """Make a teacher and tell a view how far it is; whoever asks `stop` leaves a checkpoint.
+
+    Raises RequestError for a wrong request, DataError if there are no images or one cannot be read.
+    """
+    if file.suffix != ".safetensors" or file.exists():
+        wrong = "exists already" if file.exists() else "is no name: it ends with .safetensors"
+        raise RequestError([f"--out {file} {wrong}"])
+    found, place = find_weights(recipe.teacher, weights), torch.device(choose_device(device))
+    photographs = find_photographs(images)
+    view.say(
+        f"{len(photographs.paths)} images below {images}; teacher {recipe.teacher}, {found.source}; {place}"
+    )
+
+    def on_step(step: int, loss: float) -> None:
+        view.stepping(step, recipe.steps, loss)
+        if stop is not None and stop.asked_by:
+            raise CellStopped
+
+    try:
+        distil(recipe, photographs, found, file, device=place, on_step=on_step, note=view.say)
+    except CellStopped:
+        assert stop is not None
+        stop.check()
+    finally:
+        view.end()
+    view.say(f"wrote {file}")

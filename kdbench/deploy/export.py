@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import openvino
     from torch.onnx import ONNXProgram
 
-    from kdbench.deploy.module import Deployed
+    from kdbench.engine.module import Deployed
 
 OPSET = 20  # of ONNX
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}

@@ -13,13 +13,13 @@ import torch
 from kdbench.data.store import RULE, open_images
 from kdbench.deploy.export import SUFFIXES, WRITERS, Traced, check_packages
 from kdbench.deploy.metadata import Metadata, Scale, beside
-from kdbench.deploy.module import Deployed
 from kdbench.deploy.runtimes import RUNTIME_OF, open_runtime
 from kdbench.deploy.threshold import HELD_OUT, TRAINED, UNSEEN, Source, Threshold
 from kdbench.engine import provenance
 from kdbench.engine.batches import split
 from kdbench.engine.device import deterministic
 from kdbench.engine.kept import unchanged
+from kdbench.engine.module import Deployed
 from kdbench.errors import DataError, RequestError, complained, unknown
 from kdbench.method import Method
 from kdbench.metrics.threshold import limit_of

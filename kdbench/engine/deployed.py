@@ -13,12 +13,12 @@ import torch
 from kdbench.cell import Cell, Place
 from kdbench.data.store import open_truth
 from kdbench.deploy.export import Traced, export_onnx, export_torch
-from kdbench.deploy.module import Deployed
 from kdbench.deploy.quantise import calibration_images, quantise
 from kdbench.deploy.runtimes import INT8, RUNTIMES, TENSORRT, TORCH, Runtime, open_runtime, why_not
 from kdbench.engine import provenance
 from kdbench.engine.build import kept_state
 from kdbench.engine.evaluate import Scored, measure
+from kdbench.engine.module import Deployed
 from kdbench.engine.ready import Ready, ready_cell
 from kdbench.errors import RequestError, first_line
 from kdbench.method import Method

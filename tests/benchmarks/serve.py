@@ -32,7 +32,7 @@ from PIL import Image
 from kdbench.backbone import pyramid
 from kdbench.deploy.export import SUFFIXES, WRITERS, Traced
 from kdbench.deploy.metadata import Metadata
-from kdbench.deploy.module import Deployed
+from kdbench.engine.module import Deployed
 from kdbench.registry import get_method
 
 SIZE = 64

@@ -15,8 +15,8 @@ from kdbench.backbone import pyramid, teacher
 from kdbench.deploy.archive import check_archive, load_program
 from kdbench.deploy.export import OPSET, SUFFIXES, WRITERS, Traced
 from kdbench.deploy.metadata import metadata_text
-from kdbench.deploy.module import Deployed
 from kdbench.deploy.runtimes import open_runtime
+from kdbench.engine.module import Deployed
 from kdbench.errors import RequestError
 from kdbench.method import Method
 from kdbench.registry import get_method, method_names

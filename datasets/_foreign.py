@@ -5,7 +5,8 @@ import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from kdbench.dataset import NORMAL, entries, folded, is_category, listed
+from kdbench.dataset import NORMAL, is_category
+from kdbench.files import entries, folded, listed
 
 DEFECTIVE = (
     *("abnormal", "anomaly", "anomalies", "anomalous", "bad", "defect", "defects", "defective"),

@@ -7,9 +7,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from kdbench.dataset import IMAGE_SUFFIXES, NORMAL, Category, Dataset, Sample, entries, folded, image_files
+from kdbench.dataset import NORMAL, Category, Dataset, Sample
 from kdbench.datasets._foreign import renamed_masks, renamed_normal
 from kdbench.errors import DataError
+from kdbench.files import IMAGE_SUFFIXES, entries, folded, image_files
 from kdbench.picture import read_mask
 
 # An image of a defect -> its masks, at least one.

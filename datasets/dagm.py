@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 from typing import ClassVar
 
-from kdbench.dataset import Category, Dataset, Sample, image_files
+from kdbench.dataset import Category, Dataset, Sample
 from kdbench.datasets._layout import checked, existing
 from kdbench.errors import DataError, reason
-from kdbench.files import read_text
+from kdbench.files import image_files, read_text
 
 LABELS = "Labels.txt"
 SUFFIXES = (".png",)

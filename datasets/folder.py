@@ -3,10 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
-from kdbench.dataset import Category, Dataset, entries, folded, image_files, is_category
+from kdbench.dataset import Category, Dataset, is_category
 from kdbench.datasets._foreign import MASKS, conversion
 from kdbench.datasets._layout import scan_layout
 from kdbench.errors import DataError, reason
+from kdbench.files import entries, folded, image_files
 
 
 class Folder(Dataset):

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import ClassVar
 
-from kdbench.dataset import Archive, Category, Dataset, image_files
+from kdbench.dataset import Archive, Category, Dataset
 from kdbench.datasets._layout import scan_layout
+from kdbench.files import image_files
 
 PRIVATE = ("test_private", "test_private_mixed")  # labels lie on the publisher's server only
 

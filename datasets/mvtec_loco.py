@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from kdbench.dataset import Archive, Category, Dataset, entries, image_files
+from kdbench.dataset import Archive, Category, Dataset
 from kdbench.datasets._layout import AGAIN, existing, scan_layout
 from kdbench.errors import DataError, reason
-from kdbench.files import read_text
+from kdbench.files import entries, image_files, read_text
 from kdbench.picture import opened
 
 CONFIG = "defects_config.json"

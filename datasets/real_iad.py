@@ -6,10 +6,10 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
-from kdbench.dataset import LITTER, Category, Dataset, Sample, listed
+from kdbench.dataset import Category, Dataset, Sample
 from kdbench.datasets._layout import checked, existing
 from kdbench.errors import DataError, reason
-from kdbench.files import read_text
+from kdbench.files import LITTER, listed, read_text
 
 LISTS = "realiad_jsons"
 DEFECTS = {

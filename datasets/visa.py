@@ -6,10 +6,10 @@ import io
 from pathlib import Path
 from typing import ClassVar
 
-from kdbench.dataset import Archive, Category, Dataset, Sample, image_files
+from kdbench.dataset import Archive, Category, Dataset, Sample
 from kdbench.datasets._layout import AGAIN, checked, existing
 from kdbench.errors import DataError, reason
-from kdbench.files import read_text
+from kdbench.files import image_files, read_text
 
 COLUMNS = ("object", "split", "label", "image", "mask")
 PARTS = (("Images/Normal", (".jpg",)), ("Images/Anomaly", (".jpg",)), ("Masks/Anomaly", (".png",)))

@@ -1,21 +1,12 @@
 """What a dataset is: its folders, its normal and defective images, and the published facts."""
 
-import unicodedata
-from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from kdbench.errors import DataError
-from kdbench.files import file_sha256, folder_of
+from kdbench.errors import DataError, unknown
+from kdbench.files import entries, file_sha256, folder_of, listed
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-SHOWN = 5  # names in a message
-LITTER = (
-    "Thumbs.db",
-    "desktop.ini",
-    "__MACOSX",
-)  # file managers write it; they write names that begin with a dot, too
 # What people call the folder of normal images.
 NORMAL = ("good", "ok", "normal", "normals", "non_defective", "nondefective", "defect_free")
 
@@ -117,6 +108,14 @@ class Dataset:
         """SHA-256 of the file with the split into train and test; None if the folders are the split."""
         return None
 
+    def wrong_split(self, asked: str | None) -> str:
+        """Why this published split cannot be used; "" if it can, or if none is asked for."""
+        if asked is None or asked == self.split:
+            return ""
+        if why := self.refused_splits.get(asked):
+            return f"{self.name}: the split {asked!r} is refused: {why}"
+        return f"{self.name}: {unknown('split', asked, [self.split])}"
+
     def present(self, root: Path) -> tuple[str, ...]:
         """The categories with a folder below `root`, in the order of the dataset."""
         return tuple(category for category in self.categories if (root / category).is_dir())
@@ -152,52 +151,6 @@ class Dataset:
         return file_sha256(path)
 
 
-def folded(name: str) -> str:
-    """The name without case and accents: equal for names that people or some file systems take for one."""
-    visible = "".join(c for c in unicodedata.normalize("NFC", name) if unicodedata.category(c) != "Cf")
-    return visible.strip().casefold()
-
-
-def entries(folder: Path) -> list[Path]:
-    """The content of a folder without the files of file managers; DataError for names that look equal."""
-    found = [path for path in sorted(folder.iterdir()) if path.name not in LITTER and path.name[0] != "."]
-    seen: dict[str, Path] = {}
-    for path in found:
-        other = seen.setdefault(folded(path.name), path)
-        if other != path:
-            raise DataError(
-                f"{other} and {path} look the same (case, spaces, accents): other computers take them for "
-                f"one. Rename one"
-            )
-    return found
-
-
-def listed(paths: Sequence[Path]) -> str:
-    """The first names, for a message."""
-    names = [path.name for path in paths]
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return (", ".join(names[:SHOWN]) or "nothing") + more
-
-
 def is_category(folder: Path) -> bool:
     """Whether at least half of the layout is there: then a missing part is an error, and is not skipped."""
     return (folder / "train").is_dir() or (folder / "test").is_dir()
-
-
-def image_files(
-    folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES, *, besides: Collection[str] = ()
-) -> list[Path]:
-    """The images of a folder, sorted by name; DataError if anything else lies there but `besides`."""
-    files = []
-    for path in entries(folder):
-        if path.name in besides:
-            continue
-        if not path.is_file() or path.suffix.lower() not in suffixes:
-            kinds = ", ".join(suffixes)
-            raise DataError(
-                f"{path} is not an image file ({kinds}). Move it away: nothing is skipped in silence"
-            )
-        if not path.name.isprintable() or path.name != path.name.encode("utf-8", "replace").decode():
-            raise DataError(f"{str(path)!r} has a name that no result file can hold. Rename it")
-        files.append(path)
-    return files

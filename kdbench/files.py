@@ -1,11 +1,12 @@
-"""Reads paths and texts of users, and writes files and folders so that nobody ever sees half of one."""
+"""Reads paths, folders and texts of users; writes files and folders so that nobody ever sees half of one."""
 
 import hashlib
 import os
 import pwd
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+import unicodedata
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -16,7 +17,7 @@ from uuid import uuid4
 import platformdirs
 from filelock import FileLock
 
-from kdbench.errors import RequestError, reason
+from kdbench.errors import DataError, RequestError, reason
 
 # Byte-order marks of texts that are not UTF-8; the longer ones first, since they begin with a shorter one.
 MARKS = {
@@ -26,6 +27,13 @@ MARKS = {
     b"\xfe\xff": "UTF-16",
 }
 
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+SHOWN = 5  # names in a message
+LITTER = (
+    "Thumbs.db",
+    "desktop.ini",
+    "__MACOSX",
+)  # file managers write it; they write names that begin with a dot, too
 LFS_POINTER = "it is a pointer of Git LFS, not the file itself. Get the file with `git lfs pull`"
 
 
@@ -119,6 +127,52 @@ def read_text(path: Path) -> str:
     if "\0" in text:
         raise ValueError("it has NUL characters, as UTF-16 without a mark has. Save it as UTF-8")
     return text
+
+
+def folded(name: str) -> str:
+    """The name without case and accents: equal for names that people or some file systems take for one."""
+    visible = "".join(c for c in unicodedata.normalize("NFC", name) if unicodedata.category(c) != "Cf")
+    return visible.strip().casefold()
+
+
+def entries(folder: Path) -> list[Path]:
+    """The content of a folder without the files of file managers; DataError for names that look equal."""
+    found = [path for path in sorted(folder.iterdir()) if path.name not in LITTER and path.name[0] != "."]
+    seen: dict[str, Path] = {}
+    for path in found:
+        other = seen.setdefault(folded(path.name), path)
+        if other != path:
+            raise DataError(
+                f"{other} and {path} look the same (case, spaces, accents): other computers take them for "
+                f"one. Rename one"
+            )
+    return found
+
+
+def listed(paths: Sequence[Path]) -> str:
+    """The first names, for a message."""
+    names = [path.name for path in paths]
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return (", ".join(names[:SHOWN]) or "nothing") + more
+
+
+def image_files(
+    folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES, *, besides: Collection[str] = ()
+) -> list[Path]:
+    """The images of a folder, sorted by name; DataError if anything else lies there but `besides`."""
+    files = []
+    for path in entries(folder):
+        if path.name in besides:
+            continue
+        if not path.is_file() or path.suffix.lower() not in suffixes:
+            kinds = ", ".join(suffixes)
+            raise DataError(
+                f"{path} is not an image file ({kinds}). Move it away: nothing is skipped in silence"
+            )
+        if not path.name.isprintable() or path.name != path.name.encode("utf-8", "replace").decode():
+            raise DataError(f"{str(path)!r} has a name that no result file can hold. Rename it")
+        files.append(path)
+    return files
 
 
 def cache_folder() -> Path:

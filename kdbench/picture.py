@@ -14,7 +14,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from kdbench.errors import DataError, first_line
-from kdbench.files import LFS_POINTER, Content, is_lfs_pointer
+from kdbench.files import IMAGE_SUFFIXES, LFS_POINTER, Content, is_lfs_pointer
 
 MAX_PIXELS = 178_956_970  # a file that claims more is taken for a decompression bomb; PIL's own limit
 Image.MAX_IMAGE_PIXELS = None  # checked here instead, without PIL's zone of warnings below the limit
@@ -35,8 +35,7 @@ FULL_RANGE = 4096  # a 16-bit image without a higher value was made by a camera 
 # Tags of TIFF and their values.
 PHOTOMETRIC, MIN_IS_WHITE, EXTRA_SAMPLES, UNSPECIFIED, SAMPLE_FORMAT, SIGNED = 262, 0, 338, 0, 339, 2
 
-# Suffixes of the images of a folder that holds other files, too.
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+SUFFIXES = (*IMAGE_SUFFIXES, ".webp")  # of the images of a folder that holds other files, too
 
 # How files begin that are often named like an image.
 CONTENTS = {
@@ -109,6 +108,11 @@ def open_image(path: Path | Content) -> Picture:
             raise ValueError(f"it has no value above {FULL_RANGE - 1} of 65535: scale it to all 16 bit")
         digest = hashlib.sha256(profile).hexdigest() if profile else ""
         return replace(_over_black(image), profile=digest, highest=highest)
+
+
+def resized(image: Image.Image, size: int) -> np.ndarray:
+    """An RGB image as uint8 [S,S,3]: bilinear with anti-aliasing, aspect not kept."""
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def images_below(folder: Path, what: str = "") -> list[Path]:
@@ -323,12 +327,9 @@ def _marked(image: Image.Image, above: int, max_values: int | None) -> np.ndarra
     """What one upright page marks, by colour and transparency."""
     values, alpha = _brightness(image)
     marked = values > above
-    if alpha is None or alpha.min() == alpha.max() > 0:
-        _refuse_soft(values, max_values)
-        return marked
-    if alpha.max() == 0:
+    if alpha is not None and alpha.max() == 0:
         raise ValueError("all of it is transparent: save it in black and white")
-    if alpha.min() > above and marked.any():  # nothing is hidden
+    if alpha is None or alpha.min() == alpha.max() or (alpha.min() > above and marked.any()):
         _refuse_soft(values, max_values)
         return marked
     visible = alpha > above

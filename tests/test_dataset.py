@@ -9,12 +9,12 @@ import pytest
 from conftest import write_category, write_image, write_mask
 
 from kdbench.data.fingerprint import fingerprint, fingerprint_of
-from kdbench.dataset import Category, Dataset, image_files
+from kdbench.dataset import Category, Dataset
 from kdbench.datasets._layout import scan_layout
 from kdbench.datasets.folder import Folder
 from kdbench.datasets.mvtec_ad import MVTecAD
 from kdbench.errors import DataError
-from kdbench.files import cache_folder
+from kdbench.files import cache_folder, image_files
 from kdbench.registry import dataset_names, get_dataset
 
 MVTEC = MVTecAD()

@@ -120,8 +120,8 @@ def prepare_dataset(
     preset: Annotated[str, typer.Option(help="Evaluation preset, for the masks.")] = "exact",
 ) -> None:
     """Decode all images once, so that no run has to; `kdbench run` does the same where it is needed."""
+    from kdbench.data.decoding import decode_dataset
     from kdbench.files import cache_folder
-    from kdbench.grid.prepare import decode_dataset
     from kdbench.registry import get_dataset
 
     dataset, wanted = get_dataset(name), comma_list("categories", categories)
@@ -187,8 +187,8 @@ def audit_dataset(
 ) -> None:
     """Find numbers that see no defect and still tell the test images apart: brightness, size, position."""
     from kdbench.data.audit import LEVEL, PERMUTATIONS, audit
+    from kdbench.data.found import find_data
     from kdbench.data.pairing import misplaced, num_looked_at
-    from kdbench.grid.plan import find_data
     from kdbench.registry import get_dataset
     from kdbench.reports.statistics import holm
 

@@ -15,9 +15,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from kdbench.dataset import IMAGE_SUFFIXES, NORMAL, folded
+from kdbench.dataset import NORMAL
 from kdbench.errors import Complaints, DataError, RequestError, reason
-from kdbench.files import read_text
+from kdbench.files import IMAGE_SUFFIXES, folded, read_text
 from kdbench.picture import read_header
 
 OUTSIDE = 1.0  # pixels by which a point may lie outside of its image: tools round

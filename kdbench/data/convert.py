@@ -13,9 +13,9 @@ from PIL import Image
 from skimage.draw import polygon2mask
 
 from kdbench.data.annotations import Labelled, read_coco, read_csv, read_yolo
-from kdbench.dataset import NORMAL, folded
+from kdbench.dataset import NORMAL
 from kdbench.errors import Complaints, RequestError, complained
-from kdbench.files import beside
+from kdbench.files import beside, folded
 
 Format = Literal["coco", "yolo", "csv"]
 READERS: dict[Format, Callable[[Path, Path | None, Complaints], list[Labelled]]] = {

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from kdbench.cell import canonical_json
-from kdbench.data.store import resized
-from kdbench.picture import images_below, open_image
+from kdbench.picture import images_below, open_image, resized
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from kdbench.dataset import Category, Dataset, Sample
 from kdbench.files import build_once, cache_folder
 from kdbench.metrics.exact import label_regions
 from kdbench.metrics.presets import Preset
-from kdbench.picture import open_image, read_header
+from kdbench.picture import open_image, read_header, resized
 
 RULE = "rgb8-exif-pil_bilinear-square-v1"  # how a file becomes pixels; another rule is another name
 READER = 4  # version of the checks on files: an older store may hold files that are refused now
@@ -189,13 +189,13 @@ def _defects(
     )
 
 
-def decode(path: Path, size: int) -> np.ndarray:
-    """A file as uint8 [S,S,3]: upright, RGB, bilinear with anti-aliasing, aspect not kept."""
-    return look(path, size)[0]
+def decode(image: Path | np.ndarray, size: int) -> np.ndarray:
+    """A file, or an RGB array uint8 [H,W,3], as uint8 [S,S,3]: as images of a dataset are."""
+    return look(image, size)[0] if isinstance(image, Path) else resized(Image.fromarray(image), size)
 
 
 def look(path: Path, size: int) -> tuple[np.ndarray, Seen]:
-    """The pixels of `decode`, and the facts that compare the image with others, at its original size."""
+    """The pixels of a file, and the facts that compare the image with others, at its original size."""
     picture = open_image(path)
     pixels = resized(picture.image, size)
     seen = Seen(
@@ -206,11 +206,6 @@ def look(path: Path, size: int) -> tuple[np.ndarray, Seen]:
         highest=picture.highest,
     )
     return pixels, seen
-
-
-def resized(image: Image.Image, size: int) -> np.ndarray:
-    """An RGB image as uint8 [S,S,3]: bilinear with anti-aliasing, aspect not kept."""
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def _empty(sample: Sample, preset: Preset) -> np.ndarray:

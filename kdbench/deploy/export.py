@@ -19,9 +19,8 @@ from kdbench.files import file_sha256, written_aside
 
 if TYPE_CHECKING:
     import openvino
+    from torch import nn
     from torch.onnx import ONNXProgram
-
-    from kdbench.engine.module import Deployed
 
 OPSET = 20  # of ONNX
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
@@ -40,12 +39,11 @@ def check_packages(format: str) -> None:
 
 
 class Traced:
-    """The graph of a detector, which the files of all formats are made from."""
+    """The graph of a detector for images of SIZE x SIZE pixels; the files of all formats are made from it."""
 
-    def __init__(self, module: "Deployed") -> None:
+    def __init__(self, module: "nn.Module", size: int) -> None:
         import torch
 
-        size = module.image_size
         example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
         batch = torch.export.Dim("batch", min=1)
         with _quiet():

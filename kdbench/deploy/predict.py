@@ -10,12 +10,10 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from kdbench.data.store import resized
-from kdbench.dataset import IMAGE_SUFFIXES, entries
 from kdbench.deploy.metadata import Scale
 from kdbench.errors import DataError, RequestError
-from kdbench.files import expanded, written_aside
-from kdbench.picture import open_image
+from kdbench.files import IMAGE_SUFFIXES, entries, expanded, written_aside
+from kdbench.picture import open_image, resized
 
 LONGEST_SIDE = 1024  # of a heat map, in pixels
 MOST_HEAT = 0.65  # how much of the image the hottest colour covers

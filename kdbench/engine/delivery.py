@@ -88,7 +88,7 @@ def deliver(
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".export.") as aside:
             written = Path(aside) / path.name
-            WRITERS[format](Traced(module), written, metadata.text())
+            WRITERS[format](Traced(module, module.image_size), written, metadata.text())
             compared = compare(module, written, normals.pixels)
             beside(written).write_text(
                 json.dumps(json.loads(metadata.text()) | {"compared": compared}, indent=2)

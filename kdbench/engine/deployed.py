@@ -74,7 +74,8 @@ class Exported:
 
     @cached_property
     def _traced(self) -> Traced:
-        return Traced(Deployed(self._method).cpu())
+        module = Deployed(self._method).cpu()
+        return Traced(module, module.image_size)
 
     @cached_property
     def calibration(self) -> np.ndarray:

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 
-from kdbench.data.store import decode, resized
+from kdbench.data.store import decode
 from kdbench.engine.batches import batches_of
 from kdbench.engine.build import detector_of
 from kdbench.engine.evaluate import score
@@ -31,9 +30,10 @@ class Detector:
     """A trained detector; `row` is a row of its cell, with its method, category, seed and numbers."""
 
     def __init__(
-        self, results: Results, row: dict[str, Any], *, weights: Path | None, device: torch.device
+        self, results: Results, row: dict[str, Any], *, weights: str | Path | None, device: torch.device
     ) -> None:
-        self._method = detector_of(results, row, weights, device)
+        file = None if weights is None else Path(expanded(str(weights)))
+        self._method = detector_of(results, row, file, device)
         self.row, self._device, self._results = row, device, results
 
     def __repr__(self) -> str:
@@ -145,7 +145,7 @@ def _pixels(image: Picture, size: int) -> np.ndarray:
         raise RequestError([f"{type(image).__name__} is no image: it is a path, an array or a tensor"])
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise RequestError([f"an image is {image.dtype} {list(image.shape)}: {_EXPECTED}"])
-    return resized(Image.fromarray(image), size)
+    return decode(image, size)
 
 
 def _from_tensor(image: torch.Tensor) -> np.ndarray:

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from kdbench.cell import Cache, Cell
+from kdbench.data.found import Found
 from kdbench.engine.build import build_method
 from kdbench.engine.device import CONTEXT_BYTES, autocast_for, choose_precision, synchronise, threads
 from kdbench.errors import RequestError
 from kdbench.grid.cluster import Cluster, Need
-from kdbench.grid.plan import Found, Job
+from kdbench.grid.plan import Job
 from kdbench.grid.request import Request
 from kdbench.results.storage import Storage
 from kdbench.results.store import CELLS, read

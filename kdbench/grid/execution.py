@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from kdbench.cell import Cell, Notify, Outcome, Place
+from kdbench.data.found import Found
 from kdbench.errors import RequestError
 from kdbench.grid.attempt import execute_cell
 from kdbench.grid.cluster import Cluster
 from kdbench.grid.lease import Holder, holders
-from kdbench.grid.plan import Found, Job
+from kdbench.grid.plan import Job
 from kdbench.grid.stopping import Stop
 from kdbench.results.storage import Storage
 

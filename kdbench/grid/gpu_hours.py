@@ -6,9 +6,10 @@ from collections.abc import Hashable, Mapping, Sequence
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from kdbench.data.found import Found
 from kdbench.engine.build import build_method
 from kdbench.grid.costs import STEP_IMAGES, num_images, recipe_of
-from kdbench.grid.plan import Found, Job
+from kdbench.grid.plan import Job
 
 # Operations in a second that an NVIDIA A100 does at most, by its data sheet (dense; fp32 without TF32, which
 # kdbench switches off), times the share of it that we assume. `auto` is bf16 there.

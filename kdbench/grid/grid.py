@@ -15,10 +15,12 @@ import torch
 
 from kdbench import __version__
 from kdbench.cell import STOPPED, Outcome, Progress
+from kdbench.data.found import Found
 from kdbench.engine import provenance
 from kdbench.engine.deployed import evaluate_exported
 from kdbench.engine.device import unused_gpu
 from kdbench.engine.latency import numbers_on_gpu, time_detector
+from kdbench.engine.measured import read_measured
 from kdbench.errors import RequestError, ResultsError, complained
 from kdbench.grid import schedule
 from kdbench.grid.attempt import execute_cell
@@ -33,13 +35,13 @@ from kdbench.grid.costs import (
 )
 from kdbench.grid.execution import Execution, Executor, Running, Work, refuse_impossible
 from kdbench.grid.finished import check_said, of_other_code, reading, succeeded_in
-from kdbench.grid.plan import Found, Job, plan
+from kdbench.grid.plan import Job, plan
 from kdbench.grid.prepare import before_planning, enough_disk, prepare
 from kdbench.grid.request import Request
 from kdbench.grid.slowness import slowness_of
 from kdbench.grid.status import RunFile, write_run
 from kdbench.grid.stopping import Stop, Stopped
-from kdbench.grid.timing import measure, read_measured, to_evaluate, to_time, without_timing
+from kdbench.grid.timing import measure, to_evaluate, to_time, without_timing
 from kdbench.grid.view import Log, Silent, View
 from kdbench.results.store import DEPLOYED, End, Results
 

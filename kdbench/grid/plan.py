@@ -1,21 +1,17 @@
 """From a request to its jobs; everything is checked here, before anything runs."""
 
 import itertools
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from kdbench.cell import PROFILES, SETTINGS, Cell, Place, canonical_json, groups_of
-from kdbench.data.fingerprint import Contents, check_apart, contents, fingerprint_of, shared_images
-from kdbench.dataset import Category, Dataset
-from kdbench.deploy.runtimes import PRECISIONS, RUNTIMES, why_not
-from kdbench.errors import Complaints, DataError, RequestError, reason, unknown
+from kdbench.data.fingerprint import fingerprint_of
+from kdbench.data.found import Found, find_data
+from kdbench.engine.possible import wrong_preset, wrong_runtimes, wrong_smoothing
+from kdbench.errors import Complaints, RequestError, unknown
 from kdbench.grid.cluster import Cluster, Need
 from kdbench.grid.request import EVERY, OF_METHODS, Request, validated
-from kdbench.metrics.presets import PRESETS
 from kdbench.registry import dataset_names, get_dataset, get_method, method_facts, method_names, usual_methods
 from kdbench.results.storage import Storage
 from kdbench.weights import Weights, check_levels, find_weights
@@ -30,17 +26,6 @@ class Job:
     cell: Cell
     place: Place
     need: Need = field(default_factory=Need)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """A dataset on disk: its categories with the fingerprints of their content."""
-
-    dataset: Dataset
-    root: Path
-    categories: dict[str, Category]
-    fingerprints: dict[str, str]
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(kw_only=True)
@@ -64,14 +49,17 @@ def plan(request: Request, cluster: Cluster | None = None) -> Plan:
     complaints.add(*wrong_words(request))
     with complaints.collecting():
         device = choose_device(request.device, cluster, request.executor)
-    complaints.add(*_wrong_runtimes(request, device, cluster), *_wrong_set_names(request))
+    asked = request.runtimes, request.runtime_precision
+    complaints.add(*wrong_runtimes(*asked, device or "cpu", here=not cluster), *_unused_runtimes(request))
+    complaints.add(*_wrong_set_names(request))
     datasets = [get_dataset(name) for name in request.dataset if name in dataset_names()]
-    complaints.add(*_wrong_splits(datasets, request.split))
+    complaints.add(*filter(None, (dataset.wrong_split(request.split) for dataset in datasets)))
     found: dict[str, Found] = {}
     for dataset in datasets:
         with complaints.collecting():
             found[dataset.name] = find_data(dataset, request.root, request.categories)
-    configs = _configs(request, datasets, complaints)
+    profiles = {request.profile or dataset.profile for dataset in datasets}
+    configs = _configs(request, sorted(profiles), complaints)
     complaints.add(*_too_few_to_hold_out(request, found, configs))
     complaints.add(*_slow_precisions(configs, device))
     weights = _weights(request, configs, complaints)
@@ -86,44 +74,6 @@ def _slow_precisions(configs: Configs, device: str) -> Iterator[str]:
     asked = {method for (method, _, _), every in configs.items() for c in every if c["precision"] == "fp16"}
     if device == "cpu" and asked:
         yield f"precision fp16 of {', '.join(sorted(asked))}: a CPU is slow in fp16. Choose auto, bf16, fp32"
-
-
-def find_data(dataset: Dataset, root: Path | None, wanted: tuple[str, ...]) -> Found:
-    """The dataset's categories on disk with fingerprints; RequestError with every complaint."""
-    folder, complaints = dataset.root(root), Complaints()
-    present, known = dataset.present(folder), dataset.all_categories(folder)
-    # A typed name may look like the folder's and have other code points.
-    shown = {unicodedata.normalize("NFC", name): name for name in known}
-    wanted = tuple(shown.get(unicodedata.normalize("NFC", name), name) for name in wanted)
-    for name in wanted:
-        if name not in known:
-            complaints.add(unknown(f"{dataset.name} category", name, known, "categories"))
-    for name in wanted:
-        if name in known and name not in present:
-            complaints.add(f"{dataset.name}: no folder {folder / name}")
-    if not present:
-        complaints.add(
-            f"{dataset.name}: {folder} has none of the categories {', '.join(known) or '(any folder)'}. "
-            f"{dataset.hint(folder)}"
-        )
-    looked: dict[str, tuple[Category, Contents]] = {}
-    with ThreadPoolExecutor(4) as pool:
-        names = [name for name in present if not wanted or name in wanted]
-        futures = {name: pool.submit(_look, dataset, folder, name) for name in names}
-        for name, future in futures.items():
-            with complaints.collecting():
-                looked[name] = future.result()
-    seen = [content for _, content in looked.values()]
-    with complaints.collecting():  # a multiclass model must not train on a test image of another category
-        check_apart(_union(c.train for c in seen), _union(c.test for c in seen))
-    complaints.check()
-    return Found(
-        dataset=dataset,
-        root=folder,
-        categories={name: category for name, (category, _) in looked.items()},
-        fingerprints={name: content.fingerprint for name, (_, content) in looked.items()},
-        notes=tuple(shared_images({name: content.test for name, (_, content) in looked.items()})),
-    )
 
 
 def resolved(results: str) -> str:
@@ -183,8 +133,7 @@ def wrong_words(request: Request) -> Iterator[str]:
     for setting in request.setting:
         if setting not in SETTINGS:
             yield unknown("setting", setting, (*SETTINGS, "both"))
-    if request.preset not in PRESETS:
-        yield unknown("preset", request.preset, PRESETS)
+    yield from wrong_preset(request.preset)
     if request.profile is not None and request.profile not in PROFILES:
         yield unknown("profile", request.profile, PROFILES)
     if request.root is not None and len(request.dataset) > 1:
@@ -193,16 +142,7 @@ def wrong_words(request: Request) -> Iterator[str]:
         yield "--redo all runs every cell, and --published takes finished ones over: drop one of them"
 
 
-def _wrong_runtimes(request: Request, device: str, cluster: Cluster | None) -> Iterator[str]:
-    """A complaint for each runtime without any precision that is asked for; cluster nodes are asked later."""
-    for precision in request.runtime_precision:
-        if precision not in PRECISIONS:
-            yield unknown("precision", precision, PRECISIONS)
-    asked = [precision for precision in request.runtime_precision or ("fp32",) if precision in PRECISIONS]
-    for runtime in request.runtimes:
-        reasons = [why_not(runtime, precision, device or "cpu") for precision in asked]
-        if runtime not in RUNTIMES or (not cluster and reasons and all(reasons)):
-            yield reasons[0] if reasons else why_not(runtime)
+def _unused_runtimes(request: Request) -> Iterator[str]:
     if request.runtimes != ("torch",) and not request.latency and not request.evaluate_exported:
         yield "--runtimes is for timings and for --evaluate-exported: leave out --no-latency"
 
@@ -213,29 +153,6 @@ def _wrong_set_names(request: Request) -> Iterator[str]:
         scope = name.partition(".")[0]
         if scope not in scopes:
             yield f"--set {name}: " + unknown("method", scope, scopes) + " (of this run)"
-
-
-def _wrong_splits(datasets: Iterable[Dataset], split: str | None) -> Iterator[str]:
-    for dataset in datasets:
-        if split is None or split == dataset.split:
-            continue
-        if refused := dataset.refused_splits.get(split):
-            yield f"{dataset.name}: the split {split!r} is refused: {refused}"
-        else:
-            yield f"{dataset.name}: " + unknown("split", split, [dataset.split])
-
-
-def _look(dataset: Dataset, folder: Path, name: str) -> tuple[Category, Contents]:
-    """One category of a dataset; DataError for what cannot be read."""
-    try:
-        category = dataset.scan(folder, name)
-        return category, contents(dataset, category)
-    except OSError as error:
-        raise DataError(f"{error.filename}: {reason(error)}") from error
-
-
-def _union(parts: Iterable[Mapping[str, Path]]) -> dict[str, Path]:
-    return {digest: path for part in parts for digest, path in part.items()}
 
 
 def _notices(found: Mapping[str, Found]) -> list[str]:
@@ -252,10 +169,9 @@ def _notices(found: Mapping[str, Found]) -> list[str]:
     return notices
 
 
-def _configs(request: Request, datasets: Iterable[Dataset], complaints: Complaints) -> Configs:
+def _configs(request: Request, profiles: Iterable[str], complaints: Complaints) -> Configs:
     """Every configuration of each known method; adds a complaint for each that its method refuses."""
     overrides = {key: getattr(request, key) for key in OF_METHODS if getattr(request, key) is not None}
-    profiles = sorted({request.profile or dataset.profile for dataset in datasets})
     known = [name for name in request.methods if name in method_names()]
     configs: Configs = {}
     for method, profile, setting in itertools.product(known, profiles, request.setting):
@@ -287,14 +203,8 @@ def _config(method: str, values: Mapping[str, Any], preset: str) -> dict[str, An
     """The validated configuration; RequestError if the method or the preset does not take it."""
     config_class = get_method(method).Config
     config = validated(config_class, values, f"{method}.").model_dump(mode="json")
-    smoothing, own = PRESETS[preset].sigma if preset in PRESETS else None, config.get("sigma", 0.0)
-    if smoothing is not None and own != smoothing:
-        raise RequestError(
-            [
-                f"preset {preset!r} is for maps smoothed with sigma {smoothing:g}, {method} has "
-                f"{own:g}: --set {method}.sigma={smoothing:g}, or another preset"
-            ]
-        )
+    if wrong := wrong_smoothing(preset, method, config.get("sigma", 0.0)):
+        raise RequestError([wrong])
     return config
 
 

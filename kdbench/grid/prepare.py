@@ -1,26 +1,21 @@
 """Prepare a machine for its first cell: build the teachers once, decode images and masks."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from kdbench.data.store import images_ready, open_images, open_truth
-from kdbench.data.together import dark
-from kdbench.dataset import Dataset
+from kdbench.data.decoding import Note, Tick, decode
+from kdbench.data.found import Found
 from kdbench.engine.build import build_teacher, config_of
-from kdbench.errors import DataError, RequestError, unknown
-from kdbench.files import cache_folder, not_cached, provide_home
+from kdbench.errors import RequestError
+from kdbench.files import cache_folder, provide_home
 from kdbench.grid.cluster import on_every_node, ray_cluster
-from kdbench.grid.plan import Found, Job, find_data
+from kdbench.grid.plan import Job
 from kdbench.grid.view import View
-from kdbench.metrics.presets import PRESETS
 from kdbench.registry import dataset_names, get_dataset
 from kdbench.results.storage import Storage
 from kdbench.results.store import CELLS
-
-Tick = Callable[[int, int], None]  # is told how many images are decoded, and of how many
-Note = Callable[[str], None]  # is told what a person should look at
 
 
 def before_planning(datasets: Sequence[str], view: View) -> None:
@@ -99,67 +94,6 @@ def _prepare_node(marker: str, jobs: Sequence[Job], data: Mapping[str, Found]) -
     return unseen(jobs, marker) or prepare(jobs, data)
 
 
-def decode(
-    needed: Sequence[tuple[str, str, int, str]],
-    data: Mapping[str, Found],
-    tick: Tick,
-    note: Note = lambda text: None,
-    *,
-    accept_large: bool = False,
-) -> list[str]:
-    """Decode images and masks of (dataset, category, image size, preset); returns complaints.
-
-    `note` is told once per category what a person should look at; not about large masks if `accept_large`.
-    """
-    total = sum(_num_to_decode(data[name], category, size) for name, category, size, _ in needed)
-    complaints, done = [], 0
-    notes: dict[str, None] = {}
-
-    def decoded(count: int) -> None:
-        nonlocal done
-        done += count
-        tick(done, total)
-
-    for name, category, size, preset in needed:
-        dataset, found = data[name].dataset, data[name].categories[category]
-        fingerprint = data[name].fingerprints[category]
-        try:
-            images = open_images(dataset, found, fingerprint, size, decoded)
-            notes.update(dict.fromkeys(dark(f"{name} {category}", images.highest)))
-            remarks = open_truth(dataset, found, fingerprint, PRESETS[preset]).remarks
-            notes.update(dict.fromkeys(remarks.texts(f"{name} {category}", accept_large=accept_large)))
-        except DataError as error:
-            complaints.append(str(error))
-        except OSError as error:
-            complaints.append(not_cached(error))
-    for text in notes:
-        note(text)
-    return complaints
-
-
-def decode_dataset(
-    dataset: Dataset,
-    root: Path | None,
-    categories: tuple[str, ...],
-    *,
-    image_size: int,
-    preset: str,
-    tick: Tick,
-    note: Note = lambda text: None,
-) -> dict[str, int]:
-    """Decode the images and masks of these categories, or of all; returns category -> number of images.
-
-    Raises RequestError with every complaint about them, or if there is no such preset.
-    """
-    if preset not in PRESETS:
-        raise RequestError([unknown("preset", preset, PRESETS)])
-    data = find_data(dataset, root, categories)
-    needed = [(dataset.name, category, image_size, preset) for category in data.categories]
-    if complaints := decode(needed, {dataset.name: data}, tick, note):
-        raise RequestError(complaints)
-    return {name: len(found.train) + len(found.test) for name, found in data.categories.items()}
-
-
 def enough_disk(results: str, needed: int = 64 << 20) -> str | None:
     """A complaint if the disk of a results folder has less free space than the smallest results need."""
     folder = Storage(results).local
@@ -169,9 +103,3 @@ def enough_disk(results: str, needed: int = 64 << 20) -> str | None:
     stats = os.statvfs(existing)
     free = stats.f_bavail * stats.f_frsize
     return None if free >= needed else f"{folder}: {free >> 20} MiB free, {needed >> 20} MiB are needed"
-
-
-def _num_to_decode(data: Found, category: str, size: int) -> int:
-    found, fingerprint = data.categories[category], data.fingerprints[category]
-    ready = images_ready(data.dataset, found, fingerprint, size)
-    return 0 if ready else len(found.train) + len(found.test)

@@ -52,10 +52,11 @@ def score(request: ScoreRequest) -> "Given":
     Raises RequestError with every complaint; then nothing is written.
     """
     from kdbench.data.fingerprint import fingerprint_of
+    from kdbench.data.found import find_data
     from kdbench.data.maps import find
     from kdbench.engine import outside
     from kdbench.grid.attempt import write_output
-    from kdbench.grid.plan import find_data, resolved
+    from kdbench.grid.plan import resolved
     from kdbench.registry import get_dataset
     from kdbench.results.store import LATENCY, Results
 

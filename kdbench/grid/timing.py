@@ -1,55 +1,22 @@
 """Choose the detectors to measure, and measure them one after another, each alone on a machine."""
 
 import sys
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Hashable, Iterator, Sequence, Set
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing import get_context
 from types import ModuleType
-from typing import Any
 
 from kdbench.cell import Cell, Place
-from kdbench.deploy.runtimes import TORCH, why_not
+from kdbench.engine.measured import Measured
 from kdbench.grid.cluster import LostError, NotFreeError, ray_cluster, run_alone
 from kdbench.grid.costs import device_type
 from kdbench.grid.execution import Executor
 from kdbench.grid.plan import Job
-from kdbench.results.store import DETECTORS, LATENCY, Kind, Results, read
+from kdbench.results.store import DETECTORS
 
-MEASURED_COLUMNS = ("cell_id", "device", "device_name", "runtime", "precision", "why_not")
 Measure = Callable[[Cell, Place, str], list[str]]  # (cell, place, run id) -> what went wrong
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """The files of kept detectors in a results folder, and the rows of their measurements."""
-
-    kept: Set[str]
-    rows: Sequence[Mapping[str, Any]]
-
-    def done(self, device_name: str | None = None, *, busy_again: bool = False) -> set[tuple[str, ...]]:
-        """The keys of all that is measured: (cell, device, runtime) and (cell, device, runtime, precision).
-
-        If `device_name` is given, only rows of that device count. With `busy_again`, rows that were timed
-        while something else ran do not count. A hole counts as long as nothing can fill it here.
-        """
-        found: set[tuple[str, ...]] = set()
-        for row in self.rows:
-            runtime = row["runtime"] or TORCH
-            hole = row["why_not"] and not why_not(runtime, row["precision"], row["device"])
-            busy = busy_again and not row["why_not"] and row.get("busy", False) is not False
-            if not hole and not busy and device_name in (None, row["device_name"]):
-                key = (row["cell_id"], row["device"], runtime)
-                found |= {key, (*key, str(row["precision"]))}
-        return found
-
-
-def read_measured(results: Results, kind: Kind = LATENCY) -> Measured:
-    """Read the rows of timings, or of exported detectors that were evaluated (DEPLOYED)."""
-    columns = (*MEASURED_COLUMNS, "busy") if kind is LATENCY else MEASURED_COLUMNS
-    rows = read(results.storage, kind, columns=columns).to_pylist()
-    return Measured(kept=set(DETECTORS.names(results.storage)), rows=rows)
 
 
 def to_time(

@@ -17,10 +17,11 @@ from PIL import Image, ImageCms
 from kdbench.cell import canonical_json
 from kdbench.data.check import check
 from kdbench.data.fingerprint import fingerprint
+from kdbench.data.found import find_data
 from kdbench.data.masks import LARGE_MASK
 from kdbench.datasets.folder import Folder
 from kdbench.errors import DataError, RequestError
-from kdbench.grid.plan import find_data, plan
+from kdbench.grid.plan import plan
 from kdbench.grid.request import Request
 from kdbench.registry import get_dataset
 

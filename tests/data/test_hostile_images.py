@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageFile
 
 from kdbench.data.check import check
+from kdbench.data.decoding import decode
+from kdbench.data.found import find_data
 from kdbench.datasets.folder import Folder
 from kdbench.errors import DataError, RequestError
-from kdbench.grid.plan import find_data
-from kdbench.grid.prepare import decode
 from kdbench.picture import MAX_PIXELS, open_image, read_mask
 
 Write = Callable[[Path], object]

@@ -13,10 +13,11 @@ from conftest import TINY
 
 from kdbench.engine import latency
 from kdbench.engine.latency import Timing, summary, time_detector
+from kdbench.engine.measured import read_measured
 from kdbench.grid.attempt import execute_cell
 from kdbench.grid.plan import plan
 from kdbench.grid.request import Request
-from kdbench.grid.timing import read_measured, to_time
+from kdbench.grid.timing import to_time
 from kdbench.results.schema import LATENCY_SCHEMA
 from kdbench.results.store import DETECTORS, LATENCY, Results, read
 

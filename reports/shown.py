@@ -94,11 +94,11 @@ def all_figures(results: str | Path) -> dict[str, Figure]:
     return {sketch.name: Figure(sketch) for sketch in all_sketches(results) if sketch.draw}
 
 
-def compared(before: str, after: str, tolerance: float) -> Compared:
+def compared(before: str | Path, after: str | Path, tolerance: float) -> Compared:
     """What `kdbench compare` shows."""
     from kdbench.reports.compare import compare
 
-    found = compare(before, after, tolerance)
+    found = compare(expanded(str(before)), expanded(str(after)), tolerance)
     tables = (found.origins, found.ends, found.means, found.beyond)
     return Compared(
         tables=tuple(table for table in tables if table.body),

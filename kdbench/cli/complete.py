@@ -9,7 +9,6 @@ from pathlib import Path
 
 import typer
 
-from kdbench.cell import PROFILES, SETTINGS
 from kdbench.errors import DataError
 from kdbench.files import expanded
 from kdbench.registry import dataset_names, get_dataset, method_names
@@ -67,6 +66,4 @@ OF_FIELDS: dict[str, Completion] = {
     "dataset": datasets,
     "method": methods,
     "methods": methods,
-    "profile": of_names(lambda ctx: PROFILES),
-    "setting": of_names(lambda ctx: (*SETTINGS, "both")),
 }

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from kdbench.cell import SETTINGS
 from kdbench.cli import complete
 from kdbench.cli.options import Results, Root, Weights, at_home
 from kdbench.cli.terminal import SOME_FAILED, complain, complained, reading, say
@@ -31,7 +30,7 @@ def export_maps(
     dataset: Annotated[
         str | None, typer.Option(help="The dataset, if there are several.", autocompletion=complete.datasets)
     ] = None,
-    setting: Annotated[str | None, typer.Option(metavar="|".join(SETTINGS), help="The setting.")] = None,
+    setting: Annotated[str | None, typer.Option(metavar="oneclass|multiclass", help="The setting.")] = None,
     preset: Annotated[str | None, typer.Option(help="The preset of the cells.")] = None,
     profile: Annotated[str | None, typer.Option(help="The profile of the cells.")] = None,
     seed: Annotated[int | None, typer.Option(help="The seed, if there are several.")] = None,

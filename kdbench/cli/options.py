@@ -10,7 +10,7 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from kdbench.cli.complete import OF_FIELDS
+from kdbench.cli.complete import OF_FIELDS, of_names
 from kdbench.cli.terminal import note
 from kdbench.errors import RequestError
 from kdbench.files import expanded
@@ -109,12 +109,13 @@ def _parameter(name: str, field: FieldInfo, text: str) -> inspect.Parameter:
     shown = next((one for one in field.metadata if isinstance(one, Shown)), Shown())
     of_field = _without_none(field.annotation)
     metavar = shown.metavar or _metavar(of_field)
+    completion = of_names(lambda ctx: shown.words) if shown.words else OF_FIELDS.get(name)
     if field.is_required() or shown.is_argument:
-        option = typer.Argument(help=text, metavar=metavar, autocompletion=OF_FIELDS.get(name))
+        option = typer.Argument(help=text, metavar=metavar, autocompletion=completion)
     else:
         off = f"/{shown.off}" if shown.off else ""
         names = f"--{name.replace('_', '-')}{off}"
-        option = typer.Option(names, help=text, metavar=metavar, autocompletion=OF_FIELDS.get(name))
+        option = typer.Option(names, help=text, metavar=metavar, autocompletion=completion)
     annotation = Annotated[_type_of_option(of_field) | None, option]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 

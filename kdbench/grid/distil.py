@@ -8,6 +8,7 @@ from kdbench.data.photographs import find_photographs
 from kdbench.engine.distil import distil
 from kdbench.engine.recipe import Recipe
 from kdbench.errors import CellStopped, RequestError
+from kdbench.files import expanded
 from kdbench.grid.plan import choose_device
 from kdbench.grid.stopping import Stop
 from kdbench.grid.view import View
@@ -16,22 +17,24 @@ from kdbench.weights import find_weights
 
 def make_teacher(
     recipe: Recipe,
-    images: Path,
-    file: Path,
+    images: str | Path,
+    out: str | Path,
     view: View,
     *,
-    weights: Path | None,
+    weights: str | Path | None,
     device: str,
     stop: Stop | None = None,
-) -> None:
+) -> Path:
     """Make a teacher and tell a view how far it is; whoever asks `stop` leaves a checkpoint.
 
     Raises RequestError for a wrong request, DataError if there are no images or one cannot be read.
     """
+    images, file = Path(expanded(str(images))), Path(expanded(str(out)))
     if file.suffix != ".safetensors" or file.exists():
         wrong = "exists already" if file.exists() else "is no name: it ends with .safetensors"
         raise RequestError([f"--out {file} {wrong}"])
-    found, place = find_weights(recipe.teacher, weights), torch.device(choose_device(device))
+    given = None if weights is None else Path(expanded(str(weights)))
+    found, place = find_weights(recipe.teacher, given), torch.device(choose_device(device))
     photographs = find_photographs(images)
     view.say(
         f"{len(photographs.paths)} images below {images}; teacher {recipe.teacher}, {found.source}; {place}"
@@ -50,3 +53,4 @@ def make_teacher(
     finally:
         view.end()
     view.say(f"wrote {file}")
+    return file

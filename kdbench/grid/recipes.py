@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdbench.errors import RequestError, unknown
-from kdbench.files import read_text
+from kdbench.files import expanded, read_text
 
 KDBENCH = Path(__file__).parents[1]
 FOLDER = KDBENCH / "recipes"
@@ -33,6 +33,7 @@ def grid_file(given: Path) -> Path:
 
     Raises RequestError if it is neither.
     """
+    given = Path(expanded(str(given)))
     name, names = given.as_posix(), recipe_names()
     if name in names and not given.is_file():
         return FOLDER / f"{name}{SUFFIX}"

@@ -28,6 +28,7 @@ class Shown:
     metavar: str | None = None  # the word for a value in the help, such as its unit
     off: str = ""  # the option that means False
     is_argument: bool = False  # whether it stands without a name
+    words: tuple[str, ...] = ()  # what a shell completes
 
 
 def split(text: str) -> tuple[str, ...]:
@@ -70,7 +71,11 @@ def path_at_home(value: object) -> object:
 FolderName = Annotated[str, Field(min_length=1), BeforeValidator(folder_name)]
 File = Annotated[Path, BeforeValidator(path_at_home)]
 Names = Annotated[tuple[str, ...], BeforeValidator(names_of)]
-Settings = Annotated[tuple[str, ...], BeforeValidator(both_settings), Shown(metavar="|".join(SETTINGS))]
+Settings = Annotated[
+    tuple[str, ...],
+    BeforeValidator(both_settings),
+    Shown(metavar="|".join(SETTINGS), words=(*SETTINGS, "both")),
+]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Seeds = Annotated[tuple[Seed, ...], BeforeValidator(names_of), Shown(metavar="SEED,...")]
 
@@ -85,7 +90,7 @@ Sets = Annotated[Mapping[str, Any], Shown(metavar="METHOD.KEY=VALUE")]
 Profile = Annotated[
     str | None,
     Field(description="paper (each method's recipe) or demo (few epochs); the dataset's own if not given."),
-    Shown(metavar="|".join(PROFILES)),
+    Shown(metavar="|".join(PROFILES), words=PROFILES),
 ]
 Backbone = Annotated[
     str | None, Field(description="Teacher, see `kdbench list backbones`; the recipe's if not given.")

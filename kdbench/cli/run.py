@@ -24,7 +24,8 @@ from kdbench.grid.request import Request
 from kdbench.grid.stopping import Stop, stop_on_signals
 
 if TYPE_CHECKING:
-    from kdbench.grid.grid import Estimate, Grid, GridResult
+    from kdbench.grid.costs import Estimate
+    from kdbench.grid.grid import Grid, GridResult
 
 
 @for_scripts
@@ -41,7 +42,8 @@ def run(
     folder = report_folder(out, report)
     with leaving_on_signals() as stop:
         with _without_collecting():
-            from kdbench.grid.grid import NOT_RUN, estimate, plan_grid, run_grid
+            from kdbench.grid.costs import estimate
+            from kdbench.grid.grid import NOT_RUN, plan_grid, run_grid
 
         view = bars()
         grid = plan_grid(request, view=view)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,11 +14,14 @@ from kdbench.data.found import Found
 from kdbench.engine.build import build_method
 from kdbench.engine.device import CONTEXT_BYTES, autocast_for, choose_precision, synchronise, threads
 from kdbench.errors import RequestError
-from kdbench.grid.cluster import Cluster, Need
+from kdbench.grid.cluster import Cluster, Need, makespan_s
 from kdbench.grid.plan import Job
 from kdbench.grid.request import Request
 from kdbench.results.storage import Storage
 from kdbench.results.store import CELLS, read
+
+if TYPE_CHECKING:
+    from kdbench.grid.grid import Grid
 
 STEP_IMAGES = 4  # in a measured step: enough to keep two cores busy
 MEMORY_MARGIN = 1.25  # on the memory that earlier cells took
@@ -49,6 +52,15 @@ class Cost:
     train_s: float  # per image and epoch
     evaluate_s: float  # per test image
     pixels: int  # of an input image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """How long a grid will take, in seconds; None where nobody can know."""
+
+    cells: Mapping[str, float | None]  # cell id -> seconds
+    one_by_one_s: float | None
+    together_s: float | None  # on the machines that the grid has
 
 
 class Costs:
@@ -263,6 +275,19 @@ def recipe_of(method: str, config: Mapping[str, Any]) -> tuple[str, str]:
     """A key that is equal for cells which differ only in epochs, data and seed."""
     without_epochs = {key: value for key, value in config.items() if key != "epochs"}
     return method, json.dumps(without_epochs, sort_keys=True)
+
+
+def estimate(grid: "Grid") -> Estimate:
+    """How long the cells to run will take: by earlier rows, else by training steps measured now."""
+    cells = estimate_seconds(grid.todo, grid.data, grid.costs)
+    known = {cell_id: seconds for cell_id, seconds in cells.items() if seconds is not None}
+    if len(known) < len(cells):
+        return Estimate(cells=cells, one_by_one_s=None, together_s=None)
+    total = sum(known.values())
+    if grid.executor == "local":
+        return Estimate(cells=cells, one_by_one_s=total, together_s=total)
+    together = makespan_s([(known[job.cell.id], job.need) for job in grid.todo], grid.cluster)
+    return Estimate(cells=cells, one_by_one_s=total, together_s=together)
 
 
 def num_images(cell: Cell, data: Mapping[str, Found]) -> tuple[int, int]:

@@ -24,15 +24,8 @@ from kdbench.engine.measured import read_measured
 from kdbench.errors import RequestError, ResultsError, complained
 from kdbench.grid import schedule
 from kdbench.grid.attempt import execute_cell
-from kdbench.grid.cluster import Cluster, address_of, cluster_at, makespan_s, session, this_machine
-from kdbench.grid.costs import (
-    Costs,
-    estimate_seconds,
-    expected_seconds,
-    known_costs,
-    longest_first,
-    with_needs,
-)
+from kdbench.grid.cluster import Cluster, address_of, cluster_at, session, this_machine
+from kdbench.grid.costs import Costs, expected_seconds, known_costs, longest_first, with_needs
 from kdbench.grid.execution import Execution, Executor, Running, Work, refuse_impossible
 from kdbench.grid.finished import check_said, of_other_code, reading, succeeded_in
 from kdbench.grid.plan import Job, plan
@@ -62,15 +55,6 @@ class Grid:
     cluster: Cluster
     executor: Executor
     notices: tuple[str, ...]  # what the user should know before it begins
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """How long a grid will take, in seconds; None where nobody can know."""
-
-    cells: Mapping[str, float | None]  # cell id -> seconds
-    one_by_one_s: float | None
-    together_s: float | None  # on the machines that the grid has
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,19 +131,6 @@ def plan_grid(request: Request, cluster: Cluster | None = None, view: View | Non
         executor=schedule.choose_executor(asked, todo, machines),
         notices=tuple(notices),
     )
-
-
-def estimate(grid: Grid) -> Estimate:
-    """How long the cells to run will take: by earlier rows, else by training steps measured now."""
-    cells = estimate_seconds(grid.todo, grid.data, grid.costs)
-    known = {cell_id: seconds for cell_id, seconds in cells.items() if seconds is not None}
-    if len(known) < len(cells):
-        return Estimate(cells=cells, one_by_one_s=None, together_s=None)
-    total = sum(known.values())
-    if grid.executor == "local":
-        return Estimate(cells=cells, one_by_one_s=total, together_s=total)
-    together = makespan_s([(known[job.cell.id], job.need) for job in grid.todo], grid.cluster)
-    return Estimate(cells=cells, one_by_one_s=total, together_s=together)
 
 
 def run_grid(

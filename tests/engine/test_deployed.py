@@ -9,11 +9,12 @@ from kdbench.deploy.runtimes import why_not
 from kdbench.engine import latency
 from kdbench.engine.deployed import evaluate_exported
 from kdbench.engine.latency import time_detector
+from kdbench.engine.measured import read_measured
 from kdbench.errors import RequestError
 from kdbench.grid.attempt import execute_cell
 from kdbench.grid.plan import plan
 from kdbench.grid.request import Request
-from kdbench.grid.timing import read_measured, to_evaluate, to_time
+from kdbench.grid.timing import to_evaluate, to_time
 from kdbench.metrics.exact import METRICS
 from kdbench.registry import get_method
 from kdbench.reports.leaderboard import all_tables

@@ -14,13 +14,14 @@ from kdbench.errors import RequestError
 from kdbench.grid.cluster import Cluster, Need, Node, makespan_s, this_machine
 from kdbench.grid.costs import (
     Costs,
+    estimate,
     expected_seconds,
     known_seconds,
     longest_first,
     with_needs,
 )
 from kdbench.grid.execution import refuse_impossible
-from kdbench.grid.grid import estimate, plan_grid
+from kdbench.grid.grid import plan_grid
 from kdbench.grid.plan import plan
 from kdbench.grid.request import Request, read_request
 

@@ -14,7 +14,7 @@ from kdbench.engine.recipe import Recipe, recipe_of
 from kdbench.errors import RequestError, ResultsError
 from kdbench.grid.bars import Bars
 from kdbench.grid.request import Request, read_model
-from kdbench.grid.view import Silent, View
+from kdbench.grid.view import View
 from kdbench.reports.folder import Folder, is_empty
 from kdbench.reports.shown import Compared, compared
 from kdbench.sweeps._result import SweepResult
@@ -252,7 +252,7 @@ class ResultsFolder(Folder):
 
 def _view(progress: bool) -> View:
     """What shows a run to whoever called."""
-    return Bars() if progress else Silent()
+    return Bars() if progress else View()
 
 
 def _asked(model: type[Model], given: Mapping[str, Any]) -> Model:

@@ -51,7 +51,7 @@ class Cell:
         """Hash of everything that can change a number, without the machine and the profile's name."""
         identity = asdict(self) | {"metric_version": metric_version(self.preset)}
         del identity["profile"]
-        return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:20]
+        return digest_of(identity)[:20]
 
     @property
     def section(self) -> Section:
@@ -150,6 +150,11 @@ def recipe_key(
     facts = {"teacher": (teacher or "")[:8], "split": (split or "")[:8], "categories": categories}
     facts |= {"precision": precision} if precision else {}
     return json.dumps(json.loads(config) | facts, sort_keys=True)
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of a value, by its canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 def canonical_json(value: Any) -> str:

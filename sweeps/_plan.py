@@ -1,13 +1,12 @@
 """From the request of a sweep to the plan of its trials; everything is checked here, before any trial."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from kdbench.cell import canonical_json
+from kdbench.cell import digest_of
 from kdbench.data.fingerprint import check_apart, contents
 from kdbench.defects import DEFECTS_VERSION
 from kdbench.engine.batches import split
@@ -186,7 +185,7 @@ def _sweep(request: SweepRequest, cells: Plan, space: Space, gpus: float) -> Swe
         },
     }
     return Sweep(
-        id=hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:10],
+        id=digest_of(identity)[:10],
         cells=tuple(job.cell for job in jobs),
         place=replace(jobs[0].place, gpu_share=min(1.0, gpus or 1.0)),
         objective=request.objective,

@@ -11,9 +11,8 @@ from kdbench.cli.lists import list_datasets
 from kdbench.cli.options import Root, at_home, comma_list, unusual
 from kdbench.cli.scripts import Answer, for_scripts
 from kdbench.cli.tables import Line, show
-from kdbench.cli.terminal import OK, SOME_FAILED, decoding_bar, note, out, say, say_next
+from kdbench.cli.terminal import OK, SOME_FAILED, decoding_bar, moving, note, say, say_next
 from kdbench.errors import complained
-from kdbench.grid.console import shows_bars
 
 if TYPE_CHECKING:
     from kdbench.data.audit import Shortcut
@@ -40,14 +39,12 @@ def check_dataset(
     ] = False,
 ) -> Answer:
     """Compare what is on disk with what was published, and name what is missing or wrong."""
-    from rich.progress import Progress
-
     from kdbench.data.check import check
     from kdbench.registry import get_dataset
 
     dataset = get_dataset(name)
     folder = dataset.root(root)
-    with Progress(console=out, transient=True, disable=not shows_bars(out)) as bars:
+    with moving() as bars:
         bar = bars.add_task("decoding", total=None)
         found = check(
             dataset,
@@ -149,7 +146,7 @@ def download_dataset(
     ] = False,
 ) -> None:
     """Download, verify and unpack a dataset; goes on where it was interrupted."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 
     from kdbench.data.download import download, download_folder, licence_of
     from kdbench.registry import get_dataset
@@ -157,7 +154,7 @@ def download_dataset(
     dataset = get_dataset(name)
     say(licence_of(dataset))
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=out, transient=True, disable=not shows_bars(out)) as bars:
+    with moving(*columns) as bars:
         bar = bars.add_task("download", total=None)
         path = download(
             dataset,

@@ -9,19 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kdbench.cli import complete, documents
-from kdbench.cli.options import Results, Root, Weights, at_home
+from kdbench.cli.options import Device, Results, Root, Weights, at_home
 from kdbench.cli.scripts import Answer, for_scripts
-from kdbench.cli.terminal import OK, SOME_FAILED, note, reading, say, say_next
-from kdbench.cli.terminal import out as console
+from kdbench.cli.terminal import OK, SOME_FAILED, moving, note, reading, say, say_next
 from kdbench.errors import RequestError, complained, unknown
-from kdbench.grid.console import shows_bars
 
 if TYPE_CHECKING:
     from kdbench.deploy.predict import Found, Prediction, Predictor
     from kdbench.deploy.threshold import Threshold
     from kdbench.engine.detector import Detector
 
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")]
 DetectorName = Annotated[
     str,
     typer.Argument(
@@ -146,11 +143,9 @@ def predict(
 
 def _scored(predictor: "Predictor", images: Sequence["Found"], out: Path) -> Iterator["Prediction"]:
     """The predictions, with a bar; each error is said at once."""
-    from rich.progress import Progress
-
     from kdbench.deploy.predict import predict as predicted
 
-    with Progress(console=console, transient=True, disable=not shows_bars(console)) as bars:
+    with moving() as bars:
         bar = bars.add_task("scoring images", total=len(images))
         for one in predicted(predictor, images, out):
             bars.advance(bar)

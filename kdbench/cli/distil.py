@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from kdbench.cli.options import Weights, at_home
+from kdbench.cli.options import Device, Weights, at_home
 from kdbench.cli.run import leaving_on_signals
 from kdbench.cli.terminal import bars, say_next
 from kdbench.engine.recipe import Recipe, recipe_of
@@ -26,7 +26,7 @@ def distil_teacher(
     steps: Annotated[int, typer.Option(help="Steps of the training.")] = Recipe.steps,
     batch_size: Annotated[int, typer.Option(help="Images in a step.")] = Recipe.batch_size,
     seed: Annotated[int, typer.Option(help="Seed of the start and of the order of images.")] = Recipe.seed,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Make a teacher for EfficientAD from any photographs; the same command resumes."""
     recipe = recipe_of(teacher, size, steps=steps, batch_size=batch_size, seed=seed)

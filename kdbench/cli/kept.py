@@ -6,11 +6,10 @@ from typing import Annotated
 import typer
 
 from kdbench.cli import complete
-from kdbench.cli.options import Results, Root, Weights, at_home
+from kdbench.cli.options import Device, Results, Root, Weights, at_home
 from kdbench.cli.terminal import SOME_FAILED, complain, complained, reading, say
 from kdbench.errors import RequestError
 
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")]
 NAMED = (
     "method",
     "dataset",

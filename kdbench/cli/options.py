@@ -176,3 +176,4 @@ OldOut = Annotated[
 ]
 Root = Annotated[Path | None, typer.Option(help=help_of(Request, "root"), callback=at_home)]
 Weights = Annotated[Path | None, typer.Option(help=help_of(Request, "weights"), callback=at_home)]
+Device = Annotated[str, typer.Option(help=Request.model_fields["device"].description)]

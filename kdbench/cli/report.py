@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kdbench.cli import documents
-from kdbench.cli.options import REPORT, OldOut, Out, Results, Root, Weights, at_home, report_folder, unusual
+from kdbench.cli.options import (
+    REPORT,
+    Device,
+    OldOut,
+    Out,
+    Results,
+    Root,
+    Weights,
+    at_home,
+    report_folder,
+    unusual,
+)
 from kdbench.cli.scripts import Answer, for_scripts
 from kdbench.cli.tables import show_values
 from kdbench.cli.terminal import OK, SOME_FAILED, note, reading, say, say_next
@@ -157,7 +168,7 @@ def probe(
     results: Results = "results",
     root: Root = None,
     weights: Weights = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")] = "auto",
+    device: Device = "auto",
     out: Out = None,
     report: OldOut = None,
 ) -> None:

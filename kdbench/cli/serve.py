@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kdbench import __version__
-from kdbench.cli.deploy import DecideBy, DetectorName, Device, predictor_of
-from kdbench.cli.options import Results, Weights
+from kdbench.cli.deploy import DecideBy, DetectorName, predictor_of
+from kdbench.cli.options import Device, Results, Weights
 from kdbench.cli.terminal import note, say
 from kdbench.errors import RequestError, reason
 from kdbench.grid.stopping import ASKING, GRACE_S, Stop, stop_on_signals

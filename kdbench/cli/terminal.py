@@ -11,6 +11,8 @@ from kdbench.files import provide_home
 from kdbench.grid.console import console, print_line, shows_bars
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
+
     from kdbench.grid.bars import Bars
 
 
@@ -63,11 +65,16 @@ def reading(results: str) -> AbstractContextManager[None]:
     return complained(f"cannot read results in {results}")
 
 
+def moving(*columns: "ProgressColumn") -> "Progress":
+    """Bars that move where they can; nothing of them stays."""
+    from rich.progress import Progress
+
+    return Progress(*columns, console=out, transient=True, disable=not shows_bars(out))
+
+
 @contextmanager
 def decoding_bar() -> Iterator[Callable[[int, int], None]]:
     """A bar, as a function that takes how many images are decoded, and of how many."""
-    from rich.progress import Progress
-
-    with Progress(console=out, transient=True, disable=not shows_bars(out)) as bars:
+    with moving() as bars:
         bar = bars.add_task("decoding images", total=1)
         yield lambda done, total: bars.update(bar, completed=done, total=total)

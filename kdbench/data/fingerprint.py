@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdbench.cell import canonical_json
+from kdbench.cell import digest_of
 from kdbench.dataset import Category, Dataset, Sample
 from kdbench.errors import DataError, reason
 from kdbench.files import cache_folder, not_cached, written_aside
@@ -55,7 +55,7 @@ def contents(dataset: Dataset, category: Category) -> Contents:
     check_labels((digests[sample.path], sample) for sample in category.test)
     listed = sorted([role, kind, category.relative(path), digests[path]] for role, kind, path in files)
     listed += [["settings", "", category.relative(path), _content(path)] for path in category.settings]
-    digest = hashlib.sha256(canonical_json([category.name, dataset.mask_above, listed]).encode()).hexdigest()
+    digest = digest_of([category.name, dataset.mask_above, listed])
     return Contents(fingerprint=digest[:20], train=train, test=test)
 
 
@@ -110,7 +110,7 @@ def shared_images(tested: Mapping[str, Collection[str]]) -> list[str]:
 
 def fingerprint_of(fingerprints: Iterable[str]) -> str:
     """The fingerprint of several categories together."""
-    return hashlib.sha256(canonical_json(sorted(fingerprints)).encode()).hexdigest()[:20]
+    return digest_of(sorted(fingerprints))[:20]
 
 
 def _digests(

@@ -1,13 +1,12 @@
 """A folder of photographs from which a teacher is distilled; each is read when it is needed."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from kdbench.cell import canonical_json
+from kdbench.cell import digest_of
 from kdbench.picture import images_below, open_image, resized
 
 
@@ -36,6 +35,4 @@ def find_photographs(folder: Path) -> Photographs:
     """The photographs below a folder; DataError if there is none."""
     paths = images_below(folder)
     named = [[path.relative_to(folder).as_posix(), path.stat().st_size] for path in paths]
-    return Photographs(
-        paths=paths, fingerprint=hashlib.sha256(canonical_json(named).encode()).hexdigest()[:20]
-    )
+    return Photographs(paths=paths, fingerprint=digest_of(named)[:20])

@@ -4,7 +4,6 @@ A store is a folder of .npy files in the cache, keyed by content, size and rule.
 a temporary folder and renamed, so it is whole or it is not there; afterwards it is only memory-mapped.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from kdbench.cell import canonical_json
+from kdbench.cell import digest_of
 from kdbench.data.masks import NOTHING, Remarks, check_blank, read_mask, remarks_of
 from kdbench.data.together import Seen, check_together
 from kdbench.dataset import Category, Dataset, Sample
@@ -253,7 +252,7 @@ def _decode_all(paths: Sequence[Path], size: int, target: Path, tick: Tick | Non
 
 
 def _key(dataset: Dataset, category: Category, fingerprint: str, rule: str, size: int) -> Path:
-    digest = hashlib.sha256(canonical_json([fingerprint, rule, size, READER]).encode()).hexdigest()[:12]
+    digest = digest_of([fingerprint, rule, size, READER])[:12]
     name = "".join(c if c.isalnum() or c in "-_" else "_" for c in f"{dataset.name}-{category.name}")
     short = name.encode()[:NAME_BYTES].decode(errors="ignore")  # what follows tells categories apart
     name = f"{short}-{size}"

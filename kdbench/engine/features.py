@@ -4,7 +4,6 @@ They depend on nothing else, so all methods, seeds and both settings share them.
 memory-mapped file per level, [N,H,W,C] in the dtype of the teacher's output.
 """
 
-import hashlib
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdbench.cell import canonical_json
+from kdbench.cell import digest_of
 from kdbench.files import build_once, cache_folder
 
 # The features of one cell may take this share of the free space in the cache folder.
@@ -61,7 +60,7 @@ class Shared:
         return Features(stores, self.rows)
 
     def _folder(self, name: str) -> Path:
-        digest = hashlib.sha256(canonical_json([name, self.made_by]).encode()).hexdigest()[:12]
+        digest = digest_of([name, self.made_by])[:12]
         return cache_folder() / "features" / f"{name}-{digest}"
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kdbench.cell import Cell, Place, canonical_json
+from kdbench.cell import Cell, Place, digest_of
 from kdbench.data.fingerprint import fingerprint
 from kdbench.data.maps import Given, read_map, shape_of
 from kdbench.dataset import Category, Dataset
@@ -63,7 +63,7 @@ def scored(given: Given, category: Category, preset: Preset) -> tuple[Scored, st
     complaints.check()
     maps = np.stack(found) if len({one.shape for one in found}) == 1 else found
     own = [] if given.scores is None else values
-    digest = hashlib.sha256(canonical_json([images, digests, own]).encode()).hexdigest()
+    digest = digest_of([images, digests, own])
     return Scored(maps=maps, image_score=np.array(values, np.float64)), digest
 
 
@@ -89,6 +89,6 @@ def measured(
                 digested = fingerprint(dataset, category)
                 output.add(output_of(cell, place, dataset, category, digested, found))
     complaints.check()
-    common["outside_sha256"] = hashlib.sha256(canonical_json(digests).encode()).hexdigest()
+    common["outside_sha256"] = digest_of(digests)
     output.rows = [common | row for row in output.rows]
     return output

@@ -20,6 +20,7 @@ from kdbench.cell import Outcome
 from kdbench.cell import Progress as CellProgress
 from kdbench.grid.console import console, duration, print_line, shows_bars
 from kdbench.grid.status import part_done, seconds_left
+from kdbench.grid.view import View
 
 if TYPE_CHECKING:
     from kdbench.grid.execution import Running
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 LOG_EVERY_S = 10.0  # without bars, at most one line in this time
 
 
-class Bars:
+class Bars(View):
     """A view with bars: decoding, the queue, running cells, the time that is left, timings.
 
     It prints on the consoles `out` and `err`, or on new ones. `dropped` says why a stream has lost lines.

@@ -35,7 +35,7 @@ from kdbench.grid.slowness import slowness_of
 from kdbench.grid.status import RunFile, write_run
 from kdbench.grid.stopping import Stop, Stopped
 from kdbench.grid.timing import measure, to_evaluate, to_time, without_timing
-from kdbench.grid.view import Log, Silent, View
+from kdbench.grid.view import Log, View
 from kdbench.results.store import DEPLOYED, End, Results
 
 NOT_RUN = "not run"
@@ -88,7 +88,7 @@ def plan_grid(request: Request, cluster: Cluster | None = None, view: View | Non
     Without one: for the Ray cluster at `request.address` or RAY_ADDRESS, else for this machine. Raises
     RequestError with every complaint at once if any part of the request cannot be run.
     """
-    view = view or Silent()
+    view = view or View()
     before_planning(request.dataset, view)
     request = request.model_copy(update={"address": address_of(request.address)})
     joined = cluster or _joined(request)
@@ -142,7 +142,7 @@ def run_grid(
     so. Raises RequestError for an error before the first cell, such as an image that cannot be decoded.
     `work` runs one cell. Once `stop` is asked, the running cells leave checkpoints.
     """
-    run = _Run(grid, view or Silent(), work, stop or Stop())
+    run = _Run(grid, view or View(), work, stop or Stop())
     with run.log.kept():
         return _carry_out(run)
 

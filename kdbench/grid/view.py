@@ -1,11 +1,10 @@
-"""Views of a run: what they are told, a view that shows nothing, and the log that every run writes."""
+"""Views of a run: what they are told, and the log that every run writes."""
 
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Protocol
 
 from kdbench.cell import Outcome, Progress
 from kdbench.errors import RequestError, reason
@@ -17,8 +16,8 @@ from kdbench.results.store import LOGS
 STORED_EVERY_S = 60.0  # in an object store, which can only write a whole file
 
 
-class View(Protocol):
-    """Somebody who watches a run: a terminal, a notebook, a log."""
+class View:
+    """Somebody who watches a run: a terminal, a notebook, a log. This one shows nothing."""
 
     def say(self, text: str) -> None:
         """What is done now."""
@@ -64,31 +63,10 @@ class View(Protocol):
 
     def problem(self) -> str:
         """Why nothing can be shown any more; empty as long as something can."""
-
-
-class Silent:
-    """A view that shows nothing."""
-
-    def say(self, text: str) -> None: ...
-    def note(self, text: str) -> None: ...
-    def taken_over(self, count: int, published: str) -> None: ...
-    def decoding(self, done: int, total: int) -> None: ...
-    def stepping(self, done: int, total: int, loss: float) -> None: ...
-    def begin(self, expected: Mapping[str, float]) -> None: ...
-    def progress(self, progress: Progress) -> None: ...
-    def running(self, running: Running) -> None: ...
-    def finished(self, outcome: Outcome) -> None: ...
-    def end(self) -> None: ...
-    def timing(self, count: int) -> None: ...
-    def timed(self, job: Job, error: str) -> None: ...
-    def evaluating(self, count: int) -> None: ...
-    def evaluated(self, job: Job, error: str) -> None: ...
-
-    def problem(self) -> str:
         return ""
 
 
-class Log:
+class Log(View):
     """A view that writes what happens to `runs/<run_id>.log`, and shows it to another view.
 
     The rows are what counts, so the run goes on in both cases: if the view can show nothing any more, the log
@@ -204,7 +182,7 @@ class Log:
             show()
             problem = self.view.problem()
         except OSError as error:
-            problem, self.view = reason(error), Silent()
+            problem, self.view = reason(error), View()
         if problem and not self._silent:
             self._silent = True
             self.write(f"the output cannot be written: {problem}. The run goes on")

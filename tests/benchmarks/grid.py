@@ -24,7 +24,7 @@ from conftest import write_category
 from kdbench.cell import Outcome
 from kdbench.grid.cluster import session
 from kdbench.grid.execution import Work
-from kdbench.grid.grid import Silent, plan_grid, run_grid
+from kdbench.grid.grid import View, plan_grid, run_grid
 from kdbench.grid.request import Request
 
 NUM_WORKERS = 2
@@ -32,7 +32,7 @@ CELL_S = 2.0  # ray_work.waits
 NUM_CELLS = 10_000
 
 
-class Watch(Silent):
+class Watch(View):
     """Sees when the first cell begins and when each has finished."""
 
     def __init__(self) -> None:

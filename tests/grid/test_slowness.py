@@ -17,7 +17,7 @@ from kdbench.grid.execution import Running
 from kdbench.grid.grid import plan_grid, run_grid
 from kdbench.grid.lease import Holder
 from kdbench.grid.slowness import Pace, Slowness, crowded, shared_cores, slowness_of
-from kdbench.grid.view import Silent
+from kdbench.grid.view import View
 
 SPIN = "print('spinning', flush=True)\nwhile True: pass"
 
@@ -27,7 +27,7 @@ def _half_a_core(_nobody_else, monkeypatch):
     monkeypatch.setattr(machine, "SOME_CORES", 0.5)
 
 
-class Notes(Silent):
+class Notes(View):
     """Remembers notes."""
 
     def __init__(self):

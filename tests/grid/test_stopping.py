@@ -20,7 +20,7 @@ from kdbench.cell import outcome_of
 from kdbench.cli.run import leaving_on_signals
 from kdbench.errors import CellStopped
 from kdbench.grid import stopping
-from kdbench.grid.grid import NOT_RUN, Silent, plan_grid, run_grid
+from kdbench.grid.grid import NOT_RUN, View, plan_grid, run_grid
 from kdbench.grid.stopping import Stopped, stop_on_signals
 from kdbench.results.storage import Storage
 from kdbench.results.store import CELLS, LOGS, read
@@ -28,7 +28,7 @@ from kdbench.results.store import CELLS, LOGS, read
 slow = pytest.mark.slow
 
 
-class Sends(Silent):
+class Sends(View):
     """Sends this process a signal when a cell is at this phase and epoch."""
 
     def __init__(self, number, phase, epoch):
@@ -75,7 +75,7 @@ def test_a_cell_that_is_evaluated_finishes_and_no_other_begins(mvtec, tmp_path):
 
 
 def test_outside_of_the_cells_a_signal_ends_the_run_at_once(mvtec, tmp_path):
-    class AtDecoding(Silent):
+    class AtDecoding(View):
         def decoding(self, done, total):
             os.kill(os.getpid(), signal.SIGTERM)
 

@@ -11,7 +11,7 @@ from kdbench.cell import outcome_of
 from kdbench.errors import RequestError
 from kdbench.grid.grid import plan_grid, run_grid
 from kdbench.grid.request import Request
-from kdbench.grid.view import Log, Silent
+from kdbench.grid.view import Log, View
 from kdbench.results.storage import Storage
 from kdbench.results.store import LOGS
 
@@ -37,7 +37,7 @@ def lines(results):
     return [line[21:] for line in text.splitlines()]
 
 
-class Unwritable(Silent):
+class Unwritable(View):
     """Can show nothing."""
 
     def __init__(self):
@@ -48,14 +48,14 @@ class Unwritable(Silent):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
-class Lossy(Silent):
+class Lossy(View):
     """Shows nothing and raises nothing."""
 
     def problem(self):
         return "No space left on device"
 
 
-class Notes(Silent):
+class Notes(View):
     """Remembers notes."""
 
     def __init__(self):
@@ -126,7 +126,7 @@ def test_in_an_object_store_a_log_is_stored_once_a_minute_and_at_the_end(tmp_pat
     storage = Storage(tmp_path)
     files = Storage(f"mock://{tmp_path}")
     monkeypatch.setattr(files, "append", storage.append)
-    log = Log(Silent(), files, "run-1", num_cells=1)
+    log = Log(View(), files, "run-1", num_cells=1)
     with log.kept():
         log.start("first")
         log.write("second")

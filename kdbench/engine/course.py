@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 
-from kdbench.cell import Cell, Place
-from kdbench.data.store import open_truth
 from kdbench.engine import evaluate
 from kdbench.engine.batches import Batches
 from kdbench.engine.ready import Ready
@@ -25,10 +23,10 @@ class Course:
     `done` epochs were trained before: the rows of these stay.
     """
 
-    def __init__(self, cell: Cell, place: Place, ready: Ready, heldout: Batches | None, done: int) -> None:
-        self.cell, self.place, self.ready, self.heldout = cell, place, ready, heldout
-        self.results = Results(place.results)
-        stored = read(self.results.storage, EPOCHS, only=[cell.id]).to_pylist() if done else []
+    def __init__(self, ready: Ready, heldout: Batches | None, done: int) -> None:
+        self.ready, self.heldout = ready, heldout
+        self.results = Results(ready.place.results)
+        stored = read(self.results.storage, EPOCHS, only=[ready.cell.id]).to_pylist() if done else []
         self.rows: list[dict[str, Any]] = [row for row in stored if row["epoch"] <= done]
 
     def after(self, epoch: int, on_step: StepEnd) -> float:
@@ -36,16 +34,14 @@ class Course:
 
         If `on_step` raises, nothing of this epoch is kept, and the method is as before.
         """
-        every, done = self.place.measure_every, {row["epoch"] for row in self.rows}
+        every, done = self.ready.place.measure_every, {row["epoch"] for row in self.rows}
         if not every or epoch % every or epoch in done:
             return 0.0
-        started, found, preset = perf_counter(), [], PRESETS[self.cell.preset]
+        started, found, preset = perf_counter(), [], PRESETS[self.ready.cell.preset]
         with looked_at(self.ready.method, self.heldout) as method:
             for category, store in zip(self.ready.categories, self.ready.stores, strict=True):
                 scored = evaluate.score(method, self.ready.batches(store.test), on_step)
-                content = self.ready.fingerprints[category.name]
-                truth = open_truth(self.ready.dataset, category, content, preset)
-                metrics = evaluate.measure(scored, truth, preset).metrics
+                metrics = evaluate.measure(scored, self.ready.truth(category), preset).metrics
                 found.append(self._row(epoch, category.name, metrics))
         self.rows += found
         self.results.write(EPOCHS, self.rows)
@@ -53,7 +49,7 @@ class Course:
 
     def _row(self, epoch: int, category: str, metrics: Mapping[str, float | None]) -> dict[str, Any]:
         return {
-            "cell_id": self.cell.id,
+            "cell_id": self.ready.cell.id,
             "category": category,
             "epoch": epoch,
             "epochs": self.ready.config.epochs,

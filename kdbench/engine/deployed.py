@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from kdbench.cell import Cell, Place
-from kdbench.data.store import open_truth
 from kdbench.deploy.export import Traced, export_onnx, export_torch
 from kdbench.deploy.quantise import calibration_images, quantise
 from kdbench.deploy.runtimes import INT8, RUNTIMES, TENSORRT, TORCH, Runtime, open_runtime, why_not
@@ -189,11 +188,10 @@ def _metrics(ready: Ready, runtime: Runtime) -> Iterator[tuple[str, dict[str, An
         )
         maps, scores = zip(*(runtime.run(np.array(part)) for part in parts), strict=True)
         scored = Scored(maps=np.concatenate(maps), image_score=np.concatenate(scores).astype(np.float64))
-        truth = open_truth(ready.dataset, category, ready.fingerprints[category.name], preset)
         yield (
             category.name,
             {
-                **picked(measure(scored, truth, preset).metrics, *MEASURED),
+                **picked(measure(scored, ready.truth(category), preset).metrics, *MEASURED),
                 "images": [category.relative(sample.path) for sample in category.test],
                 "image_scores": scored.image_score.tolist(),
             },

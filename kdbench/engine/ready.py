@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdbench.cell import Cache, Cell, Place, canonical_json
+from kdbench.cell import Cell, Place, canonical_json
 from kdbench.data.fingerprint import fingerprint, fingerprint_of
-from kdbench.data.store import Images, open_images, store_name
+from kdbench.data.store import Images, Truth, open_images, open_truth, store_name
 from kdbench.dataset import Category, Dataset
 from kdbench.engine import provenance
 from kdbench.engine.batches import Batches, Split, batches_of, split
@@ -18,6 +18,7 @@ from kdbench.engine.device import choose_precision, start_peak_memory
 from kdbench.engine.features import Shared
 from kdbench.errors import DataError
 from kdbench.method import Method
+from kdbench.metrics.presets import PRESETS
 from kdbench.registry import get_dataset, method_sha256
 
 
@@ -47,13 +48,13 @@ class Ready:
     """A cell that can be trained: images, and an untrained method on its device."""
 
     cell: Cell
+    place: Place
     dataset: Dataset
     categories: list[Category]
     fingerprints: dict[str, str]  # by category
     stores: list[Images]
     method: Method
     device: torch.device
-    cache: Cache = "auto"
 
     @property
     def config(self) -> Method.Config:
@@ -65,6 +66,10 @@ class Ready:
     def precision(self) -> str:
         """fp32, bf16 or fp16: what the config asks for, on this device."""
         return choose_precision(self.config.precision, self.device, self.method)
+
+    def truth(self, category: Category) -> Truth:
+        """The ground truth of a category's test images, by the preset of the cell."""
+        return open_truth(self.dataset, category, self.fingerprints[category.name], PRESETS[self.cell.preset])
 
     def batches(self, pixels: np.ndarray, *, cached: bool = False) -> Batches:
         """Batches of uint8 images [N,S,S,3]; `cached`: the teacher's levels are kept, see Batches."""
@@ -83,7 +88,7 @@ class Ready:
 
         def batches(rows: np.ndarray) -> Batches:
             shared = self._shared(stored, rows)
-            return batches_of(self.method, normal[rows], cached=True, keep=self.cache, shared=shared)
+            return batches_of(self.method, normal[rows], cached=True, keep=self.place.cache, shared=shared)
 
         return TrainingBatches(
             fitted=batches(parts.fitted),
@@ -128,13 +133,13 @@ def ready_cell(cell: Cell, place: Place) -> Ready:
     size = method.config.image_size
     return Ready(
         cell=cell,
+        place=place,
         dataset=dataset,
         categories=categories,
         fingerprints=fingerprints,
         stores=[open_images(dataset, c, fingerprints[c.name], size) for c in categories],
         method=method,
         device=device,
-        cache=place.cache,
     )
 
 

@@ -63,7 +63,7 @@ def _train_and_evaluate(cell: Cell, place: Place, notify: Notify) -> CellOutput:
     ready = ready_cell(cell, place)
     images = ready.training_batches()
     prepare_s = time.perf_counter() - started
-    common, epochs = _train(cell, place, ready, images, tell)
+    common, epochs = _train(ready, images, tell)
     common["prepare_s"] = prepare_s
     normals = _held_out_scores(ready, images)
     del images  # evaluation needs the room of the cached features
@@ -72,7 +72,7 @@ def _train_and_evaluate(cell: Cell, place: Place, notify: Notify) -> CellOutput:
     detector = on_cpu(ready.method.detector_state())
     output = CellOutput(rows=[], scores=[], detector=detector, normals=normals, epochs=epochs)
     for category, store in zip(ready.categories, ready.stores, strict=True):
-        output.add(_evaluate(cell, place, ready, category, store, tell))
+        output.add(_evaluate(ready, category, store, tell))
     output.rows = [common | row for row in output.rows]
     peak = {"peak_memory_bytes": peak_memory_bytes(ready.device), "peak_ram_bytes": peak_ram_bytes()}
     for row in output.rows:
@@ -81,12 +81,13 @@ def _train_and_evaluate(cell: Cell, place: Place, notify: Notify) -> CellOutput:
 
 
 def _train(
-    cell: Cell, place: Place, ready: Ready, images: TrainingBatches, tell: "_Teller"
+    ready: Ready, images: TrainingBatches, tell: "_Teller"
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Train the cell's method, from its checkpoint if there is one.
 
     Returns the columns of all its rows, and the rows of its measured epochs.
     """
+    cell, place = ready.cell, ready.place
     pixels = ready.config.epochs * len(images.fitted) * ready.config.image_size**2
     compiler = choose_compiler(place.compile, ready.device, pixels)
     checkpoints = Checkpoints(
@@ -102,7 +103,7 @@ def _train(
     tell.phase("train", total=num_images * epochs, epochs=epochs, epoch=min(done + 1, epochs))
     tell.step(done * num_images + begun)
 
-    course = Course(cell, place, ready, images.heldout, done)
+    course = Course(ready, images.heldout, done)
 
     def after(epoch: train.Epoch) -> None:
         checkpoints.paused_s += course.after(epoch.number, lambda count: tell.step(0))
@@ -128,7 +129,7 @@ def _train(
         **identity(cell, place, ready.dataset),
         **provenance.code_provenance(),
         **provenance.machine_provenance(ready.device),
-        **_trained_how(ready, place, images, history),
+        **_trained_how(ready, images, history),
         "status": "ok",
         "compiled": compiler.outcome if compiler else "no",
         "train_s": checkpoints.train_s,
@@ -161,9 +162,7 @@ class _Teller:
         self.progress = replace(self.progress, problem=text)  # the next step passes it on
 
 
-def _trained_how(
-    ready: Ready, place: Place, images: TrainingBatches, history: train.History
-) -> dict[str, Any]:
+def _trained_how(ready: Ready, images: TrainingBatches, history: train.History) -> dict[str, Any]:
     pooling = "maximum" if type(ready.method).image_score is Method.image_score else "method"
     return {
         **evaluate.cost(ready.method, images.fitted),
@@ -179,7 +178,7 @@ def _trained_how(
         **columns_of(history.terms),
         "method_sha256": method_sha256(ready.cell.method),
         "backbone": ready.config.backbone,
-        "teacher_source": place.weights.source,
+        "teacher_source": ready.place.weights.source,
         "teacher_cache": images.fitted.cache,
         "precision": ready.precision,
     }
@@ -205,15 +204,14 @@ def _held_out_scores(ready: Ready, images: TrainingBatches) -> list[dict[str, An
     ]
 
 
-def _evaluate(
-    cell: Cell, place: Place, ready: Ready, category: Category, store: Images, tell: _Teller
-) -> CellOutput:
+def _evaluate(ready: Ready, category: Category, store: Images, tell: _Teller) -> CellOutput:
     """The results of one category, and how long they took."""
     started = time.perf_counter()
     batches = ready.batches(store.test)
     scored = evaluate.score(ready.method, batches, tell.step)
     evaluate.check_alone(ready.method, batches)
-    output = output_of(cell, place, ready.dataset, category, ready.fingerprints[category.name], scored)
+    content = ready.fingerprints[category.name]
+    output = output_of(ready.cell, ready.place, ready.dataset, category, content, scored)
     output.rows[0]["evaluate_s"] = time.perf_counter() - started
     return output
 

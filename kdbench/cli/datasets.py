@@ -79,20 +79,8 @@ def check_dataset(
 
 
 def _category(one: "CategoryCheck") -> documents.Category:
-    counts = one.found
-    return documents.Category(
-        category=one.category,
-        present=one.present,
-        good=one.good,
-        train=counts.train if counts else None,
-        normal=counts.normal if counts else None,
-        defective=counts.defective if counts else None,
-        masks=counts.masks if counts else None,
-        num_empty_masks=one.num_empty_masks,
-        published=one.published,
-        problems=one.problems,
-        remarks=one.remarks,
-    )
+    counts = vars(one.found) if one.found else dict.fromkeys(("train", "normal", "defective", "masks"))
+    return documents.Category.of(one, **counts)
 
 
 def _show_categories(found: "Sequence[CategoryCheck]", folder: Path) -> None:

@@ -125,17 +125,7 @@ def predict(
                     _tell(predictions, out)
             except KeyboardInterrupt:
                 say(f"stopped: {len(predictions)} images are in {out}")
-    lines = tuple(
-        documents.Image(
-            image=one.path,
-            image_score=one.score,
-            decision=one.decision,
-            map=one.map,
-            heat_map=one.heat_map,
-            error=one.error,
-        )
-        for one in predictions
-    )
+    lines = tuple(documents.Image.of(one, image=one.path, image_score=one.score) for one in predictions)
     table = str(out / "predictions.csv")
     document = documents.Predicted(out=str(out), table=table, threshold=predictor.threshold, images=lines)
     return Answer(document=document, code=SOME_FAILED if any(one.error for one in predictions) else OK)

@@ -1,7 +1,7 @@
 """What commands give with --json: every key and what it is. Scripts use them, so no key goes or changes."""
 
 import math
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -18,6 +18,12 @@ class Part(BaseModel):
     """A document, or a part of one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def of(cls, source: object, **given: object) -> Self:
+        """The part whose keys are attributes of an object, but for those that are given."""
+        names = cls.model_fields.keys() - given.keys()
+        return cls(**{name: getattr(source, name) for name in names}, **given)
 
 
 class Method(Part):

@@ -1,7 +1,6 @@
 """`kdbench list`: methods, datasets, backbones and recipes to choose from."""
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -78,25 +77,15 @@ def list_recipes() -> Answer:
 def _methods() -> tuple[documents.Method, ...]:
     from kdbench.registry import method_names, methods_by_family
 
-    facts = [asdict(fact) for _, facts in methods_by_family(method_names()) for fact in facts]
-    keys = documents.Method.model_fields
-    return tuple(documents.Method(**{key: fact[key] for key in keys}) for fact in facts)
+    families = methods_by_family(method_names())
+    return tuple(documents.Method.of(fact) for _, facts in families for fact in facts)
 
 
 def _datasets() -> tuple[documents.Dataset, ...]:
     from kdbench.registry import dataset_names, get_dataset
 
-    return tuple(
-        documents.Dataset(
-            name=one.name,
-            title=one.title,
-            categories=tuple(one.categories),
-            licence=one.licence,
-            download=bool(one.archives),
-            notes=tuple(one.notes),
-        )
-        for one in map(get_dataset, dataset_names())
-    )
+    found = map(get_dataset, dataset_names())
+    return tuple(documents.Dataset.of(one, download=bool(one.archives)) for one in found)
 
 
 def _backbones() -> tuple[documents.Backbone, ...]:
@@ -113,9 +102,8 @@ def _recipes() -> tuple[documents.Recipe, ...]:
     for name in recipe_names():
         request = read_request(Path(name), {})
         (method,), (dataset,), (setting,) = request.methods, request.dataset, request.setting
-        numbers = published(method, dataset, setting)
-        known = [documents.Published(metric=n.metric, value=n.value, source=n.source) for n in numbers]
-        found.append(documents.Recipe(name=name, summary=says(name), published=tuple(known)))
+        known = tuple(map(documents.Published.of, published(method, dataset, setting)))
+        found.append(documents.Recipe(name=name, summary=says(name), published=known))
     return tuple(found)
 
 

@@ -1,7 +1,6 @@
 """`kdbench status`, `doctor` and `new-method`."""
 
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,11 +53,8 @@ def _state(state: "RunState") -> documents.RunState:
     for holder in state.running:
         now = holder.progress
         running.append(
-            documents.Running(
-                cell_id=holder.cell_id,
-                label=holder.label,
-                host=holder.host,
-                pid=holder.pid,
+            documents.Running.of(
+                holder,
                 running_s=time.time() - holder.since,
                 phase=now.get("phase", "start"),
                 done=now.get("done", 0),
@@ -106,6 +102,6 @@ def doctor() -> Answer:
     if not wrong:
         say("nothing is wrong")
         say_next("a first run, which downloads nothing", "kdbench", "run", "--methods", "stfpm,dcam")
-    found = tuple(documents.Finding(**asdict(one)) for one in findings)
+    found = tuple(documents.Finding.of(one) for one in findings)
     document = documents.Examined(findings=found)
     return Answer(document=document, code=SOME_FAILED if wrong else OK, errors=wrong)

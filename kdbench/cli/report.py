@@ -138,14 +138,11 @@ def compare(
     if not out:
         words = (results_a, results_b, "--out", "FOLDER")
         say_next("every difference as files", "kdbench", "compare", *words)
-    document = documents.Compared(
+    document = documents.Compared.of(
+        found,
         before=results_a,
         after=results_b,
         tolerance=tolerance,
-        num_compared=found.num_compared,
-        num_regressions=found.num_regressions,
-        num_only_before=found.num_only_before,
-        num_only_after=found.num_only_after,
         beyond=tuple(documents.Difference(**values) for values in _by_column(found.beyond)),
         failed=tuple(documents.Ended(**values) for values in _by_column(found.ends)),
         other_code={

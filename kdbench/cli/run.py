@@ -150,18 +150,8 @@ def _document(
     page: Path | None = None,
 ) -> documents.Run:
     cells = [
-        documents.Cell(
-            cell_id=job.cell.id,
-            method=job.cell.method,
-            dataset=job.cell.dataset,
-            setting=job.cell.setting,
-            category=job.cell.category,
-            seed=job.cell.seed,
-            profile=job.cell.profile,
-            status=statuses[job.cell.id],
-            expected_s=expected.get(job.cell.id),
-        )
-        for job in grid.jobs
+        documents.Cell.of(cell, cell_id=cell.id, status=statuses[cell.id], expected_s=expected.get(cell.id))
+        for cell in (job.cell for job in grid.jobs)
     ]
     return documents.Run(
         results=grid.request.results,

@@ -45,14 +45,13 @@ def sweep(
         if result.config:
             say_next("run the best configuration", "kdbench", "run", "--config", result.config)
     best = result.best or {}
-    document = documents.Swept(
+    document = documents.Swept.of(
+        result,
         results=plan.sweep.place.results,
         sweep_id=plan.sweep.id,
-        complete=result.complete,
         num_configurations=len(result.rows),
         num_failed=len(result.failed),
         best_trial=best.get("trial_id"),
         best_objective=best.get("objective_value"),
-        config=result.config,
     )
     return Answer(document=document, code=OK if result.complete else SOME_FAILED)

@@ -7,10 +7,10 @@ import typer
 from kdbench.cli.datasets import data_app
 from kdbench.cli.deploy import export, predict
 from kdbench.cli.distil import distil_teacher
-from kdbench.cli.kept import export_maps, rescore
+from kdbench.cli.kept import export_maps, probe, rescore
 from kdbench.cli.lists import list_app
 from kdbench.cli.look import doctor, status, write_method
-from kdbench.cli.report import compare, probe, report
+from kdbench.cli.report import compare, report
 from kdbench.cli.results import results_app
 from kdbench.cli.run import run
 from kdbench.cli.score import score

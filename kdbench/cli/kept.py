@@ -1,4 +1,4 @@
-"""`kdbench export-maps` and `rescore`: what kept detectors still give."""
+"""`kdbench export-maps`, `rescore` and `probe`: what kept detectors still give."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from kdbench.cli import complete
-from kdbench.cli.options import Device, Results, Root, Weights, at_home
+from kdbench.cli.options import Device, OldOut, Out, Results, Root, Weights, at_home, report_folder
+from kdbench.cli.report import write
 from kdbench.cli.terminal import SOME_FAILED, complain, complained, reading, say
 from kdbench.errors import RequestError
 
@@ -128,3 +129,33 @@ def rescore(
         complain(line)
     if why:
         raise typer.Exit(SOME_FAILED)
+
+
+def probe(
+    results: Results = "results",
+    root: Root = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    out: Out = None,
+    report: OldOut = None,
+) -> None:
+    """Measure, with normal images only, how far the categories of each multiclass detector interfere."""
+    from kdbench.engine.probe import probe as probe_detectors
+    from kdbench.grid.plan import choose_device
+    from kdbench.results.store import CELLS, Results, read
+
+    folder = report_folder(out, report)
+    chosen = choose_device(device)
+    with complained(f"cannot probe the detectors of {results}"):
+        count, left_out = probe_detectors(
+            Results(results),
+            read(results, CELLS).to_pylist(),
+            root,
+            weights,
+            chosen,
+            lambda method, category: say(f"probed {method} · {category}"),
+        )
+    for line in left_out:
+        say(f"left out: {line}", style="yellow")
+    say(f"{count} detectors probed; those that were probed before are not probed again")
+    write(results, folder)

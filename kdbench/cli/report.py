@@ -1,4 +1,4 @@
-"""`kdbench report`, `compare` and `probe`: what rows and kept detectors tell."""
+"""`kdbench report` and `compare`: what rows tell."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,18 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kdbench.cli import documents
-from kdbench.cli.options import (
-    REPORT,
-    Device,
-    OldOut,
-    Out,
-    Results,
-    Root,
-    Weights,
-    at_home,
-    report_folder,
-    unusual,
-)
+from kdbench.cli.options import REPORT, Out, Results, at_home, unusual
 from kdbench.cli.scripts import Answer, for_scripts
 from kdbench.cli.tables import show_values
 from kdbench.cli.terminal import OK, SOME_FAILED, note, reading, say, say_next
@@ -159,33 +148,3 @@ def _by_column(table: "Table") -> Iterator[dict[str, Any]]:
     for line in table.body:
         values = zip(table.head, line, strict=True)
         yield {name: value.text if value.mean is None else value.mean for name, value in values}
-
-
-def probe(
-    results: Results = "results",
-    root: Root = None,
-    weights: Weights = None,
-    device: Device = "auto",
-    out: Out = None,
-    report: OldOut = None,
-) -> None:
-    """Measure, with normal images only, how far the categories of each multiclass detector interfere."""
-    from kdbench.engine.probe import probe as probe_detectors
-    from kdbench.grid.plan import choose_device
-    from kdbench.results.store import CELLS, Results, read
-
-    folder = report_folder(out, report)
-    chosen = choose_device(device)
-    with complained(f"cannot probe the detectors of {results}"):
-        count, left_out = probe_detectors(
-            Results(results),
-            read(results, CELLS).to_pylist(),
-            root,
-            weights,
-            chosen,
-            lambda method, category: say(f"probed {method} · {category}"),
-        )
-    for line in left_out:
-        say(f"left out: {line}", style="yellow")
-    say(f"{count} detectors probed; those that were probed before are not probed again")
-    write(results, folder)

@@ -20,7 +20,6 @@ MOST_HEAT = 0.65  # how much of the image the hottest colour covers
 HEAT_AT = (0.0, 0.35, 0.5, 0.75, 1.0)  # shares of the range, and the red, green and blue there
 HEAT = ((0, 96, 230, 255, 255), (0, 0, 60, 170, 255), (64, 128, 30, 0, 160))
 POLL_S = 0.5  # between two looks into a folder that is watched
-SETTLED = 2  # looks at which a new file must have the same size and time: a camera may still write it
 
 
 class Scorer(Protocol):

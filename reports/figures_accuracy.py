@@ -139,7 +139,11 @@ def curves(
             draw=lambda: _mean_curves(within, shown, look),
         )
     else:
-        why = "the cells kept no curves" if kept.empty else "no category succeeded for every entry"
+        why = (
+            "the cells kept no curves of these rows"
+            if kept.empty
+            else "no category succeeded for every entry"
+        )
         yield Sketch(name=f"curves-{name}", title=title, says="", draw=None, why_not=why)
     if kept.empty:
         return

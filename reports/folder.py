@@ -10,6 +10,7 @@ from kdbench.errors import RequestError, unknown
 from kdbench.files import expanded
 from kdbench.reports.rows import load_rows
 from kdbench.reports.shown import Figure, Leaderboard, all_figures, leaderboard
+from kdbench.results.attempts import read_beside
 from kdbench.results.schema import ROW_SCHEMA
 from kdbench.results.store import CELLS, CURVES, LATENCY, SCORES, TRIALS, Kind, Results, read
 
@@ -82,8 +83,9 @@ class Folder:
         return read(self._results.storage, kind).to_pandas()
 
     def _of_cells(self, kind: Kind) -> pd.DataFrame:
-        """Rows of a kind, of cells that have rows, with what the cell was."""
-        return self._read(kind).merge(self._rows_that_count()[OF_CELL], on=["cell_id", "category"])
+        """Rows of a kind that belong to rows of their cell, with what the cell was."""
+        rows = read_beside(self._results.storage, kind).drop(["attempt_id"]).to_pandas()
+        return rows.merge(self._rows_that_count()[OF_CELL], on=["cell_id", "category"])
 
     def _only_cell(self, cell: str | None, filters: dict[str, object]) -> dict[str, Any]:
         if cell is not None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kdbench.reports.heat import Kept, Map, Normals
+from kdbench.results.attempts import read_beside
 from kdbench.results.storage import Storage
 from kdbench.results.store import INPUTS, PICTURES, read
 
@@ -224,7 +225,7 @@ def exhibits(where: Storage, chosen: Sequence[Candidate], scores: pd.DataFrame) 
     maps: dict[tuple[str, str], Map] = {}  # (cell, image)
     contents: dict[str, set[str]] = {}  # fingerprint of a category -> images
     for cell_id, images in wanted.items():
-        kept = read(where, PICTURES, only=[cell_id]).to_pandas()
+        kept = read_beside(where, PICTURES, only=[cell_id]).to_pandas()
         for print_, own in kept.groupby("category_fingerprint"):
             of_category = {row.image: _kept(row) for row in own.itertuples()}
             normals = [one for image, one in of_category.items() if image in is_normal.get(cell_id, ())]

@@ -1,6 +1,6 @@
 """What is missing: cells that failed, ran out of time or memory, or did not run; rows that do not count."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
@@ -8,6 +8,8 @@ from kdbench.reports.entries import Entry
 from kdbench.reports.rows import Group, Rows, sections
 from kdbench.reports.tables import EMPTY, Table, Value, number, text
 from kdbench.results.schema import STATUSES
+
+NAMED = 3  # cells in a line for the terminal; the report names all
 
 
 def counts(found: Sequence[tuple[Group, list[Entry]]]) -> Iterator[Table]:
@@ -99,6 +101,23 @@ def copies(names: Sequence[str]) -> Iterator[Table]:
         )
 
 
+def of_other_attempts(found: Mapping[str, Sequence[str]]) -> Iterator[Table]:
+    """A line per kind of file with rows of another attempt at their cell than its rows in `cells/`."""
+    if found:
+        yield Table(
+            title="Files of another attempt, left out",
+            head=("files", "cells"),
+            body=tuple((text(f"{folder}/"), text(", ".join(cells))) for folder, cells in found.items()),
+            keys=("files",),
+            notes=(
+                "These cells ran twice, perhaps on two machines. The rows in `cells/` are of one attempt, "
+                "these files of another, whose numbers may differ: somebody copied a part of one results "
+                "folder into another, or the cell runs again now. Copy all files of a cell, or run it again "
+                "(`--redo all`). `kdbench results prune` moves them away.",
+            ),
+        )
+
+
 def left_out(rows: Rows) -> str:
     """The rows that do not count, in lines for the terminal; "" if all rows count."""
     lines = []
@@ -110,6 +129,11 @@ def left_out(rows: Rows) -> str:
             "the report names them, `kdbench results prune` moves them away"
         )
     lines += [f"{name} is a copy, and does not count" for name in rows.copies]
+    lines += [
+        f"{folder}/ of {len(cells)} cells is of another attempt than their rows, and does not count: "
+        f"{', '.join(cells[:NAMED])}{', ...' if len(cells) > NAMED else ''}"
+        for folder, cells in rows.of_other_attempts.items()
+    ]
     return "\n".join(lines)
 
 

@@ -97,6 +97,7 @@ def assemble(rows: Rows) -> list[Section]:
         "Holes": (
             *gaps.earlier(rows.earlier),
             *gaps.copies(rows.copies),
+            *gaps.of_other_attempts(rows.of_other_attempts),
             *gaps.counts(found),
             *gaps.failures(found),
         ),

@@ -41,8 +41,9 @@ from kdbench.reports.gallery import Candidate, Exhibit, Shown
 from kdbench.reports.leaderboard import Section, assemble, write_tables
 from kdbench.reports.rows import Group, Rows, load, sections
 from kdbench.reports.tables import Table
+from kdbench.results.attempts import read_beside
 from kdbench.results.storage import Storage
-from kdbench.results.store import CURVES, PICTURES, read
+from kdbench.results.store import CURVES, PICTURES
 
 FOLDER = "figures"
 PLOTTED = ("mad", *(name for name in COLUMNS if name != "mad"))  # the metric that ranks comes first
@@ -180,7 +181,7 @@ def _sketches(
 ) -> list[Sketch]:
     """The figures of one section; `pictured` has the scores of the cells whose pictures are shown."""
     ended = figures_accuracy.succeeded_cells(found)
-    curves = read(results, CURVES, only=set(ended["cell_id"])).to_pandas()
+    curves = read_beside(results, CURVES, only=set(ended["cell_id"])).to_pandas()
     curves = curves.merge(ended, on=["cell_id", "category"])
     timed = figures_speed.timings(found, rows.latencies)
     by_category = pictured.groupby("category", sort=False)

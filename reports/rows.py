@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from kdbench.cell import Section, recipe_key
+from kdbench.results.attempts import beside
 from kdbench.results.schema import ROW_SCHEMA
 from kdbench.results.storage import Storage
 from kdbench.results.store import (
@@ -54,6 +57,7 @@ class Rows:
     probes: pd.DataFrame  # with `entry`, of cells that have rows
     earlier: pd.DataFrame  # as `cells`, but of images that changed since; they have a table of their own
     copies: tuple[str, ...]  # files whose rows are in another file, too
+    of_other_attempts: dict[str, list[str]]  # kind of file -> cells with such rows; they are left out
     trials: pd.DataFrame  # of sweeps
     audits: pd.DataFrame  # of trials, a row per category and seed
 
@@ -89,24 +93,31 @@ def load(results: str | Path) -> Rows:
     """Everything in a results folder, also while cells run; FileNotFoundError without cells and trials.
 
     Scores, timings and probes are those of `cells`. What belongs to cells without rows (they run, or were
-    deleted) or to earlier images is left out.
+    deleted), to earlier images or to another attempt at its cell is left out.
     """
     trials = read(results, TRIALS).to_pandas()
     shortcuts = read(results, SHORTCUTS).to_pandas()
     cells, earlier, copies = _load_cells(results, shortcuts, or_none=len(trials) > 0)
-    entry = cells.drop_duplicates("cell_id").set_index("cell_id")["entry"]
+    of_cell = cells.drop_duplicates("cell_id").set_index("cell_id")
+    entry, others = of_cell["entry"], dict[str, list[str]]()
+    attempts = {str(cell_id): _text(own) for cell_id, own in of_cell["attempt_id"].items()}
 
     def known(kind: Kind) -> pd.DataFrame:
         table, copied = read_and_copies(results, kind)
         copies.update(copied)
-        frame = table.to_pandas()
-        return frame[frame["cell_id"].isin(entry.index)].reset_index(drop=True)
+        table, strangers = beside(table, attempts)
+        others.update({kind.folder: strangers} if strangers else {})
+        return table.drop(["attempt_id"]).to_pandas()
 
-    def measured(kind: Kind) -> pd.DataFrame:
-        rows = with_runtime(known(kind))
+    def measured(rows: pd.DataFrame) -> pd.DataFrame:
+        rows = with_runtime(rows)
         return rows.assign(entry=rows["cell_id"].map(entry))
 
-    latencies, probes = measured(LATENCY), known(PROBES)
+    # How fast a detector is does not depend on the attempt that trained it.
+    timings, copied = read_and_copies(results, LATENCY)
+    copies.update(copied)
+    timings = timings.filter(pc.is_in(timings["cell_id"], pa.array(attempts, pa.string())))
+    latencies, probes = measured(timings.to_pandas()), known(PROBES)
     latencies["precision"] = latencies["precision"].astype(object).fillna("unknown precision")
     timed = latencies["why_not"].isna()
     return Rows(
@@ -116,11 +127,12 @@ def load(results: str | Path) -> Rows:
         epochs=known(EPOCHS),
         latencies=latencies[timed].reset_index(drop=True),
         untimed=latencies[~timed].reset_index(drop=True),
-        deployed=measured(DEPLOYED),
+        deployed=measured(known(DEPLOYED)),
         shortcuts=shortcuts,
         probes=probes.assign(entry=probes["cell_id"].map(entry)),
         earlier=earlier,
         copies=tuple(copies),
+        of_other_attempts=others,
         trials=trials,
         audits=read(results, AUDITS).to_pandas(),
     )

@@ -23,7 +23,7 @@ from kdbench import api
 from kdbench.errors import DataError, RequestError
 from kdbench.grid.request import Request
 from kdbench.metrics.presets import PRESETS
-from kdbench.results.store import CELLS, DETECTORS, TRIALS, Results
+from kdbench.results.store import CELLS, DETECTORS, TRIALS, Results, read
 from kdbench.sweeps._request import SweepRequest
 
 TINY = {"methods": "stfpm", "dataset": "mvtec_ad", "backbone": "tiny", "epochs": 2, "set": ALL_SET}
@@ -408,10 +408,14 @@ def test_a_file_of_another_detector_in_its_place_is_refused_and_an_older_one_is_
             assert str(raised.value) == said
             code, printed = kdbench("predict", ids["screw"], path, "--results", results.where)
             assert (code, printed) == (2, f"error: {said}\n")
-        folder.write(DETECTORS.name(ids["screw"]), save(load(bottle)))  # as an older kdbench wrote it
+        # An older kdbench wrote neither a header nor the attempt.
+        folder.write(DETECTORS.name(ids["screw"]), save(load(screw)))
+        (rows,) = read(folder, CELLS, only=[ids["screw"]]).to_pylist()
+        Results(folder).write(CELLS, [rows | {"attempt_id": None}])
         assert results.detector(category="screw").row["category"] == "screw"
     finally:
         folder.write(DETECTORS.name(ids["screw"]), screw)
+        Results(folder).write(CELLS, [rows])
 
 
 def test_curves_and_scores_say_what_their_cell_was(trained):

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from kdbench.results.store import DETECTORS, Results
 from kdbench.weights import Weights, find_weights, header_text
 
 NOT_KEPT = "no detector was kept; run it again without --discard-detectors (--redo all)"
-OF = "kdbench: of"  # the key of a header under which a kept detector says of which cell or trial it is
+# Keys of a header: of which cell or trial a kept detector is, and of which attempt at a cell.
+OF, ATTEMPT = "kdbench: of", "kdbench: attempt"
 
 
 def config_of(method: str, config: str) -> Method.Config:
@@ -45,16 +47,19 @@ def build_method(method: str, config: str, weights: Weights, device: torch.devic
     return built
 
 
-def write_detector(results: Results, owner: str, state: dict[str, torch.Tensor]) -> None:
+def write_detector(
+    results: Results, owner: str, state: dict[str, torch.Tensor], attempt_id: str | None = None
+) -> None:
     """Write the tensors of a cell's `detector_state`, or of a trial; the file says whose they are."""
-    results.storage.write(DETECTORS.name(owner), save(state, {OF: owner}))
+    said = {OF: owner} | ({ATTEMPT: attempt_id} if attempt_id else {})
+    results.storage.write(DETECTORS.name(owner), save(state, said))
 
 
-def kept_state(results: Results, owner: str) -> dict[str, torch.Tensor]:
-    """The tensors that `write_detector` wrote.
+def kept_state(results: Results, owner: str, attempt_id: str | None = None) -> dict[str, torch.Tensor]:
+    """The tensors that `write_detector` wrote; `attempt_id` is that of the cell's rows.
 
-    Raises FileNotFoundError if it wrote none, DataError if the file is damaged or says that it is another
-    one's: detectors of two cells have tensors of the same names and shapes. Older files say nothing.
+    Raises FileNotFoundError if it wrote none, DataError if the file is damaged, or says that it is another
+    one's or of another attempt: all these have tensors of the same names and shapes. Older files say nothing.
     """
     name = DETECTORS.name(owner)
     path, content = results.storage.path(name), results.storage.read(name)
@@ -64,20 +69,36 @@ def kept_state(results: Results, owner: str) -> dict[str, torch.Tensor]:
             f"{path} is the detector of {found}: somebody copied or renamed it. Put the file of {owner} "
             f"there, or delete it and run its cell again (--redo all)"
         )
+    if header_text(io.BytesIO(content), ATTEMPT) != (attempt_id or ""):
+        raise DataError(of_another_attempt(path, owner))
     try:
         return load(content)
     except SafetensorError as error:
         raise DataError(f"{path} is damaged. Delete it, and run its cell again (--redo all)") from error
 
 
+def of_another_attempt(path: str, cell_id: str) -> str:
+    """What is wrong with a file that does not belong to the rows of its cell."""
+    return (
+        f"{path} and the rows of {cell_id} are of two attempts at the cell: somebody copied files of another "
+        f"results folder here. Copy all files of the cell, or run it again (--redo all)"
+    )
+
+
 def load_detector(
-    results: Results, cell_id: str, *, method: str, config: str, weights: Weights, device: torch.device
+    results: Results,
+    row: Mapping[str, Any],
+    *,
+    method: str,
+    config: str,
+    weights: Weights,
+    device: torch.device,
 ) -> Method:
-    """The trained detector of a cell on a device, in eval mode; `config` is the JSON of its row.
+    """The trained detector of a row's cell on a device, in eval mode; `config` is the JSON of its row.
 
     Raises as `kept_state`; RuntimeError if the file is another method's.
     """
-    state = kept_state(results, cell_id)
+    state = kept_state(results, row["cell_id"], row["attempt_id"])
     detector = build_method(method, config, weights, device)
     detector.load_detector(state)
     return detector.eval()
@@ -93,6 +114,6 @@ def detector_of(results: Results, row: dict[str, Any], weights: Path | None, dev
         raise RequestError([f"{found.source} is not the teacher of this {row['method']}: give its weights"])
     recipe = {"method": row["method"], "config": row["config"]}
     try:
-        return load_detector(results, row["cell_id"], **recipe, weights=found, device=device)
+        return load_detector(results, row, **recipe, weights=found, device=device)
     except FileNotFoundError as error:
         raise RequestError([f"{row['cell_id']}: {NOT_KEPT}"]) from error

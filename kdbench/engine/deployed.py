@@ -26,7 +26,7 @@ from kdbench.results.schema import CODE, IDENTITY, MACHINE, MEASURED, SCHEMA_VER
 from kdbench.results.store import CELLS, DEPLOYED, Kind, Results, read
 
 # Columns that a row copies from the row of its category.
-OF_CELL = ("cell_id", *IDENTITY, "preset", "metric_version", "teacher_sha256", "num_test")
+OF_CELL = ("cell_id", "attempt_id", *IDENTITY, "preset", "metric_version", "teacher_sha256", "num_test")
 
 
 class Way(NamedTuple):
@@ -124,12 +124,17 @@ def each_way(files: Exported, place: Place, own_precision: str, work: Work, hole
 
 
 def write_beside(results: Results, kind: Kind, rows: list[dict[str, Any]]) -> None:
-    """Write the rows of one cell on one device; those of other runtimes and precisions stay."""
+    """Write the rows of one cell on one device; those of other runtimes and precisions stay.
+
+    Not those of another attempt at the cell.
+    """
     first, new = rows[0], {_way(row) for row in rows}
     earlier = [
         row
         for row in read(results.storage, kind, only=[first["cell_id"]]).to_pylist()
-        if row["device_name"] == first["device_name"] and _way(row) not in new
+        if row["device_name"] == first["device_name"]
+        and row.get("attempt_id") == first.get("attempt_id")
+        and _way(row) not in new
     ]
     results.write(kind, [*earlier, *rows])
 
@@ -143,8 +148,9 @@ def evaluate_exported(cell: Cell, place: Place, run_id: str) -> list[str]:
     if place.num_threads is not None:
         torch.set_num_threads(place.num_threads)
     ready = ready_cell(cell, place)
-    ready.method.load_detector(kept_state(results, cell.id))
     finished = {row["category"]: row for row in read(results.storage, CELLS, only=[cell.id]).to_pylist()}
+    attempt_id = finished[cell.categories[0]]["attempt_id"]
+    ready.method.load_detector(kept_state(results, cell.id, attempt_id))
     common = {
         **picked(provenance.code_provenance(), *CODE),
         **picked(provenance.machine_provenance(ready.device), *MACHINE),

@@ -10,11 +10,12 @@ import torch
 
 from kdbench.data.store import decode
 from kdbench.engine.batches import batches_of
-from kdbench.engine.build import detector_of
+from kdbench.engine.build import detector_of, of_another_attempt
 from kdbench.engine.evaluate import score
-from kdbench.errors import RequestError
+from kdbench.errors import DataError, RequestError
 from kdbench.files import expanded
 from kdbench.metrics.threshold import FALSE_ALARMS
+from kdbench.results.attempts import beside
 from kdbench.results.store import NORMALS, Results, read
 
 if TYPE_CHECKING:
@@ -87,8 +88,11 @@ class Detector:
         return threshold_of(scores, false_alarms, source=source) if len(scores) else None
 
     def _held_out_scores(self) -> np.ndarray:
-        cell_id = self.row["cell_id"]
-        rows = read(self._results.storage, NORMALS, only=[cell_id], columns=["image_score"])
+        storage, cell_id = self._results.storage, self.row["cell_id"]
+        every = read(storage, NORMALS, only=[cell_id])
+        rows, others = beside(every, {cell_id: self.row["attempt_id"]})
+        if others:
+            raise DataError(of_another_attempt(storage.path(NORMALS.name(cell_id)), cell_id))
         return np.asarray(rows["image_score"])
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

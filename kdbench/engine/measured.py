@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdbench.deploy.runtimes import TORCH, why_not
+from kdbench.results.attempts import read_beside
 from kdbench.results.store import DETECTORS, LATENCY, Kind, Results, read
 
 MEASURED_COLUMNS = ("cell_id", "device", "device_name", "runtime", "precision", "why_not")
@@ -37,5 +38,7 @@ class Measured:
 def read_measured(results: Results, kind: Kind = LATENCY) -> Measured:
     """Read the rows of timings, or of exported detectors that were evaluated (DEPLOYED)."""
     columns = (*MEASURED_COLUMNS, "busy") if kind is LATENCY else MEASURED_COLUMNS
-    rows = read(results.storage, kind, columns=columns).to_pylist()
+    # How fast a detector is does not depend on the attempt that trained it; its metrics do.
+    known = read if kind is LATENCY else read_beside
+    rows = known(results.storage, kind, columns=columns).to_pylist()
     return Measured(kept=set(DETECTORS.names(results.storage)), rows=rows)

@@ -22,6 +22,7 @@ from kdbench.engine.kept import Tick, not_kept, one_dataset, open_kept
 from kdbench.errors import DataError, RequestError
 from kdbench.method import Method
 from kdbench.metrics.exact import METRIC_VERSION, image_metrics, label_regions, pixel_metrics
+from kdbench.results.attempts import read_beside
 from kdbench.results.schema import CODE, IDENTITY, picked
 from kdbench.results.store import PROBES, Results
 
@@ -73,7 +74,7 @@ def probe(
     left_out: dict[str, list[dict[str, Any]]] = {}
     todo = []
     for cell_id, row in cells.items():
-        if results.storage.exists(PROBES.name(cell_id)):
+        if read_beside(results.storage, PROBES, only=[cell_id]).num_rows:
             continue
         reason = _unable(results, row)
         if reason:
@@ -131,7 +132,7 @@ def probe_cell(
         others = np.concatenate([images for j, images in enumerate(normal) if j != i])
         values = _probed(method, normal[i], compose(normal[i], others, generator))
         tick(row["method"], name)
-        yield picked(row, "cell_id", *IDENTITY, "preset", "teacher_sha256") | {
+        yield picked(row, "cell_id", "attempt_id", *IDENTITY, "preset", "teacher_sha256") | {
             "category": name,
             "metric_version": METRIC_VERSION,
             "num_images": len(normal[i]),

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import time
 import traceback
 from collections.abc import Callable
@@ -157,22 +158,24 @@ def _write(results: Results, cell: Cell, place: Place, run_id: str, result: _Res
 def write_output(
     results: Results, cell_id: str, output: CellOutput, *, run_id: str | None, keep_detector: bool
 ) -> None:
-    """Replace all files of a cell, the rows last."""
+    """Replace all that a cell has, the rows last; the files say that they belong together."""
     results.discard(cell_id)
+    of_attempt = {"attempt_id": os.urandom(8).hex()}
+    for rows in output.inputs:  # all cells share them
+        results.write(INPUTS, rows)
     parts = (
         (SCORES, output.scores),
         (NORMALS, output.normals),
         (EPOCHS, output.epochs),
         (CURVES, output.curves),
-        *((INPUTS, rows) for rows in output.inputs),
         (PICTURES, output.pictures),
     )
     for kind, rows in parts:
         if rows:
-            results.write(kind, rows)
+            results.write(kind, [row | of_attempt for row in rows])
     if keep_detector:
-        write_detector(results, cell_id, output.detector)
-    results.write(CELLS, [row | {"run_id": run_id} for row in output.rows])
+        write_detector(results, cell_id, output.detector, **of_attempt)
+    results.write(CELLS, [row | of_attempt | {"run_id": run_id} for row in output.rows])
 
 
 def _failed_rows(

@@ -25,7 +25,7 @@ from kdbench.results.store import (
 from kdbench.results.superseded import COLUMNS, last_asked, superseded
 
 FOLDER = "pruned"
-NAMING = ("method", "category", "setting", "seed")
+NAMING = ("method", "category", "setting", "seed", "attempt_id")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +62,7 @@ def leftovers(storage: Storage, running: Callable[[], Set[str]]) -> list[Leftove
             for name, whole in {**copies, **copied_trials}.items()
             if whole
         ),
+        *_of_other_attempts(storage, files, {c: cells[c] for c in cells.keys() - busy - old}),
         *_without_rows(files, cells.keys() | trial_ids | busy, trial_ids),
         *_finished_checkpoints(files, cells, busy),
         *([] if busy else _unused_inputs(storage, files, cells.keys() - old)),
@@ -108,6 +109,26 @@ def _of_earlier_images(files: Files, cells: Mapping[str, dict[str, Any]], old: I
         names = [name for kind in OF_CELLS for name in files[kind] if kind.owner(name) == cell_id]
         if CELLS.name(cell_id) in names:  # else its rows are in a file with those of others
             yield why, names
+
+
+def _of_other_attempts(storage: Storage, files: Files, cells: Mapping[str, dict[str, Any]]) -> Found:
+    """Files with rows of one cell; those of many cells are of `kdbench report --rows`, and stay."""
+    for kind in OF_CELLS:
+        if kind is CELLS or kind.schema is None or "attempt_id" not in kind.schema.names:
+            continue
+        for name in files[kind]:
+            owner = kind.owner(name)
+            if owner in cells and _attempt_in(storage, name) != cells[owner]["attempt_id"]:
+                yield f"of another attempt at {owner} than its rows: {name}", [name]
+
+
+def _attempt_in(storage: Storage, name: str) -> str | None:
+    """The attempt that wrote a file; None if it is older than that column."""
+    with storage.open(name) as content, pq.ParquetFile(content) as file:
+        if "attempt_id" not in file.schema_arrow.names:
+            return None
+        found: str | None = file.read(["attempt_id"])["attempt_id"][0].as_py()
+    return found
 
 
 def _without_rows(files: Files, owners: Set[str], trial_ids: Set[str]) -> Found:

@@ -41,6 +41,7 @@ ROW_SCHEMA = pa.schema(
         ("schema_version", _WHOLE),
         ("cell_id", _TEXT),
         ("run_id", _TEXT),
+        ("attempt_id", _TEXT),  # the same in all files of one attempt; null in older rows
         ("method", _TEXT),
         ("config", _TEXT),  # JSON
         ("dataset", _TEXT),
@@ -131,7 +132,7 @@ def _as_rows_have(*names: str) -> Iterator[pa.Field]:
 # One row per test image of a cell that succeeded.
 SCORE_SCHEMA = pa.schema(
     [
-        ("cell_id", _TEXT),
+        *_as_rows_have("cell_id", "attempt_id"),
         ("category", _TEXT),
         ("image", _TEXT),
         ("defect", _TEXT),
@@ -141,12 +142,14 @@ SCORE_SCHEMA = pa.schema(
 )
 
 # One row per normal image that the training held out, scored by the final detector.
-NORMAL_SCHEMA = pa.schema([SCORE_SCHEMA.field(n) for n in ("cell_id", "category", "image", "image_score")])
+NORMAL_SCHEMA = pa.schema(
+    [SCORE_SCHEMA.field(name) for name in ("cell_id", "attempt_id", "category", "image", "image_score")]
+)
 
 # One row per category and measured epoch of a training: the detector as it was after that epoch.
 EPOCH_SCHEMA = pa.schema(
     [
-        *_as_rows_have("cell_id", "category"),
+        *_as_rows_have("cell_id", "attempt_id", "category"),
         ("epoch", _WHOLE),
         ("epochs", _WHOLE),  # of the whole training
         *_as_rows_have(*MEASURED),
@@ -167,14 +170,16 @@ SHORTCUT_SCHEMA = pa.schema(
 
 # One row per category of a cell that succeeded: points of its ROC and PRO curves.
 CURVE_SCHEMA = pa.schema(
-    [("cell_id", _TEXT), ("category", _TEXT), *((name, pa.list_(pa.float32())) for name in CURVE_COLUMNS)]
+    [
+        *_as_rows_have("cell_id", "attempt_id", "category"),
+        *((name, pa.list_(pa.float32())) for name in CURVE_COLUMNS),
+    ]
 )
 
 # One row per test image whose anomaly map was kept as a picture.
 PICTURE_SCHEMA = pa.schema(
     [
-        ("cell_id", _TEXT),
-        ("category", _TEXT),
+        *_as_rows_have("cell_id", "attempt_id", "category"),
         ("category_fingerprint", _TEXT),  # names the file of its inputs
         ("image", _TEXT),
         ("anomaly_map", pa.binary()),  # PNG, 8-bit grey
@@ -203,7 +208,7 @@ INPUT_SCHEMA = pa.schema(
 # One row per category of a multiclass detector that was probed.
 PROBE_SCHEMA = pa.schema(
     [
-        *_as_rows_have("cell_id", *IDENTITY, "preset", "metric_version", "teacher_sha256"),
+        *_as_rows_have("cell_id", "attempt_id", *IDENTITY, "preset", "metric_version", "teacher_sha256"),
         ("num_images", _WHOLE),
         ("mixup_image_auroc", _REAL),
         ("cutpaste_image_auroc", _REAL),
@@ -239,7 +244,8 @@ LATENCY_SCHEMA = pa.schema(
 # One row per category of a cell, runtime and precision: the test images through the exported detector.
 DEPLOYED_SCHEMA = pa.schema(
     [
-        *_as_rows_have("schema_version", "cell_id", "run_id", *IDENTITY, "preset", "metric_version"),
+        *_as_rows_have("schema_version", "cell_id", "run_id", "attempt_id", *IDENTITY),
+        *_as_rows_have("preset", "metric_version"),
         *_as_rows_have("teacher_sha256"),
         *(LATENCY_SCHEMA.field(name) for name in ("runtime", "runtime_version", "why_not", "precision")),
         ("num_calibration", _WHOLE),  # normal training images that set the ranges of int8; null without int8

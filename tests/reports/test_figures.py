@@ -268,7 +268,7 @@ def test_what_is_missing_is_said_in_words(rows):
     assert accuracy.critical_differences(group, two, {}).why_not == "it needs 3 complete methods, there are 2"
     assert accuracy.interference(group, two, rows[0].probes.iloc[:0], {}).why_not == "no detector was probed"
     (curves,) = accuracy.curves(group, two, pd.DataFrame(), {})
-    assert curves.why_not == "the cells kept no curves"
+    assert curves.why_not == "the cells kept no curves of these rows"
     assert not list(speed.latency_distributions(group, two, nothing, {}))
     failed = cells.assign(status="failed", **{"epoch_loss": None})
     assert accuracy.training(group, failed, {}).why_not == "no cell kept its losses"

@@ -33,6 +33,7 @@ FROZEN_ROWS = [
     ("schema_version", "int64"),
     ("cell_id", "string"),
     ("run_id", "string"),
+    ("attempt_id", "string"),
     ("method", "string"),
     ("config", "string"),
     ("dataset", "string"),
@@ -121,6 +122,7 @@ FROZEN_ROWS = [
 ]
 FROZEN_SCORES = [
     ("cell_id", "string"),
+    ("attempt_id", "string"),
     ("category", "string"),
     ("image", "string"),
     ("defect", "string"),
@@ -130,6 +132,7 @@ FROZEN_SCORES = [
 
 FROZEN_NORMALS = [
     ("cell_id", "string"),
+    ("attempt_id", "string"),
     ("category", "string"),
     ("image", "string"),
     ("image_score", "double"),
@@ -251,12 +254,14 @@ FROZEN_AUDITS = [
 
 FROZEN_CURVES = [
     ("cell_id", "string"),
+    ("attempt_id", "string"),
     ("category", "string"),
     *((name, "list<item: float>") for name in ("image_fpr", "image_tpr", "pixel_fpr", "pixel_tpr")),
     *((name, "list<item: float>") for name in ("pro_fpr", "pro")),
 ]
 FROZEN_PICTURES = [
     ("cell_id", "string"),
+    ("attempt_id", "string"),
     ("category", "string"),
     ("category_fingerprint", "string"),
     ("image", "string"),
@@ -282,6 +287,7 @@ def row(cell_id: str = "abc", **values: Any) -> dict[str, Any]:
 
 SCORE = {
     "cell_id": "abc",
+    "attempt_id": "of-abc",
     "category": "b",
     "image": "x.png",
     "defect": "good",

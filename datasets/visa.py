@@ -2,14 +2,13 @@
 
 import csv
 import hashlib
-import io
 from pathlib import Path
 from typing import ClassVar
 
 from kdbench.dataset import Archive, Category, Dataset, Sample
 from kdbench.datasets._layout import AGAIN, checked, existing
 from kdbench.errors import DataError, reason
-from kdbench.files import image_files, read_text
+from kdbench.files import csv_head, csv_rows, image_files, read_text
 
 COLUMNS = ("object", "split", "label", "image", "mask")
 PARTS = (("Images/Normal", (".jpg",)), ("Images/Anomaly", (".jpg",)), ("Masks/Anomaly", (".png",)))
@@ -100,9 +99,10 @@ def _sample(root: Path, row: Row) -> Sample:
 def _rows(file: Path, category: str) -> list[Row]:
     """The category's lines of the split file; DataError for what cannot be a one-class split."""
     try:
-        reader = csv.DictReader(io.StringIO(read_text(file), newline=""))
-        absent = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
-        rows = [row for row in reader if row.get("object") == category]
+        text = read_text(file)
+        head = csv_head(text)
+        absent = [column for column in COLUMNS if column not in head]
+        rows = [row for _, row in csv_rows(text) if row.get("object") == category]
     except OSError as error:
         raise DataError(f"{file}: {reason(error)}. It says which images are for training. {AGAIN}") from error
     except (csv.Error, ValueError) as error:

@@ -1,6 +1,8 @@
 """Reads paths, folders and texts of users; writes files and folders so that nobody ever sees half of one."""
 
+import csv
 import hashlib
+import io
 import os
 import pwd
 import shutil
@@ -9,7 +11,6 @@ import unicodedata
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Literal
 from uuid import uuid4
@@ -46,7 +47,7 @@ class Content:
 
     def open(self, mode: Literal["rb"]) -> BinaryIO:
         """As that of a path."""
-        return BytesIO(self.data)
+        return io.BytesIO(self.data)
 
     def __str__(self) -> str:
         return self.name
@@ -173,6 +174,34 @@ def image_files(
             raise DataError(f"{str(path)!r} has a name that no result file can hold. Rename it")
         files.append(path)
     return files
+
+
+def csv_rows(text: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """The lines of a CSV text below the first: the number of each, and its fields by the names in the first.
+
+    Raises csv.Error, or ValueError for a name that occurs twice, for one would hide the other, and for a line
+    with more or fewer fields, as a decimal comma makes them.
+    """
+    lines = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    head = csv_head(text)
+    for line in lines:
+        if None in line or None in line.values():
+            raise ValueError(f"line {lines.line_num} has not {len(head)} fields, as the first line has")
+        yield lines.line_num, line
+
+
+def csv_head(text: str) -> tuple[str, ...]:
+    """The names in the first line of a CSV text; csv.Error or ValueError as `csv_rows`."""
+    head = tuple(next(csv.reader(io.StringIO(text, newline=""), strict=True), ()))
+    if wrong := columns_twice(head):
+        raise ValueError(wrong)
+    return head
+
+
+def columns_twice(names: Sequence[str]) -> str:
+    """What is wrong with the first line of a CSV whose names occur twice; "" if none does."""
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    return f"the column {', '.join(map(repr, twice))} occurs twice" if twice else ""
 
 
 def cache_folder() -> Path:

@@ -134,13 +134,13 @@ class Header:
 def read_header(path: Path, what: str = "an image") -> Header:
     """The header of an image or a mask; DataError with the path. Reads no pixels of most files."""
     with opened(path, what) as file:
-        orientation = _orientation(file)
+        orientation = orientation_of(file)
         # Pillow has swapped the sides of a TIFF already.
         swapped = file.format != "TIFF" and orientation in SIDEWAYS
         return Header(size=(file.height, file.width) if swapped else file.size, orientation=orientation)
 
 
-def _orientation(file: ImageFile.ImageFile) -> int:
+def orientation_of(file: ImageFile.ImageFile) -> int:
     """The EXIF orientation; 1, which is upright, if the file has none or one that does not exist."""
     value = file.getexif().get(ExifTags.Base.Orientation, 1)
     return value if value in range(1, 9) else 1
@@ -178,7 +178,7 @@ def image_by_rule(path: Path) -> bool:
     with opened(path, "an image") as file:
         _refuse_image(file)
         mapped = file.format == "TIFF" and file.mode != "RGB"
-        return (mapped and _orientation(file) in SIDEWAYS) or (
+        return (mapped and orientation_of(file) in SIDEWAYS) or (
             file.mode.startswith("I") and "transparency" in file.info
         )
 
@@ -191,7 +191,7 @@ def mask_by_rule(path: Path, above: int) -> bool:
     """
     with opened(path, "a mask") as file:
         _refuse_mask(file, path, above)
-        if _num_pages(file) > 1 or file.mode not in (*PLAIN, "LA", "RGBA") or _orientation(file) != 1:
+        if _num_pages(file) > 1 or file.mode not in (*PLAIN, "LA", "RGBA") or orientation_of(file) != 1:
             return True
         if not file.has_transparency_data:
             return False
@@ -210,7 +210,7 @@ def _refuse_image(file: ImageFile.ImageFile) -> None:
             f"it has {count} pages ({file.format}), {_sizes(file)}. "
             f"Save the page that is the image as a file of its own"
         )
-    _refuse_unclear(file)
+    refuse_unclear(file)
     if file.mode == "F":
         raise ValueError("it has floating-point values, whose white nothing says: save it with 8 or 16 bit")
 
@@ -220,7 +220,7 @@ def _refuse_mask(file: ImageFile.ImageFile, path: Path, above: int) -> None:
     _check_size(file)
     if above == 0:
         _refuse_lossy(file, path)
-    _refuse_unclear(file)
+    refuse_unclear(file)
     if _colours_of_16_bit(file):
         raise ValueError("it has colours of 16 bit, of which only 8 could be read: save it with 8 bit")
 
@@ -267,7 +267,7 @@ def _colours_of_16_bit(file: ImageFile.ImageFile) -> bool:
     return not file.mode.startswith("I") and (";16" in raw or white > 255)
 
 
-def _refuse_unclear(file: ImageFile.ImageFile) -> None:
+def refuse_unclear(file: ImageFile.ImageFile) -> None:
     """ValueError for files that Pillow decodes in another way than they mean, or that mean nothing."""
     if file.mode == "LAB":
         raise ValueError("it has the colours of CIE L*a*b*: save it as RGB")

@@ -17,7 +17,7 @@ import numpy as np
 
 from kdbench.dataset import NORMAL
 from kdbench.errors import Complaints, DataError, RequestError, reason
-from kdbench.files import IMAGE_SUFFIXES, folded, read_text
+from kdbench.files import IMAGE_SUFFIXES, columns_twice, folded, read_text
 from kdbench.picture import read_header
 
 OUTSIDE = 1.0  # pixels by which a point may lie outside of its image: tools round
@@ -130,6 +130,8 @@ def read_csv(file: Path, images: Path | None, complaints: Complaints) -> list[La
     """
     reader = csv.DictReader(io.StringIO("\n".join(_lines(file)), newline=""))
     absent = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
+    if wrong := columns_twice(reader.fieldnames or ()):
+        complaints.add(f"{file}: {wrong}")
     if absent:
         raise RequestError(
             [f"{file} has no column {', '.join(absent)}. It has {reader.fieldnames or 'none'}"]

@@ -4,7 +4,6 @@ A map has the path of its test image below the root of the dataset, with another
 """
 
 import csv
-import io
 import math
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,8 +14,8 @@ import numpy as np
 
 from kdbench.dataset import Category
 from kdbench.errors import Complaints, DataError, first_line
-from kdbench.files import read_text
-from kdbench.picture import MAX_PIXELS, opened, read_header
+from kdbench.files import csv_head, csv_rows, read_text
+from kdbench.picture import MAX_PIXELS, opened, orientation_of, read_header, refuse_unclear
 
 SUFFIXES = (".tiff", ".tif", ".npy", ".npz", ".png")
 GREY = ("F", "I", "I;16", "I;16B", "I;16L", "L")  # Pillow's modes of one channel of numbers
@@ -99,20 +98,21 @@ def read_scores(path: Path) -> dict[str, float]:
     Raises DataError if it is no such file, RequestError with a complaint for every wrong line.
     """
     try:
-        lines = csv.DictReader(io.StringIO(read_text(path)), strict=True)
-        absent = [name for name in COLUMNS if name not in (lines.fieldnames or ())]
+        text = read_text(path)
+        head = csv_head(text)
+        absent = [name for name in COLUMNS if name not in head]
         if absent:
-            there = ", ".join(lines.fieldnames or ()) or "nothing"
+            there = ", ".join(head) or "nothing"
             raise DataError(f"{path} has no column {' and no column '.join(absent)}. Its first line: {there}")
-        rows = [(line["image"], line["image_score"], lines.line_num) for line in lines]
+        rows = [(line["image"], line["image_score"], number) for number, line in csv_rows(text)]
     except DataError:
         raise
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as CSV: {first_line(error)}") from error
     complaints, values = Complaints(), dict[str, float]()
     for image, said, number in rows:
-        try:
-            value = float(said or "")
+        try:  # Python's own 1_0 is 10
+            value = math.nan if "_" in said else float(said)
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
@@ -193,12 +193,15 @@ def _picture(path: Path) -> np.ndarray:
         pages = int(getattr(file, "n_frames", 1))
         if pages > 1:
             raise ValueError(f"it has {pages} pages")
+        if orientation_of(file) != 1:
+            raise ValueError("EXIF turns it, and nothing says whether its pixels are turned: save it without")
         if file.mode not in GREY:
             raise ValueError(
                 f"it has the channels of {file.mode}: a map is grey, of 16 bit or floating-point"
             )
         if file.width * file.height > MAX_PIXELS:
             raise ValueError(f"it claims {file.width}x{file.height} pixels")
+        refuse_unclear(file)
         return np.array(file)
 
 

@@ -321,6 +321,7 @@ def test_a_broken_yolo_folder_has_one_clear_message(
             "n0.png,good,,val",
             "line 2: the split of n0.png is 'val' and not train or test",
         ),
+        ("polygon,split", "split,split", "the column 'split' occurs twice"),
         ("n0.png,good,,train", "n0.png,good", "line 2 has not 4 fields"),
         ("n0.png,good,,train", "gone.png,good,,train", "no image"),
         ("n0.png,good,,train", "n0.png,good,1 2 3,train", "line 2: n0.png is normal and has a polygon"),

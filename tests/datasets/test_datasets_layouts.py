@@ -150,6 +150,8 @@ NORMAL, ANOMALY = "capsules/Data/Images/Normal", "capsules/Data/Images/Anomaly"
         (_listed(f"{NORMAL}/0101.JPG", f"../{NORMAL}/0101.JPG", "0101.JPG"), "1 of 7 files"),
         (_listed("capsules,", "cashew,", "'capsules'"), "has no line for"),
         (_listed("object,split", "object,part", "split"), "has no column"),
+        (_listed("object,split", "object,object", ""), "the column 'object' occurs twice"),
+        (_listed("test,normal,", "test,normal,,", ""), "has not 5 fields, as the first line has"),
         (_listed("test,normal", "train,normal", "capsules"), "has no normal images"),
         (_bytes_in_list, "cannot be read"),
         (_utf16_list, "1cls.csv cannot be read: the text is UTF-16. Save it as UTF-8"),

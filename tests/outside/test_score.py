@@ -392,7 +392,21 @@ BROKEN_MAPS: dict[str, tuple[Callable[[Path], Any], str]] = {
         ),
         r"\S+000.tiff cannot be read as an anomaly map: it has 2 pages",
     ),
+    "turned": (
+        lambda f: Image.effect_noise((SIZE, SIZE), 50).save(f / f"{FIRST}.tiff", tiffinfo={274: 3}),
+        r"\S+000.tiff cannot be read as an anomaly map: EXIF turns it, and nothing says .+",
+    ),
+    "signed": (
+        lambda f: Image.effect_noise((SIZE, SIZE), 50).save(f / f"{FIRST}.tiff", tiffinfo={339: 2}),
+        r"\S+000.tiff cannot be read as an anomaly map: it has values from -128 to 127: .+",
+    ),
 }
+
+
+def turned_png(folder: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.effect_noise((SIZE, SIZE), 50).save(folder / f"{FIRST}.png", exif=exif)
 
 
 def instead(change: Callable[[Path], Any]) -> Callable[[Path], Any]:
@@ -406,6 +420,10 @@ def instead(change: Callable[[Path], Any]) -> Callable[[Path], Any]:
 
 
 BROKEN_MAPS |= {
+    "turned PNG": (
+        instead(turned_png),
+        r"\S+000.png cannot be read as an anomaly map: EXIF turns it, and nothing says .+",
+    ),
     "pickled": (
         instead(lambda f: np.save(f / f"{FIRST}.npy", np.array([{}], object), allow_pickle=True)),
         r"\S+000.npy cannot be read as an anomaly map: Object arrays cannot be loaded .+",
@@ -463,6 +481,18 @@ BROKEN_CSV: dict[str, tuple[Callable[[list[list[str]]], Any], str]] = {
     "NaN": (
         lambda lines: lines[1].__setitem__(1, "nan"),
         r"\S+scores.csv, line 2: the score of bottle/test/broken/000.png is 'nan', which is no finite number",
+    ),
+    "grouped digits of Python": (
+        lambda lines: lines[1].__setitem__(1, "1_0"),
+        r"\S+scores.csv, line 2: the score of bottle/test/broken/000.png is '1_0', which is no finite number",
+    ),
+    "decimal comma": (  # without quotes: two fields, of which the first would count
+        lambda lines: lines[1].__setitem__(1, "1,5"),
+        r"\S+scores.csv cannot be read as CSV: line 2 has not 2 fields, as the first line has",
+    ),
+    "a column twice": (  # the last one would count
+        lambda lines: [line.append(line[1] if i == 0 else str(-i)) for i, line in enumerate(lines)],
+        r"\S+scores.csv cannot be read as CSV: the column 'image_score' occurs twice",
     ),
     "constant": (
         lambda lines: [line.__setitem__(1, "1") for line in lines[1:]],

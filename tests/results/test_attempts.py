@@ -12,8 +12,8 @@ from conftest import ALL_SET, STFPM, TINY
 from fabricated import all_metrics, row, scores
 
 import kdbench as package
-from kdbench.errors import DataError
 from kdbench.engine.measured import read_measured
+from kdbench.errors import DataError
 from kdbench.reports.gallery import candidates, exhibits
 from kdbench.reports.leaderboard import Section, assemble
 from kdbench.reports.rows import load

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kdbench.dataset import Dataset
     from kdbench.method import Method
 
+BUILT_IN = "kdbench.methods"
 METHOD_ENTRY_POINTS = "kdbench.methods"  # where another package registers a method
 # The families of `kdbench.method.Family`, in the order of lists. The method of a package may have none.
 FAMILIES = {
@@ -93,9 +94,49 @@ def get_method(name: str) -> "type[Method]":
 
 @lru_cache
 def method_sha256(name: str) -> str:
-    """A hash of the file with this method's class, as this process first read it; RequestError if none."""
+    """A hash of the file with this method's class and of those of its package that it imports.
+
+    The files are as this process first read them. RequestError if there is no such method.
+    """
     get_method(name)
-    return hashlib.sha256(_source(_method_modules()[name]).encode()).hexdigest()
+    module = _method_modules()[name]
+    package = BUILT_IN if module.startswith(BUILT_IN) else module.partition(".")[0]
+    return hashlib.sha256("".join(_sources(module, package)).encode()).hexdigest()
+
+
+def _sources(module: str, package: str) -> list[str]:
+    """The source of a module, then of the modules of the package that it imports, and that these import."""
+    found: dict[str, str] = {}
+    left = [module]
+    while left:
+        if (name := left.pop()) not in found:
+            found[name] = _source(name)
+            inside = (one for one in _imported(name, found[name]) if f"{one}.".startswith(f"{package}."))
+            left += filter(_is_module, inside)
+    own = found.pop(module)
+    return [own, *(found[name] for name in sorted(found))]
+
+
+def _imported(module: str, source: str) -> Iterator[str]:
+    """What the source of a module imports, wherever in it: modules, and names in them."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            spec = importlib.util.find_spec(module)
+            parent = spec.parent if spec else ""
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), parent)
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def _is_module(name: str) -> bool:
+    """Whether a name is that of a module with a source, and not of something in a module."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except ModuleNotFoundError:  # what should hold it is no package
+        return False
+    return spec is not None and spec.origin is not None and spec.origin.endswith(".py")
 
 
 def get_dataset(name: str) -> "Dataset":

@@ -54,7 +54,7 @@ def test_a_new_method_runs_as_it_is_written(kdbench, mvtec, tmp_path):
     assert row["method_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     file.write_text(file.read_text() + "\n# another version\n")
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    said = "note: my_method: another version of its file trained 1 of the finished cells, which are kept"
+    said = "note: my_method: another version of its files trained 1 of the finished cells, which are kept"
     assert said in " ".join((done.stdout + done.stderr).split())
 
 

@@ -1,5 +1,6 @@
 """A file is a registration, a package may bring methods of its own, and listing them is cheap."""
 
+import hashlib
 import importlib
 import subprocess
 import sys
@@ -57,7 +58,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     modules = set(sys.modules)
 
     def add(name: str, source: str = SOURCE, module: str = "other_method") -> None:
-        (site / f"{module}.py").write_text(source)
+        (site / f"{module.replace('.', '/')}.py").write_text(source)
         info = site / "others-1.0.dist-info"
         info.mkdir(exist_ok=True)
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: others\nVersion: 1.0\n")
@@ -68,6 +69,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
     yield add
     registry._method_modules.cache_clear()
+    registry.method_sha256.cache_clear()
     for module in set(sys.modules) - modules:
         if str(getattr(sys.modules[module], "__file__", "")).startswith(str(site)):
             del sys.modules[module]
@@ -186,6 +188,37 @@ def test_a_method_of_another_package_runs_like_ours(
     assert (row["method"], row["status"]) == ("other", "ok")
     assert 0.5 < row["image_auroc"] <= 1
     assert "doi:10.1000/182" in (tmp_path / "report/leaderboard.md").read_text()
+
+
+def test_a_method_is_hashed_with_what_it_imports_of_its_own_package(
+    install: Callable[..., None], tmp_path: Path
+) -> None:
+    """Whoever edits a helper of a method must not have its old numbers in silence."""
+    package = tmp_path / "site/other_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "unused.py").write_text("UNUSED = 1\n")
+    (package / "deeper.py").write_text("SHARE = 0.5\n")
+    (package / "losses.py").write_text("from . import deeper\n\nSHARE = deeper.SHARE\n")
+    helped = SOURCE.replace("from kdbench", "from other_package.losses import SHARE\nfrom kdbench")
+    install("other", helped, "other_package.method")
+    first = registry.method_sha256("other")
+    for name, content, same in (
+        ("unused", "UNUSED = 2\n", True),
+        ("losses", "from .deeper import SHARE\n", False),
+        ("deeper", "SHARE = 0.25\n", False),
+    ):
+        before = registry.method_sha256("other")
+        (package / f"{name}.py").write_text(content)
+        registry.method_sha256.cache_clear()
+        assert (registry.method_sha256("other") == before) == same, name
+    assert registry.method_sha256("other") != first
+
+
+def test_a_method_of_one_file_has_the_hash_of_that_file(install: Callable[..., None], tmp_path: Path) -> None:
+    install("other")
+    expected = hashlib.sha256((tmp_path / "site/other_method.py").read_bytes()).hexdigest()
+    assert registry.method_sha256("other") == expected
 
 
 def test_two_methods_of_one_name_are_an_error(

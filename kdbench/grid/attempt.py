@@ -158,7 +158,7 @@ def _write(results: Results, cell: Cell, place: Place, run_id: str, result: _Res
 def write_output(
     results: Results, cell_id: str, output: CellOutput, *, run_id: str | None, keep_detector: bool
 ) -> None:
-    """Replace all that a cell has, the rows last; the files say that they belong together."""
+    """Replace all files of a cell, the rows last; the files say that they belong together."""
     results.discard(cell_id)
     of_attempt = {"attempt_id": os.urandom(8).hex()}
     for rows in output.inputs:  # all cells share them

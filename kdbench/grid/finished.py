@@ -36,7 +36,7 @@ def check_said(where: str, cells: Mapping[str, Cell], said: Mapping[str, Mapping
 
 
 def of_other_code(cells: Mapping[str, Cell], ends: Mapping[str, End], again: Collection[str]) -> list[str]:
-    """A notice for each method whose file has changed since it trained finished cells.
+    """A notice for each method whose files have changed since they trained finished cells.
 
     A cell's id has no hash of code: a changed comment would run all cells again. Those in `again` run anyway.
     """
@@ -45,7 +45,7 @@ def of_other_code(cells: Mapping[str, Cell], ends: Mapping[str, End], again: Col
         method, trained_by = cells[cell_id].method, end.said.get("method_sha256")
         counts[method] += cell_id not in again and trained_by not in (None, method_sha256(method))
     return [
-        f"{method}: another version of its file trained {count} of the finished cells, which are kept: "
+        f"{method}: another version of its files trained {count} of the finished cells, which are kept: "
         f"--redo all runs them again"
         for method, count in counts.items()
         if count

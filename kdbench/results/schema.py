@@ -98,7 +98,7 @@ ROW_SCHEMA = pa.schema(
         ("peak_ram_bytes", _WHOLE),
         ("device_memory_bytes", _WHOLE),
         # with what
-        ("method_sha256", _TEXT),  # of the file with the method's class
+        ("method_sha256", _TEXT),  # of the files of its package that the method needs
         ("outside_sha256", _TEXT),  # of the maps and scores, if another program made them; null of our own
         ("backbone", _TEXT),
         ("teacher_source", _TEXT),

@@ -49,7 +49,7 @@ def test_rows_that_say_another_cell_finish_none(mvtec, tmp_path, cell, where, co
 
 def test_cells_of_another_version_of_their_methods_file_are_counted(mvtec, tmp_path, cell):
     said = (
-        "stfpm: another version of its file trained 1 of the finished cells, which are kept: "
+        "stfpm: another version of its files trained 1 of the finished cells, which are kept: "
         "--redo all runs them again"
     )
     for stored, named in ((method_sha256("stfpm"), False), (None, False), ("another", True)):

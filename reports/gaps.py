@@ -81,9 +81,10 @@ def earlier(rows: pd.DataFrame) -> Iterator[Table]:
             body=tuple(body),
             keys=("method", "section", "categories", "others count since"),
             notes=(
-                "The images of these categories, or their labels, changed between two runs. A row counts if "
-                "it has the images of the cell of its dataset, split and categories that started last, or "
-                "that the last run found finished. Only this table has the others. "
+                "The images of these categories, or their labels, changed between two runs, or they are of "
+                "a folder that had other categories. A row counts if it has the images of the cell of its "
+                "dataset, split and categories that started last, or that the last run found finished, and "
+                "if the folder of the last of all has its categories. Only this table has the others. "
                 "`kdbench results prune` moves them away.",
             ),
         )

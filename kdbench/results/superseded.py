@@ -5,10 +5,13 @@ file and the same categories are taken for rows of the same images. If they diff
 images changed, or a label did. What counts is the fingerprint of the cell that started last, or that the last
 run asked for and found finished, as it does when a change is taken back. The rows of every other fingerprint
 are superseded. If the last two began in the same second, or at an unknown time, none is.
+
+A folder of one's own may lose categories, or be another folder: of rows of one dataset and split file, those
+count whose categories the folder of the last cell had.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -18,45 +21,92 @@ from kdbench.results.storage import Storage
 from kdbench.results.store import RUNS
 
 # What has to be known of a cell; its category and seed do not matter.
-COLUMNS = ("cell_id", "dataset", "categories", "status", "fingerprint", "split_sha256", "started_at")
+COLUMNS = (
+    *("cell_id", "dataset", "categories", "dataset_categories", "status"),
+    *("fingerprint", "split_sha256", "started_at"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Superseded:
     """Why the rows of a cell do not count."""
 
-    fingerprint: str  # of the content that counts
-    since: str  # when the first cell of that content started
+    fingerprint: str  # of the content that counts; "" if the folder no longer has its categories
+    since: str  # when the first cell of what counts started
 
 
-def superseded(
-    cells: Iterable[Mapping[str, Any]], asked: Callable[[], Mapping[str, str]]
-) -> dict[str, Superseded]:
-    """Cell id -> what counts instead, for all cells of superseded content; `cells` have COLUMNS.
+@dataclass(frozen=True, kw_only=True)
+class _Cell:
+    cell_id: str
+    started: str  # "" if that is unknown, or says nothing
+    categories: frozenset[str]
 
-    `asked` returns the `last_asked` of the same folder; it is only called if images changed.
-    """
-    contents: dict[tuple[Any, ...], dict[str, list[tuple[str, str]]]] = {}
-    for cell in cells:
-        fingerprint, split, started = (_text(cell[name]) for name in COLUMNS[-3:])
-        if fingerprint and cell["categories"] is not None:
-            images = (cell["dataset"], split, tuple(sorted(cell["categories"])))
-            if cell["status"] == "failed":  # perhaps because the images changed before it started
-                started = ""
-            contents.setdefault(images, {}).setdefault(fingerprint, []).append((started, cell["cell_id"]))
-    found = dict[str, Superseded]()
-    changed = [of_images for of_images in contents.values() if len(of_images) > 1]
-    runs = asked() if changed else {}
-    for of_images in changed:
-        last = {
-            fingerprint: max(max(started, runs.get(cell_id, "")) for started, cell_id in own)
-            for fingerprint, own in of_images.items()
-        }
-        newest, *others = sorted(last, key=lambda fingerprint: last[fingerprint], reverse=True)
-        if last[newest] > last[others[0]]:
-            instead = Superseded(fingerprint=newest, since=min(started for started, _ in of_images[newest]))
-            found |= {cell_id: instead for other in others for _, cell_id in of_images[other]}
+
+# What cells of the same dataset and split saw, and which of them: the content of some categories (a
+# fingerprint), or the categories that their folder had.
+_Seen = dict[Hashable, list[_Cell]]
+Asked = Callable[[], Mapping[str, str]]  # the `last_asked` of a folder; only called if images changed
+
+
+def superseded(cells: Iterable[Mapping[str, Any]], asked: Asked) -> dict[str, Superseded]:
+    """Cell id -> what counts instead, for all cells of superseded content; `cells` have COLUMNS."""
+    found, rows = dict[str, Superseded](), [row for row in cells if _text(row["fingerprint"])]
+    for every, seen in _folders(rows, asked):
+        lost = [cell for own in seen.values() for cell in own if not cell.categories <= {*every}]
+        found |= _instead(lost, "", seen[every])
+    for fingerprint, seen in _changed(rows, asked, lambda row: row["fingerprint"], "categories"):
+        others = [cell for content, own in seen.items() if content != fingerprint for cell in own]
+        found |= _instead(others, fingerprint, seen[fingerprint])
     return found
+
+
+def folders_now(cells: Iterable[Mapping[str, Any]], asked: Asked) -> dict[str, tuple[str, ...]]:
+    """Cell id -> the categories of its dataset's folder now, for all cells of folders that changed."""
+    rows = [row for row in cells if _text(row["fingerprint"])]
+    return {
+        cell.cell_id: every for every, seen in _folders(rows, asked) for own in seen.values() for cell in own
+    }
+
+
+def _folders(rows: Iterable[Mapping[str, Any]], asked: Asked) -> Iterator[tuple[tuple[str, ...], _Seen]]:
+    return _changed(rows, asked, lambda row: tuple(row["dataset_categories"]), "dataset")
+
+
+def _changed(
+    rows: Iterable[Mapping[str, Any]], asked: Asked, what: Callable[[Mapping[str, Any]], Any], within: str
+) -> Iterator[tuple[Any, _Seen]]:
+    """Of cells of one dataset and split, and with `within` "categories" of the same categories, that saw
+    several things: the one that counts, and which cells saw which."""
+    groups: dict[Hashable, _Seen] = {}
+    for row in rows:
+        if row["categories"] is None or row["dataset_categories"] is None:
+            continue
+        # A cell may have failed because its images changed before it started.
+        started = "" if row["status"] == "failed" else _text(row["started_at"])
+        cell = _Cell(cell_id=row["cell_id"], started=started, categories=frozenset(row["categories"]))
+        key = (row["dataset"], _text(row["split_sha256"]), cell.categories if within == "categories" else "")
+        groups.setdefault(key, {}).setdefault(what(row), []).append(cell)
+    changed = [seen for seen in groups.values() if len(seen) > 1]
+    runs = asked() if changed else {}
+    for seen in changed:
+        if (newest := _last(seen, runs)) is not None:
+            yield newest, seen
+
+
+def _last(seen: _Seen, runs: Mapping[str, str]) -> Hashable | None:
+    """What the cell saw that started last or was asked for last; None if nobody knows which it was."""
+    last = {
+        what: max(max(cell.started, runs.get(cell.cell_id, "")) for cell in own) for what, own in seen.items()
+    }
+    newest, second, *_ = sorted(last, key=lambda what: last[what], reverse=True)
+    return newest if last[newest] > last[second] else None
+
+
+def _instead(
+    cells: Iterable[_Cell], fingerprint: str, newest: Iterable[_Cell]
+) -> Iterator[tuple[str, Superseded]]:
+    counts = Superseded(fingerprint=fingerprint, since=min(cell.started for cell in newest))
+    return ((cell.cell_id, counts) for cell in cells)
 
 
 def last_asked(storage: Storage) -> dict[str, str]:

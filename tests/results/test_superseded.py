@@ -27,6 +27,7 @@ from kdbench.results.superseded import superseded as superseded_by
 
 def cell(cell_id: str, content: str, started: str | None, **changes: Any) -> dict[str, Any]:
     facts = {"dataset": "folder", "categories": ["part"], "split_sha256": None, "status": "ok"}
+    facts["dataset_categories"] = ["part", "screw"]
     return {"cell_id": cell_id, "fingerprint": content, "started_at": started} | facts | changes
 
 
@@ -81,6 +82,30 @@ def test_a_cell_that_failed_since_its_images_changed_is_no_sign_of_its_images():
     assert superseded(cells).keys() == {"a", "c"}
     # What a run asked for was on the disk when it began, whatever became of its cells.
     assert superseded(cells, c="4").keys() == {"b"}
+
+
+def test_of_two_folders_with_other_categories_the_last_one_counts():
+    """The mean of a dataset over what two folders had would be of neither."""
+    both = {"dataset_categories": ["part", "screw"]}
+    cells = [cell("a", "p1", "1", **both), cell("b", "s1", "2", categories=["screw"], **both)]
+    other = cell("c", "p2", "3", dataset_categories=["part"])
+    counts = {"a": Superseded(fingerprint="p2", since="3"), "b": Superseded(fingerprint="", since="3")}
+    assert superseded([*cells, other]) == counts
+    assert superseded([*cells, other | {"categories": ["nut"], "dataset_categories": ["nut"]}]) == {
+        name: Superseded(fingerprint="", since="3") for name in "ab"
+    }
+    assert superseded([*cells, other], a="4", b="4").keys() == {"c"}
+    assert superseded([*cells, other | {"split_sha256": "another"}]) == {}
+    assert superseded([*cells, other | {"started_at": "2"}]).keys() == {"a"}  # nobody knows the last folder
+
+
+def test_a_folder_that_gained_categories_keeps_its_rows():
+    before = [
+        cell("a", "p1", "1", dataset_categories=["part"]),
+        cell("b", "both", "1", categories=["part", "screw"], dataset_categories=["part", "screw"]),
+    ]
+    after = cell("c", "n1", "2", categories=["nut"], dataset_categories=["nut", "part", "screw"])
+    assert superseded([*before, after]) == {}
 
 
 def test_files_of_runs_are_read_only_where_images_changed():
@@ -146,6 +171,19 @@ def test_the_mean_is_of_the_rows_that_count(corrected):
 
 def holes_of(folder: Path) -> Section:
     return next(section for section in assemble(load(folder)) if section.title == "Holes")
+
+
+def test_the_mean_is_over_the_categories_that_the_folder_has_now(tmp_path):
+    """`b` was removed; `a` has rows from before and from after that."""
+    write(tmp_path, "m", 1, {"a": "a1", "b": "b1"}, 0.5)
+    write(tmp_path, "m", 2, {"a": "a1"}, 0.25, cell_id="later", seed=1, dataset_categories=["a"])
+    rows = load(tmp_path)
+    assert rows.earlier["cell_id"].tolist() == ["m-b-b1"]
+    ((_, cells),) = sections(rows.cells)
+    (entry,) = entries(cells)
+    assert (entry.holes, entry.dataset_categories) == ((), ["a"])
+    assert entry.means["mad"].mean == pytest.approx((0.5 + 0.25) / 2)
+    assert "they are of a folder that had other categories" in holes_of(tmp_path).tables[0].notes[0]
 
 
 def test_the_report_names_the_rows_that_do_not_count(corrected):

@@ -37,6 +37,7 @@ from kdbench.grid.stopping import Stop, Stopped
 from kdbench.grid.timing import measure, to_evaluate, to_time, without_timing
 from kdbench.grid.view import Log, View
 from kdbench.results.store import DEPLOYED, End, Results
+from kdbench.results.superseded import RUN_STAMP, runs_ahead
 
 NOT_RUN = "not run"
 
@@ -109,7 +110,8 @@ def plan_grid(request: Request, cluster: Cluster | None = None, view: View | Non
     finished = {cell_id: end.status for cell_id, end in ends.items()} | dict.fromkeys(published, "ok")
     todo = [job for job in jobs if job.cell.id not in finished or job.cell.id in again]
     refuse_impossible(todo, machines)
-    notices = [*planned.notices, *of_other_code(cells, ends, again)]
+    with reading(request.results):
+        notices = [*planned.notices, *of_other_code(cells, ends, again), *runs_ahead(results.storage)]
     if request.device == "auto" and not joined and jobs[0].place.device == "cpu" and (why := unused_gpu()):
         notices = [*notices, f"cells run on the CPU: {why}"]
     if todo and request.latency and not request.keep_detectors:
@@ -212,7 +214,7 @@ class _Run:
 
     def __init__(self, grid: Grid, view: View, work: Work, stop: Stop) -> None:
         self.grid, self.work, self.stop = grid, work, stop
-        self.id = time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + uuid4().hex[:6]
+        self.id = f"{time.strftime(RUN_STAMP, time.gmtime())}-{uuid4().hex[:6]}"
         self.results = Results(grid.request.results)
         self.view = self.log = Log(view, self.results.storage, self.id, len(grid.todo))
         self.statuses = dict(grid.finished)

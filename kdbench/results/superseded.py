@@ -4,7 +4,8 @@ A row does not know where its images lie, only their content (`fingerprint`). Ro
 file and the same categories are taken for rows of the same images. If they differ in the fingerprint, the
 images changed, or a label did. What counts is the fingerprint of the cell that started last, or that the last
 run asked for and found finished, as it does when a change is taken back. The rows of every other fingerprint
-are superseded. If the last two began in the same second, or at an unknown time, none is.
+are superseded. If the last two began in the same second, or at an unknown time, none is. A time of the future
+is unknown: a clock was wrong.
 
 A folder of one's own may lose categories, or be another folder: of rows of one dataset and split file, those
 count whose categories the folder of the last cell had.
@@ -13,7 +14,7 @@ count whose categories the folder of the last cell had.
 import json
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from kdbench.errors import DataError
@@ -25,6 +26,10 @@ COLUMNS = (
     *("cell_id", "dataset", "categories", "dataset_categories", "status"),
     *("fingerprint", "split_sha256", "started_at"),
 )
+
+
+AHEAD = timedelta(hours=1)  # so far may the clocks of machines that share a folder differ
+RUN_STAMP = "%Y%m%d-%H%M%S"  # what the id of a run begins with, in UTC
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,17 +82,21 @@ def _changed(
 ) -> Iterator[tuple[Any, _Seen]]:
     """Of cells of one dataset and split, and with `within` "categories" of the same categories, that saw
     several things: the one that counts, and which cells saw which."""
-    groups: dict[Hashable, _Seen] = {}
+    groups, soon = dict[Hashable, _Seen](), _soon()
+
+    def known(time: str) -> str:
+        return time if time < soon else ""
+
     for row in rows:
         if row["categories"] is None or row["dataset_categories"] is None:
             continue
         # A cell may have failed because its images changed before it started.
-        started = "" if row["status"] == "failed" else _text(row["started_at"])
+        started = "" if row["status"] == "failed" else known(_text(row["started_at"]))
         cell = _Cell(cell_id=row["cell_id"], started=started, categories=frozenset(row["categories"]))
         key = (row["dataset"], _text(row["split_sha256"]), cell.categories if within == "categories" else "")
         groups.setdefault(key, {}).setdefault(what(row), []).append(cell)
     changed = [seen for seen in groups.values() if len(seen) > 1]
-    runs = asked() if changed else {}
+    runs = {cell_id: known(time) for cell_id, time in asked().items()} if changed else {}
     for seen in changed:
         if (newest := _last(seen, runs)) is not None:
             yield newest, seen
@@ -123,6 +132,22 @@ def last_asked(storage: Storage) -> dict[str, str]:
         for cell_id in cell_ids:
             found[cell_id] = max(began, found.get(cell_id, ""))
     return found
+
+
+def runs_ahead(storage: Storage) -> list[str]:
+    """A notice if the newest run of a folder, by its id, began later than now."""
+    runs = [run for name in RUNS.names(storage) if (run := RUNS.owner(name))[:8].isdigit()]
+    newest = max(runs, default="")
+    if newest <= (datetime.now(UTC) + AHEAD).strftime(RUN_STAMP):
+        return []
+    return [
+        f"the run {newest} of {storage} began in the future: a clock is wrong, or was. Where images changed, "
+        f"rows of the future do not count as the newest"
+    ]
+
+
+def _soon() -> str:
+    return (datetime.now(UTC) + AHEAD).isoformat(timespec="seconds")
 
 
 def _text(value: object) -> str:

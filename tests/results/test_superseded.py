@@ -3,7 +3,7 @@
 import io
 import json
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from kdbench.reports.rows import load, sections
 from kdbench.results.prune import leftovers
 from kdbench.results.storage import Storage
 from kdbench.results.store import CELLS, SCORES, Results, read
-from kdbench.results.superseded import Superseded, last_asked
+from kdbench.results.superseded import Superseded, last_asked, runs_ahead
 from kdbench.results.superseded import superseded as superseded_by
 
 
@@ -44,9 +44,9 @@ def test_the_content_that_started_last_counts():
 
 
 def test_of_three_contents_the_last_counts_and_one_that_came_back_counts_again():
-    cells = [cell("a", "old", "1"), cell("b", "between", "2"), cell("c", "new", "3")]
+    cells = [cell("a", "old", "2001"), cell("b", "between", "2002"), cell("c", "new", "2003")]
     assert superseded(cells).keys() == {"a", "b"}
-    assert superseded([*cells, cell("d", "old", "4")]).keys() == {"b", "c"}
+    assert superseded([*cells, cell("d", "old", "2004")]).keys() == {"b", "c"}
 
 
 @pytest.mark.parametrize(
@@ -55,56 +55,80 @@ def test_of_three_contents_the_last_counts_and_one_that_came_back_counts_again()
     ids=["dataset", "split", "categories"],
 )
 def test_what_is_of_other_images_on_purpose_is_not_superseded(other):
-    assert superseded([cell("a", "old", "1"), cell("b", "new", "2", **other)]) == {}
+    assert superseded([cell("a", "old", "2001"), cell("b", "new", "2002", **other)]) == {}
 
 
-@pytest.mark.parametrize("times", [(None, None), ("1", "1")], ids=["unknown", "the same second"])
+@pytest.mark.parametrize("times", [(None, None), ("2001", "2001")], ids=["unknown", "the same second"])
 def test_where_nobody_knows_what_came_last_nothing_is_superseded(times):
     assert superseded([cell("a", "one", times[0]), cell("b", "two", times[1])]) == {}
 
 
 def test_rows_without_a_content_supersede_nothing():
-    assert superseded([cell("a", "old", "1"), cell("b", None, "2"), cell("c", "new", None)]) == {
-        "c": Superseded(fingerprint="old", since="1")
+    assert superseded([cell("a", "old", "2001"), cell("b", None, "2002"), cell("c", "new", None)]) == {
+        "c": Superseded(fingerprint="old", since="2001")
     }
 
 
 def test_a_change_that_was_taken_back_counts_again():
     """The cells of the images of today finished long ago: the last run found them, and ran nothing."""
-    cells = [cell("a", "today", "1"), cell("b", "between", "2")]
+    cells = [cell("a", "today", "2001"), cell("b", "between", "2002")]
     assert superseded(cells).keys() == {"a"}
-    assert superseded(cells, a="3", b="2").keys() == {"b"}
-    assert superseded(cells, a="1", b="2").keys() == {"a"}
+    assert superseded(cells, a="2003", b="2002").keys() == {"b"}
+    assert superseded(cells, a="2001", b="2002").keys() == {"a"}
 
 
 def test_a_cell_that_failed_since_its_images_changed_is_no_sign_of_its_images():
-    cells = [cell("a", "old", "1"), cell("b", "new", "2"), cell("c", "old", "3", status="failed")]
+    cells = [cell("a", "old", "2001"), cell("b", "new", "2002"), cell("c", "old", "2003", status="failed")]
     assert superseded(cells).keys() == {"a", "c"}
     # What a run asked for was on the disk when it began, whatever became of its cells.
-    assert superseded(cells, c="4").keys() == {"b"}
+    assert superseded(cells, c="2004").keys() == {"b"}
+
+
+def test_a_time_of_the_future_says_nothing():
+    """A clock was wrong: what ran since it was set right would never count."""
+    early, future = "2026-01-01T00:00:00+00:00", "2931-01-01T00:00:00+00:00"
+    cells = [cell("a", "old", future), cell("b", "new", early)]
+    assert superseded(cells).keys() == {"a"}
+    assert superseded(cells, a=future).keys() == {"a"}
+    assert superseded([cell("a", "old", future), cell("b", "new", future)]) == {}
+    soon = (datetime.now(UTC) + timedelta(minutes=30)).isoformat(timespec="seconds")
+    assert superseded([cell("a", "old", early), cell("b", "new", soon)]).keys() == {"a"}
+
+
+def test_a_run_of_the_future_is_named(tmp_path):
+    results = Results(tmp_path)
+    assert runs_ahead(results.storage) == []
+    for run_id in ("20260101-000000-abcdef", "by hand"):
+        write_run(results, RunFile(run_id=run_id, started=0.0, cells={}))
+    assert runs_ahead(results.storage) == []
+    write_run(results, RunFile(run_id="29310101-000000-abcdef", started=0.0, cells={}))
+    (said,) = runs_ahead(results.storage)
+    assert said.startswith(f"the run 29310101-000000-abcdef of {tmp_path} began in the future: a clock is ")
 
 
 def test_of_two_folders_with_other_categories_the_last_one_counts():
     """The mean of a dataset over what two folders had would be of neither."""
     both = {"dataset_categories": ["part", "screw"]}
-    cells = [cell("a", "p1", "1", **both), cell("b", "s1", "2", categories=["screw"], **both)]
-    other = cell("c", "p2", "3", dataset_categories=["part"])
-    counts = {"a": Superseded(fingerprint="p2", since="3"), "b": Superseded(fingerprint="", since="3")}
+    cells = [cell("a", "p1", "2001", **both), cell("b", "s1", "2002", categories=["screw"], **both)]
+    other = cell("c", "p2", "2003", dataset_categories=["part"])
+    counts = {"a": Superseded(fingerprint="p2", since="2003"), "b": Superseded(fingerprint="", since="2003")}
     assert superseded([*cells, other]) == counts
     assert superseded([*cells, other | {"categories": ["nut"], "dataset_categories": ["nut"]}]) == {
-        name: Superseded(fingerprint="", since="3") for name in "ab"
+        name: Superseded(fingerprint="", since="2003") for name in "ab"
     }
-    assert superseded([*cells, other], a="4", b="4").keys() == {"c"}
+    assert superseded([*cells, other], a="2004", b="2004").keys() == {"c"}
     assert superseded([*cells, other | {"split_sha256": "another"}]) == {}
-    assert superseded([*cells, other | {"started_at": "2"}]).keys() == {"a"}  # nobody knows the last folder
+    assert superseded([*cells, other | {"started_at": "2002"}]).keys() == {
+        "a"
+    }  # nobody knows the last folder
 
 
 def test_a_folder_that_gained_categories_keeps_its_rows():
     before = [
-        cell("a", "p1", "1", dataset_categories=["part"]),
-        cell("b", "both", "1", categories=["part", "screw"], dataset_categories=["part", "screw"]),
+        cell("a", "p1", "2001", dataset_categories=["part"]),
+        cell("b", "both", "2001", categories=["part", "screw"], dataset_categories=["part", "screw"]),
     ]
-    after = cell("c", "n1", "2", categories=["nut"], dataset_categories=["nut", "part", "screw"])
+    after = cell("c", "n1", "2002", categories=["nut"], dataset_categories=["nut", "part", "screw"])
     assert superseded([*before, after]) == {}
 
 
@@ -112,7 +136,7 @@ def test_files_of_runs_are_read_only_where_images_changed():
     def never() -> dict[str, str]:
         raise AssertionError("nobody needs to know")
 
-    assert superseded_by([cell("a", "old", "1"), cell("b", "old", "2")], never) == {}
+    assert superseded_by([cell("a", "old", "2001"), cell("b", "old", "2002")], never) == {}
 
 
 def test_runs_tell_what_they_asked_for_last(tmp_path):

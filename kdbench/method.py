@@ -225,11 +225,20 @@ def total(terms: Mapping[str, Tensor]) -> Tensor:
     return torch.stack(values, -1).sum()
 
 
+def _scalar(method: Method, loss: Tensor) -> Tensor:
+    """The loss; ValueError for one per image, whose sum would train with a larger rate."""
+    if loss.ndim:
+        raise ValueError(
+            f"{method.name}: the loss must be one number, this one has the shape {tuple(loss.shape)}"
+        )
+    return loss
+
+
 def named_terms(method: Method, images: Tensor, taught: list[Tensor]) -> dict[str, Tensor]:
     """The terms of a loss; one term where a subclass has a `loss` of its own."""
     for kind in type(method).__mro__:
         if "loss" in vars(kind):
-            return {"loss": method.loss(images, taught)}
+            return {"loss": _scalar(method, method.loss(images, taught))}
         if "terms" in vars(kind):
             break
     return method.terms(images, taught)

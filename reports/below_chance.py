@@ -31,6 +31,7 @@ def p_below_chance(auroc: pd.Series, num_normal: pd.Series, num_defective: pd.Se
 
 def tables(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
     """A line for each category of a cell that ranks worse than chance; nothing without one."""
+    yield from _blind_table(group, found)
     body = [(text(entry.name), *_line(row)) for entry in found for row in _worse(entry)]
     if body:
         yield Table(
@@ -47,10 +48,34 @@ def tables(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
         )
 
 
+def _blind_table(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
+    body = [
+        (text(entry.name), text(row["category"]), number(row["seed"]), text(row["what"]))
+        for entry in found
+        for row in _blind(entry)
+    ]
+    if body:
+        yield Table(
+            title=f"One value for all: {group.title}",
+            head=("method", "category", "seed", "equal"),
+            body=tuple(body),
+            keys=("method", "category", "seed"),
+            notes=(
+                "All test images have one score, or all pixels one value. Such a detector sees nothing: its "
+                "training collapsed, or it scales each map by its own largest value, which takes the scores "
+                "away.",
+            ),
+        )
+
+
 def said(found: Sequence[Entry]) -> list[str]:
     """The same for the terminal, in a line for each entry."""
     lines = []
     for entry in found:
+        if blind := _blind(entry):
+            first, more = blind[0], f", and {len(blind) - 1} more" if len(blind) > 1 else ""
+            where = f"{first['category']} seed {first['seed']}{more}"
+            lines.append(f"  {entry.name} gives {first['what']} one value ({where}): it sees nothing")
         if worse := _worse(entry):
             first = worse[0]
             values = [f"{TITLES[m]} {percent(first[m]).text}" for m in SHOWN if first[m] == first[m]]
@@ -64,6 +89,19 @@ def said(found: Sequence[Entry]) -> list[str]:
             where = f"{first['category']} seed {first['seed']}: {', '.join(values)}{more}"
             lines.append(f"  {entry.name} is worse than chance ({where}). {advice}")
     return lines
+
+
+def _blind(entry: Entry) -> list[dict[Hashable, Any]]:
+    """The rows of an entry whose images, or pixels, all have one value, with `what` has it.
+
+    Then the AUROC is 50 %, and the average precision is the share of the defective ones.
+    """
+    rows, half = entry.ok, 0.5
+    share = rows["num_defective"] / rows["num_test"]
+    images = (rows["image_auroc"] == half) & np.isclose(rows["image_ap"], share, rtol=0, atol=1e-12)
+    pixels = rows["pixel_auroc"] == half  # no chance hits it among so many
+    what = np.where(pixels, "all pixels", "all images")
+    return rows.assign(what=what)[images | pixels].to_dict("records")
 
 
 def _worse(entry: Entry) -> list[dict[Hashable, Any]]:

@@ -84,12 +84,14 @@ def check_alone(method: Method, batches: Batches) -> None:
     images = batches.images(torch.tensor([0, last // 2, last], device=batches.pixels.device))
     with torch.autocast(images.device.type, enabled=False):
         together = method.anomaly_map(images, method.teacher(images))
-        alone = method.anomaly_map(images[:1], method.teacher(images[:1]))
-        scores = method.image_score(together), method.image_score(alone)
-    for what, many, one in (("map", together, alone), ("score", *scores)):
-        least, most = torch.cat([many.flatten(), one.flatten()]).aminmax()
-        difference, spread = float((many[:1] - one).abs().max()), float(most - least)
-        if difference > TOGETHER * spread and difference > TOGETHER * float(one.abs().max()):
+        # Each of them: one that has both extremes of the batch is scaled as it is alone.
+        alone = torch.cat([method.anomaly_map(one, method.teacher(one)) for one in images.split(1)])
+        scores = [method.image_score(maps) for maps in alone.split(1)]
+        pairs = {"map": (together, alone), "score": (method.image_score(together), torch.cat(scores))}
+    for what, (many, single) in pairs.items():
+        least, most = torch.cat([many.flatten(), single.flatten()]).aminmax()
+        difference, spread = float((many - single).abs().max()), float(most - least)
+        if difference > TOGETHER * spread and difference > TOGETHER * float(single.abs().max()):
             raise ValueError(
                 f"{method.name}: the {what} of an image differs by {difference:.2g} where other images are "
                 f"in its batch. Scale it by normal images (calibrate), never by the images that are scored"

@@ -49,6 +49,15 @@ def test_what_depends_on_the_other_images_of_a_batch_is_an_error(kind, what):
         check_alone(method, batches(method))
 
 
+def test_an_image_with_the_extremes_of_its_batch_does_not_hide_that_the_others_depend_on_it():
+    """Alone it is scaled as in the batch."""
+    method, pixels = smallest(ScaledByBatch, batch_size=4), np.full((6, 64, 64, 3), 90, np.uint8)
+    pixels[0] = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    pixels[1:] += np.arange(5, dtype=np.uint8)[:, None, None, None]
+    with pytest.raises(ValueError, match=r"^stfpm: the map of an image differs by"):
+        check_alone(method, batches_of(method, pixels))
+
+
 @pytest.mark.parametrize("name", method_names())
 def test_the_maps_of_our_methods_do_not(name):
     method = smallest(name, batch_size=4)

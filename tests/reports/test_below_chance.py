@@ -7,6 +7,7 @@ from fabricated import all_metrics, row
 from scipy.stats import mannwhitneyu
 from sklearn.metrics import roc_auc_score
 
+from kdbench.metrics.exact import image_metrics
 from kdbench.reports.below_chance import p_below_chance
 from kdbench.reports.leaderboard import all_tables, write_leaderboard
 from kdbench.results.store import CELLS, Results
@@ -55,3 +56,39 @@ def test_of_another_program_maps_may_be_inverted(tmp_path):
 @pytest.mark.parametrize("values", [{"image_auroc": 0.35}, {"pixel_auroc": None, "mad": None}, {}])
 def test_what_chance_may_give_is_not_named(tmp_path, values):
     assert written(tmp_path, **values) == ([], [])
+
+
+def blind_lines(folder, **metrics: float | None) -> tuple[list[list[str]], list[str]]:
+    """The table of what has one value, and the terminal's lines on it."""
+    written(folder, **metrics)
+    _, headline = write_leaderboard(folder, folder / "out")
+    found = [table for table in all_tables(folder) if table.title.startswith("One value for all")]
+    body = [[value.text for value in line] for table in found for line in table.body]
+    return body, [line for line in headline.splitlines() if "it sees nothing" in line]
+
+
+@pytest.mark.parametrize(
+    ("values", "what"),
+    [
+        ({"image_auroc": 0.5, "image_ap": 63 / 83}, "all images"),
+        ({"image_auroc": 0.5, "image_ap": 63 / 83, "pixel_auroc": 0.5}, "all pixels"),
+        ({"pixel_auroc": 0.5}, "all pixels"),
+    ],
+)
+def test_a_detector_that_gives_one_value_to_all_is_named(tmp_path, values, what):
+    """Its training collapsed, or it scales each map by itself: the numbers are right, and say nothing."""
+    body, (line,) = blind_lines(tmp_path, **values)
+    assert body == [["fabricated_a", "a", "0", what]]
+    assert line == f"  fabricated_a gives {what} one value (a seed 0): it sees nothing"
+
+
+@pytest.mark.parametrize("values", [{}, {"image_auroc": 0.5}, {"image_ap": 63 / 83}, {"pixel_auroc": None}])
+def test_a_detector_that_sees_something_is_not(tmp_path, values):
+    assert blind_lines(tmp_path, **values) == ([], [])
+
+
+def test_metrics_of_one_value_are_those_that_are_looked_for():
+    label = np.arange(83) >= 20
+    found = image_metrics(np.full(83, 1.5), label)
+    assert found["image_auroc"] == 0.5
+    assert found["image_ap"] == pytest.approx(63 / 83, abs=1e-12)

@@ -260,5 +260,10 @@ def convert_dataset(
             f"{done.boxes} images have boxes. A box is a label of its image and no mask: no masks are "
             f"written, and there will be no pixel metrics"
         )
+    if done.left_out:
+        note(
+            f"{len(done.left_out)} images there are not in {source} and were left out, first "
+            f"{done.left_out[0]}"
+        )
     say(f"{out_} is ready")
     say_next("check it", "kdbench", "datasets", "check", "folder", "--root", str(out_), "--deep")

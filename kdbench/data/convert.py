@@ -15,7 +15,7 @@ from skimage.draw import polygon2mask
 from kdbench.data.annotations import Labelled, read_coco, read_csv, read_yolo
 from kdbench.dataset import NORMAL
 from kdbench.errors import Complaints, RequestError, complained
-from kdbench.files import beside, folded
+from kdbench.files import IMAGE_SUFFIXES, beside, folded
 
 Format = Literal["coco", "yolo", "csv"]
 READERS: dict[Format, Callable[[Path, Path | None, Complaints], list[Labelled]]] = {
@@ -36,6 +36,7 @@ class Converted:
     kinds: dict[str, int]  # kind of defect -> its test images
     masks: bool  # whether masks were written
     boxes: int  # defective images of which at least one annotation is only a box
+    left_out: tuple[str, ...]  # images beside those that the source lists
     split_given: bool
 
 
@@ -105,8 +106,17 @@ def convert(
         kinds={kind: _count(defective, kind) for kind in sorted({place.kind for place in defective})},
         masks=masked,
         boxes=len(boxed),
+        left_out=_left_out(found),
         split_given=any(place.image.split for place in places),
     )
+
+
+def _left_out(found: Sequence[Labelled]) -> tuple[str, ...]:
+    """Images in the folders of these that are none of these."""
+    listed = {image.path.resolve() for image in found}
+    there = sorted(path for folder in {image.path.parent for image in found} for path in folder.iterdir())
+    images = [path for path in there if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    return tuple(str(path) for path in images if path.resolve() not in listed)
 
 
 def marked(image: Labelled) -> np.ndarray:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from kdbench.data.annotations import Labelled, Shape
 from kdbench.data.check import check
-from kdbench.data.convert import convert, marked
+from kdbench.data.convert import Format, convert, marked
 from kdbench.datasets.folder import Folder
 from kdbench.errors import RequestError
 
@@ -98,6 +98,18 @@ def the_square() -> np.ndarray:
 
 
 # What is written
+
+
+@pytest.mark.parametrize("format", ["coco", "csv", "yolo"])
+def test_images_that_the_source_does_not_list_are_named(tmp_path: Path, format: Format) -> None:
+    write = {"coco": coco_file, "csv": csv_file, "yolo": yolo}[format]
+    source = write(tmp_path / "source")
+    assert convert(source, format, tmp_path / "first").left_out == ()
+    (source.parent / "notes.txt").write_text("")
+    for name in ("y.JPG", "x.png"):
+        picture(source.parent / name, size=SIZE, mode="RGB")
+    expected = () if format == "yolo" else tuple(str(source.parent / name) for name in ("x.png", "y.JPG"))
+    assert convert(source, format, tmp_path / "second").left_out == expected
 
 
 def test_coco_polygons_and_rle_become_masks(tmp_path: Path) -> None:

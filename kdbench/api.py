@@ -1,7 +1,7 @@
-"""The Python interface: what `import kdbench` offers beside the command line.
+"""The Python interface: the functions that `import kdbench` offers beside the command line.
 
-Arguments have the names of the options and of the keys in a TOML file, and mean the same. Whatever is wrong
-with a request raises RequestError with every complaint; what is wrong with images on disk raises DataError.
+Arguments have the names of the options and of the keys in a TOML file, and mean the same. A wrong request
+raises RequestError with every complaint; wrong images on disk raise DataError.
 """
 
 from collections.abc import Iterable, Mapping
@@ -72,8 +72,8 @@ def run(
 ) -> "ResultsFolder":
     """Train and evaluate every cell of methods x datasets x settings x seeds that has not finished yet.
 
-    The arguments are the options of `kdbench run`; the others come from the TOML file `config`, or are the
-    defaults. `progress` shows notes and bars, in a terminal and in a notebook.
+    The arguments are the options of `kdbench run`; those that are not given come from the TOML file `config`,
+    or are the defaults. `progress` shows notes and bars, in a terminal and in a notebook.
 
     Returns the results folder, with the rows of earlier runs too; a cell that fails is a row. Raises
     RequestError for a wrong request, ResultsError if rows cannot be written, and KeyboardInterrupt if the
@@ -88,7 +88,7 @@ def run(
 
 
 def _raise_for(result: "GridResult") -> None:
-    """Raise what a run in Python raises if it did not go to its end."""
+    """Raise KeyboardInterrupt or ResultsError if a run did not go to its end."""
     if result.stopped_by:
         raise KeyboardInterrupt
     if result.complaints:
@@ -160,11 +160,11 @@ def score(
     results: AnyPath | None = None,
     replace: bool | None = None,
 ) -> "ResultsFolder":
-    """Measure anomaly maps or image scores that another program made, as rows beside those of kdbench.
+    """Compute the metrics of maps or image scores of another program, as rows beside those of kdbench.
 
     The arguments are the options of `kdbench score`; docs/outside.md has the layout of `maps` and `csv`.
-    Returns the results folder. Raises RequestError or DataError with everything that is wrong, and then
-    nothing is written.
+    Returns the results folder. Raises RequestError or DataError with every complaint; then nothing is
+    written.
     """
     from kdbench.grid.score import ScoreRequest
     from kdbench.grid.score import score as measure
@@ -175,11 +175,11 @@ def score(
 
 
 def compare(before: AnyPath, after: AnyPath, *, tolerance: float = 0.01) -> Compared:
-    """What changed between two results folders (paths or URIs); print it, or let a notebook show it.
+    """Compare two results folders (paths or URIs); print the result, or let a notebook show it.
 
-    `tolerance` is how much worse a metric may be, as a fraction: 0.01 is one point of percent. The result
-    counts what became worse beyond it in `num_regressions`. Raises RequestError for a tolerance out of range,
-    a folder without rows, or nothing in common.
+    `tolerance` is how much worse a metric may become, as a fraction: 0.01 is one point of percent. The result
+    counts larger losses in `num_regressions`. Raises RequestError for a tolerance out of range, a folder
+    without rows, or two folders with nothing in common.
     """
     return compared(before, after, tolerance)
 
@@ -199,8 +199,8 @@ def distil_teacher(
 ) -> Path:
     """Make a teacher for EfficientAD from the photographs below a folder; returns its file.
 
-    The arguments are the options of `kdbench distil-teacher`, which says what they mean; the same call
-    resumes. Raises RequestError for a wrong request, DataError if there are no images or one cannot be read.
+    The arguments are the options of `kdbench distil-teacher`; the same call resumes. Raises RequestError for
+    a wrong request, DataError if there are no images or one cannot be read.
     """
     from kdbench.grid.distil import make_teacher
 
@@ -222,10 +222,10 @@ def open(where: AnyPath) -> "ResultsFolder":
 
 
 class ResultsFolder(Folder):
-    """The rows, detectors and figures of a results folder, read anew by every call.
+    """The rows, detectors and figures of a results folder; every call reads them again.
 
-    Filters are columns with a value, or with a list of values that may stand there:
-    `rows(method="stfpm", seed=[0, 1])`. Columns are those of docs/results-format.md.
+    A filter is a column with its value, or with a list of values: `rows(method="stfpm", seed=[0, 1])`.
+    Columns are those of docs/results-format.md.
     """
 
     def detector(
@@ -238,8 +238,8 @@ class ResultsFolder(Folder):
     ) -> "Detector":
         """The trained detector of one cell, named by its id or by filters that fit no other succeeded cell.
 
-        `weights` is the teacher's file, if a run would not find it. Raises RequestError if no cell
-        fits, or more than one, and if its detector was not kept.
+        `weights` is the teacher's file, if a run would not find it. Raises RequestError if no cell or more
+        than one fits, or if the detector was not kept.
         """
         import torch
 
@@ -262,7 +262,7 @@ def _asked(model: type[Model], given: Mapping[str, Any]) -> Model:
         value = given[name]
         if isinstance(value, Iterable) and not isinstance(value, str | Path | Mapping):
             value = tuple(value)
-            if not value:  # perhaps what a filter left: it must not mean "all"
+            if not value:  # perhaps a filter left nothing: it must not mean "all"
                 raise RequestError([f"{name}=(): it names nothing. Leave it out for the default"])
         values[name] = value
     config = given.get("config")

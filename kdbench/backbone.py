@@ -30,7 +30,7 @@ from kdbench.weights import (
 )
 
 PDN_CHANNELS = 384  # of the only level of a patch description network
-# Its output channels and kernel of each convolution but the last; the first two are followed by a pooling.
+# (output channels, kernel) of each of its convolutions but the last; a pooling follows the first two.
 PDN_SMALL = ((128, 4), (256, 4), (256, 3))
 PDN_MEDIUM = ((256, 4), (512, 4), (512, 1), (512, 3))
 PDN_TINY = ((8, 4), (12, 4), (12, 3))
@@ -56,12 +56,12 @@ class FeaturePyramid(nn.Module):
         return list(self.body(images))
 
     def level_modules(self) -> list[nn.Module]:
-        """The part that ends with each level; ValueError for a network whose levels are no such parts."""
+        """The parts of the network that end with a level each; ValueError if it has no such parts."""
         if isinstance(self.body, _Tiny):
             return [self.body.stages[level - 1] for level in self.levels]
         names = getattr(self.body, "return_layers", None)
         if not names:
-            raise ValueError(f"{type(self.body).__name__} has no part per level that ends with it")
+            raise ValueError(f"{type(self.body).__name__} has no parts that end with a level each")
         return [self.body.get_submodule(name) for name in names]
 
     @property
@@ -227,7 +227,7 @@ def teacher(backbone: str, levels: tuple[int, ...], weights: Weights) -> Feature
 
 
 def normalisation(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel, for pixels 0..1, that this backbone was trained with."""
+    """Mean and standard deviation per channel with which this backbone was trained, for pixels 0..1."""
     if backbone in (*RANDOM, EMBEDDED):
         return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
     if is_pdn(backbone):
@@ -284,7 +284,7 @@ def _load(body: nn.Module, state: dict[str, Tensor], backbone: str, weights: Wei
 def _refuse_others(own: dict[str, Tensor], names: list[str], backbone: str, weights: Weights) -> None:
     """RequestError for weights of a larger network, and for values that no training gives.
 
-    A ResNet-34 has all tensors of a ResNet-18 and some more, `names` are those of the whole file.
+    A ResNet-34 has all tensors of a ResNet-18 and some more. `names` are all names in the file.
     """
     complaints = Complaints()
     if not is_pdn(backbone) and set(names) - set(own):
@@ -297,13 +297,13 @@ def _refuse_others(own: dict[str, Tensor], names: list[str], backbone: str, weig
         if more:
             complaints.add(
                 f"{weights.path} does not fit {backbone}: it has {len(more)} tensors that this network "
-                f"has not, first: {more[0]}"
+                f"does not have, first: {more[0]}"
             )
     for name, tensor in own.items():
         if name.endswith("num_batches_tracked"):
             continue
         if not tensor.is_floating_point():
-            complaints.add(f"{weights.path}: {name} is of {tensor.dtype}, and weights are floating-point")
+            complaints.add(f"{weights.path}: {name} has the type {tensor.dtype}; weights are floating-point")
         elif not tensor.isfinite().all():
             complaints.add(f"{weights.path}: {name} has values that are NaN or infinite")
     complaints.texts[3:] = []
@@ -311,7 +311,7 @@ def _refuse_others(own: dict[str, Tensor], names: list[str], backbone: str, weig
 
 
 def _other_names(names: list[str], missing: list[str]) -> str:
-    """The names in a file that lacks these tensors, and what to do about a common prefix of all names."""
+    """The names in a file that lacks these tensors, or the advice to remove a prefix of all its names."""
     if not missing:
         return ""
     for name in names:

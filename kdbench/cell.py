@@ -15,13 +15,13 @@ PROFILES = ("paper", "demo")
 ELSEWHERE = "elsewhere"  # the status of a cell that another process runs
 STOPPED = "stopped"  # the status of a cell that was asked to stop: it has no rows
 
-# Where the teacher's levels of training images are kept: where there is room, on the device for certain, or
-# nowhere. The latter two are for cells in a share of a GPU that was measured so.
+# Where the teacher's levels of training images are kept: wherever there is room, always on the device, or
+# nowhere. The latter two are for a cell that shares a GPU: it caches as the measured cells did.
 Cache = Literal["auto", "device", "recomputed"]
 
 
 class Section(NamedTuple):
-    """What cells must have in common to stand in one section of a report."""
+    """The facts that cells of one section of a report have in common."""
 
     dataset: str
     setting: str
@@ -39,7 +39,7 @@ class Cell:
     dataset: str
     setting: str
     category: str  # a category's name, or "all" for one model of every category
-    categories: tuple[str, ...]  # what it is trained on and evaluated on
+    categories: tuple[str, ...]  # it is trained and evaluated on these
     fingerprint: str  # of the content of exactly these categories
     teacher_sha256: str
     seed: int
@@ -61,9 +61,9 @@ class Cell:
 
     @property
     def recipe_key(self) -> str:
-        """Equal for the cells of a run that make one entry of a section: they differ in seed and category.
+        """A key that is equal for the cells of a run that make one entry: they differ in seed and category.
 
-        The rows know more: the split, which a run has once for each dataset, and the precision, which follows
+        Rows also know the split, of which a run has one for each dataset, and the precision, which follows
         from the config and the device.
         """
         categories = "+".join(sorted(self.categories)) if self.setting == "multiclass" else ALL
@@ -93,8 +93,8 @@ class Place:
     checkpoint_every_s: float = 600.0  # 0: never
     measure_every: int = 0  # epochs between two looks at the test images; 0: only the trained detector
     replaces: str | None = None  # the run whose result of this cell is to be replaced
-    runtimes: tuple[str, ...] = ("torch",)  # that its detector is measured in, when it is trained
-    runtime_precisions: tuple[str, ...] = ()  # empty: fp32, and the one that it was trained in
+    runtimes: tuple[str, ...] = ("torch",)  # its detector is measured in these, when it is trained
+    runtime_precisions: tuple[str, ...] = ()  # empty: fp32 and the precision of the training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,7 @@ class Progress:
     epoch: int = 0
     epochs: int = 0
     loss: float | None = None
-    problem: str = ""  # what goes wrong without stopping the cell
+    problem: str = ""  # one that does not stop the cell
 
 
 Notify = Callable[[Progress], None]
@@ -142,10 +142,10 @@ def recipe_key(
     split: str | None = None,
     precision: str | None = None,
 ) -> str:
-    """What makes two results of a method different entries of a section, as JSON.
+    """A key, JSON, that is equal for results of one entry of a section and differs between entries.
 
-    `config` is the JSON of the configuration; `teacher` and `split` are digests; `categories` are those that
-    the detector is trained on; `precision` replaces the one that the config asks for.
+    `config` is the JSON of the configuration; `teacher` and `split` are digests; the detector is trained on
+    `categories`; `precision` replaces that of the config.
     """
     facts = {"teacher": (teacher or "")[:8], "split": (split or "")[:8], "categories": categories}
     facts |= {"precision": precision} if precision else {}

@@ -1,4 +1,4 @@
-"""What a dataset is: its folders, its normal and defective images, and the published facts."""
+"""The contract of a dataset: its folders, its normal and defective images, and the published facts."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,14 +68,14 @@ class Dataset:
     counts: ClassVar[dict[str, tuple[int, int, int]]] = {}  # published: train, normal test, defective test
     whole: ClassVar[tuple[int, int, int] | None] = None  # counts that are published for all together only
     totals: ClassVar[dict[str, tuple[int, int]]] = {}  # published without a split: normal, defective
-    archives: ClassVar[tuple[Archive, ...]] = ()  # what `datasets download` fetches; none: by hand
+    archives: ClassVar[tuple[Archive, ...]] = ()  # `datasets download` fetches them; none: by hand
     licence: ClassVar[str]
     source: ClassVar[str]  # where to get it
     profile: ClassVar[str] = "paper"  # the default profile of a run
     mask_above: ClassVar[int] = 0  # a grey value of a mask above this is a defect
     max_mask_values: ClassVar[int | None] = None  # a mask of more grey values is refused; None: any number
     empty_masks: ClassVar[bool] = False  # whether some published masks of defects are empty
-    notes: ClassVar[tuple[str, ...]] = ()  # what a reader of numbers must know about this data
+    notes: ClassVar[tuple[str, ...]] = ()  # facts that a reader of numbers must know
     split: ClassVar[str] = "original"  # the published split that is used
     refused_splits: ClassVar[dict[str, str]] = {}  # published splits that cannot be used here, and why
 
@@ -121,7 +121,7 @@ class Dataset:
         return tuple(category for category in self.categories if (root / category).is_dir())
 
     def hint(self, root: Path) -> str:
-        """What `root` holds if no category was found in it, and where the categories may be."""
+        """Advice if no category was found in `root`: its content, and where the categories may be."""
         if root.name in self.categories or is_category(root):
             return f"It is one category: --root {root.parent} --categories {root.name}"
         found = entries(root)
@@ -131,18 +131,18 @@ class Dataset:
         return f"It holds {listed(found)}. Is it the folder that holds them?"
 
     def scan(self, root: Path, category: str) -> Category:
-        """List one category's images; raises DataError with the path of what is wrong."""
+        """List the images of one category; DataError with the path of a wrong file or folder."""
         raise TypeError(f"{type(self).__name__} has no scan")
 
     def unlabelled(self, root: Path, category: str) -> dict[str, tuple[Path, ...]]:
-        """Published test images without labels, by split: a server of the publisher wants maps of them."""
+        """Split -> its published test images without labels; the publisher's server scores maps of them."""
         return {}
 
     def saturations(self, category: Category) -> dict[Path, float] | None:
-        """How many pixels of each mask have to be found, at its original size; None if nothing says it.
+        """Mask -> how many of its pixels have to be found, at its original size; None if no file says it.
 
-        The areas at which saturating PRO counts a defect as found (MVTec LOCO AD). DataError for what is
-        wrong with the file that says it.
+        At these areas saturating PRO counts a defect as found (MVTec LOCO AD). DataError if the file that
+        says it is wrong.
         """
         return None
 
@@ -152,5 +152,5 @@ class Dataset:
 
 
 def is_category(folder: Path) -> bool:
-    """Whether at least half of the layout is there: then a missing part is an error, and is not skipped."""
+    """Whether at least half of the layout is there: then a missing part is an error and is not skipped."""
     return (folder / "train").is_dir() or (folder / "test").is_dir()

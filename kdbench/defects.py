@@ -18,7 +18,7 @@ PATCH_RATIO = (0.3, 3.3)  # its height over its width
 # Shares of the side: 2 to 16 and 10 to 25 px of 256.
 SCAR_WIDTH, SCAR_LENGTH = (2 / 256, 16 / 256), (10 / 256, 25 / 256)
 SCAR_ANGLE = 45.0  # degrees to either side
-JITTER = 0.1  # of the brightness, contrast and saturation of what is pasted
+JITTER = 0.1  # brightness, contrast and saturation of a pasted piece change by at most this share
 STAIN_AREA = (0.002, 0.08)  # share of the image above the threshold of the noise
 LOCALITY = 4.0  # by which the noise falls with the squared distance (in sides) from the place of a stain
 OPACITY = (0.1, 1.0)  # opacity of a texture or a colour over the image: DRAEM's beta
@@ -76,7 +76,7 @@ def cut_patch(image: Pixels, generator: Generator) -> tuple[Pixels, Mask]:
 
 
 def cut_scar(image: Pixels, generator: Generator) -> tuple[Pixels, Mask]:
-    """CutPaste-Scar: the same with a thin, rotated rectangle."""
+    """CutPaste-Scar: copy a thin, rotated rectangle to another place, with jittered colours."""
     width, length = generator.uniform(*SCAR_WIDTH), generator.uniform(*SCAR_LENGTH)
     angle = np.deg2rad(generator.uniform(-SCAR_ANGLE, SCAR_ANGLE))
     return _paste(image, length, width, angle, generator)
@@ -92,7 +92,7 @@ def texture(image: Pixels, generator: Generator) -> tuple[Pixels, Mask]:
 
 
 def colour(image: Pixels, generator: Generator) -> tuple[Pixels, Mask]:
-    """A stain: the same with one colour instead of a texture."""
+    """A stain: blend one colour over the image where Perlin noise is high."""
     return _blend(image, generator.uniform(0, 255, 3), generator)
 
 
@@ -129,7 +129,7 @@ def perlin(size: int, cells: tuple[int, int], count: int, generator: Generator) 
 
 
 def _blend(image: Pixels, other: NDArray[np.float64], generator: Generator) -> tuple[Pixels, Mask]:
-    """(1 - opacity) image + opacity other, where noise is above the quantile that gives a drawn area.
+    """(1 - opacity) image + opacity other, where noise is above a quantile that follows from a drawn area.
 
     The defect stays near a drawn place. DRAEM thresholds the noise everywhere, which can leave a hundred
     specks on one image; AUPRO weighs all regions equally, so this image would outweigh all others.

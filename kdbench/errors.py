@@ -10,7 +10,7 @@ class DataError(ValueError):
 
 
 class RequestError(ValueError):
-    """A request cannot be run; `complaints` has everything that is wrong with it."""
+    """A request cannot be run; `complaints` are all that is wrong with it."""
 
     def __init__(self, complaints: Iterable[str]) -> None:
         self.complaints = tuple(complaints)
@@ -18,7 +18,7 @@ class RequestError(ValueError):
 
 
 def complaints_in(error: RequestError | DataError) -> tuple[str, ...]:
-    """What an error complains of, each by itself."""
+    """The complaints of an error, one by one."""
     return error.complaints if isinstance(error, RequestError) else (str(error),)
 
 

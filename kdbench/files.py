@@ -1,4 +1,4 @@
-"""Reads paths, folders and texts of users; writes files and folders so that nobody ever sees half of one."""
+"""Read paths, folders and texts of users; write files and folders so that nobody ever sees half of one."""
 
 import csv
 import hashlib
@@ -40,13 +40,13 @@ LFS_POINTER = "it is a pointer of Git LFS, not the file itself. Get the file wit
 
 @dataclass(frozen=True)
 class Content:
-    """A file that is in memory only, and what messages call it."""
+    """A file that is in memory only, with a name for messages."""
 
     data: bytes
     name: str
 
     def open(self, mode: Literal["rb"]) -> BinaryIO:
-        """As that of a path."""
+        """Open the content, as `Path.open` opens a file."""
         return io.BytesIO(self.data)
 
     def __str__(self) -> str:

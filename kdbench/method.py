@@ -1,4 +1,4 @@
-"""What a method is: the contract between a paper's file in `methods/` and the runner."""
+"""The contract between a paper's file in `methods/` and the runner; functions that methods share."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,10 +34,10 @@ def added(
     gt: float | None = None,
     lt: float | None = None,
 ) -> T:
-    """A key of a Config that is younger than results which people have: `default` is what they ran with.
+    """A key of a Config that older versions lack; `default` is how they behaved.
 
-    While the key has its default, a written configuration lacks it, so that cells keep their ids and entries
-    of old and new rows are the same.
+    A written configuration leaves the key out while it has its default, so that cells keep their ids and old
+    and new rows make the same entries.
     """
     return Field(default, ge=ge, gt=gt, lt=lt, exclude_if=lambda value: value == default)
 
@@ -60,9 +60,8 @@ class Method(nn.Module):
     licence: ClassVar[str]  # of the authors' code, which no method file copies
     fidelity: ClassVar[Fidelity]
     departures: ClassVar[tuple[str, ...]] = ()  # where this file differs from the paper, in words
-    needs: ClassVar[str] = (
-        ""  # what it needs beyond a usual teacher; a method with needs runs only if --methods names it
-    )
+    # Needs beyond a usual teacher, in words; a method with needs runs only if --methods names it.
+    needs: ClassVar[str] = ""
     # Changes of the configuration: for one model of all categories, in the demo profile (beside DEMO), and in
     # tests with the smallest network.
     multiclass: ClassVar[dict[str, Any]] = {}
@@ -89,7 +88,7 @@ class Method(nn.Module):
         # With "heldout" a share of the normal images is set aside and never trained on; with "last" none is.
         checkpoint: Literal["heldout", "last"] = "last"
         heldout_share: float = Field(0.2, gt=0, lt=1)
-        # A share that neither training nor the checkpoint nor calibration sees: thresholds are from it.
+        # A share that neither training nor the checkpoint rule nor calibration sees; it gives thresholds.
         hold_out: float = added(0.0, ge=0, lt=1)
         precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
 
@@ -107,7 +106,7 @@ class Method(nn.Module):
             return self
 
         def conflicts(self) -> dict[str, bool]:
-            """What a Config may get wrong although each key is valid: the complaint -> whether it applies."""
+            """Complaints about keys that exclude one another: the complaint -> whether it applies."""
             return {}
 
     def __init__(self, config: Any, teacher: FeaturePyramid) -> None:
@@ -116,10 +115,10 @@ class Method(nn.Module):
         self.teacher = teacher
 
     def prepare(self, normals: Iterable[Pair]) -> None:
-        """Look at batches of all training images, once before training; keep results in buffers."""
+        """Look at batches of all training images once, before training; keep results in buffers."""
 
     def calibrate(self, normals: Iterable[Pair]) -> None:
-        """Look at batches of held-out normal images, once after training, if there are any.
+        """Look at batches of held-out normal images once, after training, if there are any.
 
         The networks are those of the kept epoch, in eval mode. Keep results in buffers: they are part of the
         detector.
@@ -128,19 +127,19 @@ class Method(nn.Module):
     def loss(self, images: Tensor, taught: list[Tensor]) -> Tensor:
         """Scalar training loss of normalised images [B,3,H,W].
 
-        A loss may run `self.teach` on a changed image, and may depend on `self.progress`. A method whose loss
-        has several terms says them in `terms` instead.
+        A loss may run `self.teach` on a changed image, and may depend on `self.progress`. A method with
+        several terms in its loss implements `terms` instead.
         """
         if type(self).terms is Method.terms:
             raise TypeError(f"{type(self).__name__} has no loss")
         return total(self.terms(images, taught))
 
     def terms(self, images: Tensor, taught: list[Tensor]) -> dict[str, Tensor]:
-        """Name -> what the loss is the sum of, weights included: scalars, or one value per level [L]."""
+        """Name -> a summand of the loss with its weight: a scalar, or one value per level [L]."""
         return {"loss": self.loss(images, taught)}
 
     def observed(self) -> dict[str, Tensor]:
-        """Further scalars of the batch whose loss was computed last, which are kept beside its terms."""
+        """Further scalars of the last batch, by name; the runner keeps them beside the terms of its loss."""
         return {}
 
     def anomaly_map(self, images: Tensor, taught: list[Tensor]) -> Tensor:
@@ -218,7 +217,7 @@ class Method(nn.Module):
 
 
 def total(terms: Mapping[str, Tensor]) -> Tensor:
-    """The loss: the sum of scalars, or of terms [L], level by level."""
+    """The loss: the sum of all terms, scalars or [L]."""
     values = [*terms.values()]
     if len({value.shape for value in values}) > 1:
         values = [value.sum() for value in values]
@@ -257,7 +256,7 @@ def ranked(maps: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
 
 
 def scale_gradient(x: Tensor, weight: Tensor) -> Tensor:
-    """`x` unchanged, with its gradient multiplied by `weight` (broadcast), as hard mining needs."""
+    """`x` unchanged; its gradient is multiplied by `weight` (broadcast), as hard mining needs."""
     return x * weight + (x * (1 - weight)).detach()
 
 
@@ -267,7 +266,7 @@ _compile: ContextVar[Compile | None] = ContextVar("compile", default=None)
 
 @contextmanager
 def compiled_by(compile_: Compile | None) -> Iterator[None]:
-    """Within this context `compile_` gets every compilable function, and what it returns is called."""
+    """A context in which `compile_` turns each compilable function into the one that is called."""
     token = _compile.set(compile_)
     try:
         yield
@@ -337,9 +336,9 @@ def fuse(level_maps: list[Tensor], size: int, *, grid: int = 0, product: bool = 
 
 
 def gaussian_blur(anomaly_map: Tensor, sigma: float, radius: int | None = None) -> Tensor:
-    """[B,H,W] smoothed like scipy.ndimage.gaussian_filter with mirrored borders; sigma 0 changes nothing.
+    """Smooth maps [B,H,W] like scipy.ndimage.gaussian_filter with mirrored borders; sigma 0 changes nothing.
 
-    `radius` is that of the kernel in pixels; 4 sigma if it is not given.
+    `radius` is the kernel's, in pixels; 4 sigma if it is not given.
     """
     if sigma == 0:
         return anomaly_map
@@ -352,7 +351,7 @@ def gaussian_blur(anomaly_map: Tensor, sigma: float, radius: int | None = None) 
     return smooth
 
 
-@lru_cache(maxsize=16)  # a detector asks for the same one again and again
+@lru_cache(maxsize=16)  # a detector needs the same matrix again and again
 def blur_matrix(size: int, sigma: float, radius: int) -> np.ndarray:
     """The Gaussian along one axis with mirrored borders: smooth = values @ matrix, float32 [size,size].
 
@@ -379,7 +378,7 @@ def flat_cosine_distance(taught: Tensor, learned: Tensor) -> Tensor:
 def squared_distance(taught: Tensor, learned: Tensor) -> Tensor:
     """The squared distance of the unit channel vectors of two maps [B,C,h,w], as [B,h,w]; 0 to 4.
 
-    `2 - 2 cosine` would be quicker and lose the digits of small distances, which a product of maps needs.
+    `2 - 2 cosine` would be quicker, but it loses digits of small distances, and a product of maps needs them.
     """
     return (unit_vectors(taught) - unit_vectors(learned)).square().sum(1)
 
@@ -388,7 +387,8 @@ def squared_distance(taught: Tensor, learned: Tensor) -> Tensor:
 def divergence(taught: Tensor, learned: Tensor, temperature: float, *, of_places: bool = False) -> Tensor:
     """KL(teacher || student) of softmaxes of two maps [B,C,h,w].
 
-    Each channel's over the positions, as [B,C]; with `of_places` each position's over the channels, [B,hw].
+    The softmax of each channel runs over the positions: [B,C]. With `of_places` that of each position runs
+    over the channels: [B,hw].
     """
     over = 2 if of_places else 1
     p, q = (  # [B,hw,C]: channels last, as convolutions leave them

@@ -1,7 +1,7 @@
 """The one way to open a picture, for images and masks alike: upright, by its colours, no page left out.
 
-What is read, and what is refused because a viewer and a parser could disagree about it, is in
-docs/datasets.md. The pixels of ordinary RGB and grey files are what Pillow decodes.
+docs/datasets.md says which files are read, and which are refused because a viewer and a parser could disagree
+about them. The pixels of ordinary RGB and grey files are those that Pillow decodes.
 """
 
 import hashlib
@@ -16,21 +16,21 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from kdbench.errors import DataError, first_line
 from kdbench.files import IMAGE_SUFFIXES, LFS_POINTER, Content, is_lfs_pointer
 
-MAX_PIXELS = 178_956_970  # a file that claims more is taken for a decompression bomb; PIL's own limit
-Image.MAX_IMAGE_PIXELS = None  # checked here instead, without PIL's zone of warnings below the limit
+MAX_PIXELS = 178_956_970  # a file that claims more may be a decompression bomb; Pillow's own limit
+Image.MAX_IMAGE_PIXELS = None  # checked here instead, without Pillow's zone of warnings below the limit
 
-# What Pillow decodes by itself, whatever the suffix says; it would start another program for an EPS.
+# Pillow decodes these by itself, whatever the suffix; it would start another program for an EPS.
 # MPO, several JPEGs in one file, comes with JPEG.
 FORMATS = (
     *("PNG", "JPEG", "JPEG2000", "BMP", "DIB", "TIFF", "GIF", "WEBP", "AVIF", "PPM", "TGA", "PCX", "SGI"),
     *("MSP", "XBM", "QOI"),
 )
-LOSSY = ("JPEG", "MPO", "JPEG2000", "AVIF")  # formats of files that need not hold what was saved
+LOSSY = ("JPEG", "MPO", "JPEG2000", "AVIF")  # formats that may change the pixels that were saved
 LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp", "tiff_sgilog", "tiff_sgilog24")  # compressions
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 PLAIN = ("1", "L", "RGB", "I", "I;16", "I;16B")  # modes whose stored values are their colours
 
-MOST_PAGES = 1000  # of a mask; to count those of a TIFF takes Pillow longer and longer
+MOST_PAGES = 1000  # of a mask; each further page of a TIFF takes Pillow longer to count
 FULL_RANGE = 4096  # a 16-bit image without a higher value was made by a camera of 8, 10 or 12 bit
 # Tags of TIFF and their values.
 PHOTOMETRIC, MIN_IS_WHITE, EXTRA_SAMPLES, UNSPECIFIED, SAMPLE_FORMAT, SIGNED = 262, 0, 338, 0, 339, 2
@@ -56,9 +56,9 @@ DAMAGED = (
 class Picture:
     """An upright image in RGB, and facts about it.
 
-    `transparent`: parts of it were transparent, and are black now. `profile`: a hash of the colour profile,
-    which is not applied; "" without one. `highest`: the highest value of a file of 16 bit, of 65535; 0 for
-    one of 8 bit.
+    `transparent`: parts of it were transparent and are black now. `profile`: a hash of the colour profile,
+    which is not applied; "" without one. `highest`: the highest value of a file of 16 bit, out of 65535; 0
+    for a file of 8 bit.
     """
 
     image: Image.Image
@@ -95,7 +95,7 @@ def opened(
 
 
 def open_image(path: Path | Content) -> Picture:
-    """Decode an image; DataError with the path if it cannot be read, or only by guessing what is meant."""
+    """Decode an image; DataError with the path if it cannot be read, or only by guessing its meaning."""
     with opened(path, "an image") as file:
         _refuse_image(file)
         upper_half = _colours_of_16_bit(file)  # a loaded file does not tell it any more
@@ -125,7 +125,7 @@ def images_below(folder: Path, what: str = "") -> list[Path]:
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What the header of a file tells: its size as viewers show it, and its EXIF orientation."""
+    """The facts in the header of a file: its size as viewers show it, and its EXIF orientation."""
 
     size: tuple[int, int]  # width, height
     orientation: int  # 1: stored upright
@@ -147,11 +147,11 @@ def orientation_of(file: ImageFile.ImageFile) -> int:
 
 
 def read_mask(path: Path, above: int = 0, max_values: int | None = None) -> np.ndarray:
-    """What a mask marks, bool [H,W], upright: what a viewer shows brighter than `above` (of 255).
+    """The marked pixels of a mask, bool [H,W], upright: a viewer shows them brighter than `above` (of 255).
 
-    Pages of equal size are united. Transparency counts if the colours do not say the same. With
-    `above` = 0 all that is not black is marked, so lossy formats are refused. With `max_values`, too, a
-    mask of more grey values, or whose greys are only the edges of what is marked. DataError with the path.
+    Pages of equal size are united. Transparency counts if the colours do not say the same. With `above` = 0
+    every pixel that is not black is marked, so lossy formats are refused. With `max_values` as well, masks
+    with more grey values are refused, and masks with greys only along edges. DataError with the path.
     """
     with opened(path, "a mask") as file:
         united: np.ndarray | None = None
@@ -170,10 +170,10 @@ def read_mask(path: Path, above: int = 0, max_values: int | None = None) -> np.n
 
 
 def image_by_rule(path: Path) -> bool:
-    """Whether kdbench once read other pixels from this image.
+    """Whether older versions of kdbench read other pixels from this image.
 
-    That is: Pillow would scramble it (a turned grey TIFF), or its 16 bits have a transparent value. Raises
-    DataError for what the header already rules out.
+    They did if Pillow scrambles it (a turned grey TIFF), or if its 16 bits have a transparent value. Raises
+    DataError for a file that is refused by its header.
     """
     with opened(path, "an image") as file:
         _refuse_image(file)
@@ -184,10 +184,10 @@ def image_by_rule(path: Path) -> bool:
 
 
 def mask_by_rule(path: Path, above: int) -> bool:
-    """Whether kdbench once read other marks from this mask: it took the stored values of the first page.
+    """Whether older versions of kdbench read other marks from this mask.
 
-    That is: a palette, transparency, several pages, a turned picture, or other colours than RGB. Raises
-    DataError for what the header already rules out.
+    They took the stored values of the first page, which differ for a palette, transparency, several pages, a
+    turned picture, or other colours than RGB. Raises DataError for a file that is refused by its header.
     """
     with opened(path, "a mask") as file:
         _refuse_mask(file, path, above)
@@ -202,7 +202,7 @@ def mask_by_rule(path: Path, above: int) -> bool:
 
 
 def _refuse_image(file: ImageFile.ImageFile) -> None:
-    """ValueError for what the header of an image rules out."""
+    """ValueError for an image that is refused by its header."""
     _check_size(file)
     if (num_pages := _num_pages(file)) > 1:
         count = str(num_pages) if num_pages <= MOST_PAGES else f"more than {MOST_PAGES}"
@@ -216,7 +216,7 @@ def _refuse_image(file: ImageFile.ImageFile) -> None:
 
 
 def _refuse_mask(file: ImageFile.ImageFile, path: Path, above: int) -> None:
-    """ValueError for what the header of a page of a mask rules out."""
+    """ValueError for a page of a mask that is refused by its header."""
     _check_size(file)
     if above == 0:
         _refuse_lossy(file, path)
@@ -268,7 +268,7 @@ def _colours_of_16_bit(file: ImageFile.ImageFile) -> bool:
 
 
 def refuse_unclear(file: ImageFile.ImageFile) -> None:
-    """ValueError for files that Pillow decodes in another way than they mean, or that mean nothing."""
+    """ValueError for files that Pillow decodes against their meaning, or that have no certain meaning."""
     if file.mode == "LAB":
         raise ValueError("it has the colours of CIE L*a*b*: save it as RGB")
     if file.mode == "CMYK" and file.format == "JPEG" and "adobe" not in file.info:
@@ -295,7 +295,7 @@ def _refuse_lossy(file: ImageFile.ImageFile, path: Path) -> None:
 
 
 def _from_16_bit(image: Image.Image) -> Picture:
-    """Grey values of more than 8 bit, scaled so that 65535 is white: PIL's own conversion clips."""
+    """Grey values of more than 8 bit, scaled so that 65535 is white: Pillow's own conversion clips."""
     values = np.asarray(image, np.float64)
     if values.min() < 0 or values.max() > 65535:
         raise ValueError(f"it has values from {values.min():.0f} to {values.max():.0f}; 16 bit is 0 to 65535")
@@ -324,7 +324,7 @@ def _plain_alpha(image: Image.Image) -> Image.Image:
 
 
 def _marked(image: Image.Image, above: int, max_values: int | None) -> np.ndarray:
-    """What one upright page marks, by colour and transparency."""
+    """The marked pixels of one upright page, by colour or transparency."""
     values, alpha = _brightness(image)
     marked = values > above
     if alpha is not None and alpha.max() == 0:
@@ -376,7 +376,7 @@ def _refuse_soft(values: np.ndarray, max_values: int | None) -> None:
 
 
 def _has_areas(values: np.ndarray, greys: np.ndarray) -> bool:
-    """Whether a pixel of these greys has eight neighbours of its own grey; a pixel of an edge has not."""
+    """Whether a pixel of these greys has eight neighbours of its own grey; no pixel of an edge has."""
     height, width = values.shape
     same = np.isin(values, greys)[1:-1, 1:-1]
     for row, column in np.ndindex(3, 3):
@@ -385,7 +385,7 @@ def _has_areas(values: np.ndarray, greys: np.ndarray) -> bool:
 
 
 def _reason(path: Path | Content, error: Exception) -> str:
-    """What is wrong with the file, as far as its content says it."""
+    """What is wrong with the file, as far as its content tells."""
     if isinstance(path, Path) and is_lfs_pointer(path):
         return LFS_POINTER
     if not isinstance(error, UnidentifiedImageError):

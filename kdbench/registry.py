@@ -1,4 +1,4 @@
-"""Methods and datasets by name: a file in `methods/` or `datasets/` registers itself by being there.
+"""Methods and datasets by name: a file in `methods/` or `datasets/` needs no other registration.
 
 Paper, fidelity and departures of a method are read from its source with `ast`, so that a list of methods
 does not import torch.
@@ -62,7 +62,7 @@ class MethodFacts:
     fidelity: str
     departures: tuple[str, ...]
     summary: str  # the first sentence of the file
-    needs: str  # what it needs beyond a teacher that everybody has; "" for most
+    needs: str  # needs beyond a usual teacher, in words; "" for most
 
 
 def method_names() -> tuple[str, ...]:
@@ -171,7 +171,7 @@ def method_facts(name: str) -> MethodFacts:
 
 
 def methods_by_family(names: Iterable[str]) -> Iterator[tuple[str, list[MethodFacts]]]:
-    """The families that have any of these methods, with the methods' facts from the oldest paper on."""
+    """Each family of these methods, with the facts of its methods, the oldest paper first."""
     facts = sorted(map(method_facts, names), key=lambda fact: (fact.year or 0, fact.name))
     for family in FAMILIES:
         if members := [fact for fact in facts if fact.family == family]:

@@ -1,4 +1,4 @@
-"""The known teachers, and where a teacher's weights come from; imports no torch."""
+"""The known teachers, and where to find a teacher's weights; imports no torch."""
 
 import importlib.metadata
 import json
@@ -74,7 +74,7 @@ def find_weights(backbone: str, given: Path | None = None, *, download: bool = T
     if given is not None and not given.is_dir():
         if _names_others(backbone, given):
             raise RequestError(
-                [f"{given} is named as other weights than {backbone}. Name theirs, or rename the file"]
+                [f"{given} is named as other weights than {backbone}. Give another file, or rename it"]
             )
         return _weights(given, f"file {given.name}")
     if given is not None:
@@ -132,9 +132,9 @@ def is_pdn(backbone: str) -> bool:
 
 
 def why_unreadable(path: Path, error: Exception) -> str:
-    """Why a file cannot be read as weights, by its first bytes; else by what its reader raised.
+    """Why a file cannot be read as weights, by its first bytes, else by the error of its reader.
 
-    torch advises to read such files without its protection: its words are never shown.
+    torch's own messages are never shown: they advise to read such files without its protection.
     """
     if isinstance(error, OSError):
         return reason(error)
@@ -146,7 +146,7 @@ def why_unreadable(path: Path, error: Exception) -> str:
         return LFS_POINTER
     if refused := re.search(r"GLOBAL ([\w.]+)", str(error)):
         return (
-            f"it holds the Python object {refused[1]}, and to read objects may run any code. "
+            f"it holds the Python object {refused[1]}, and reading objects may run any code. "
             "Save the tensors alone: torch.save(model.state_dict(), FILE)"
         )
     if start.startswith(b"PK") and path.suffix == ".safetensors":
@@ -160,7 +160,7 @@ def why_unreadable(path: Path, error: Exception) -> str:
 
 
 def why_no_state(content: object) -> str:
-    """Why what a file holds is no dictionary of tensors, with the names of a dictionary of other things."""
+    """Why the content of a file is no dictionary of tensors, with the first names of another dictionary."""
     if not isinstance(content, dict):
         return f"it holds no dictionary of tensors but a {type(content).__name__}"
     names = ", ".join(repr(name) for name in list(content)[:5])
@@ -180,7 +180,7 @@ def _weights(path: Path, source: str) -> Weights:
 
 
 def distilled_how(path: Path) -> str:
-    """What `kdbench distil-teacher` wrote into a file of how it made it, for rows; "" for any other file."""
+    """How `kdbench distil-teacher` made a file, in words for rows; "" for any other file."""
     if path.suffix != ".safetensors":
         return ""
     with path.open("rb") as file:
@@ -195,8 +195,8 @@ def distilled_how(path: Path) -> str:
 def header_text(file: BinaryIO, name: str) -> str:
     """A text in the header of a file in the format safetensors; "" if it has none of this name.
 
-    Also "" for a file of another format: who reads its tensors says so. The header is its length in eight
-    bytes, then JSON.
+    Also "" for a file of another format: the reader of its tensors complains. The header is its length in
+    eight bytes, then JSON.
     """
     length = int.from_bytes(file.read(8), "little")
     header = file.read(length) if length <= LONGEST_HEADER else b""
@@ -235,7 +235,7 @@ def _in_folder(backbone: str, folder: Path) -> Path | None:
 
 
 def _names_others(backbone: str, path: Path) -> bool:
-    """Whether the name of the file has another timm tag or torchvision hash than the backbone."""
+    """Whether the name of the file has a timm tag or a torchvision hash other than the backbone's."""
     if path.stem.startswith(f"{architecture(backbone)}."):
         return path.stem != backbone
     ending = re.search(r"-([0-9a-f]{8})$", path.stem)

@@ -369,7 +369,7 @@ def _drops(
 
 
 def _unequal(oneclass: Entry, multiclass: Entry) -> Iterator[str]:
-    """What differs besides the setting: keys of the recipes with both values, and seeds."""
+    """All differences besides the setting, in words: keys of the recipes with both values, and seeds."""
     if differences := recipe_differences(oneclass.recipe, multiclass.recipe):
         yield differences
     if oneclass.seeds != multiclass.seeds:

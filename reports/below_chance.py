@@ -69,7 +69,7 @@ def _blind_table(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
 
 
 def said(found: Sequence[Entry]) -> list[str]:
-    """The same for the terminal, in a line for each entry."""
+    """The categories below chance for the terminal, in a line for each entry."""
     lines = []
     for entry in found:
         if blind := _blind(entry):

@@ -11,7 +11,7 @@ from kdbench.reports.rows import Group, Rows
 from kdbench.reports.tables import Table, Value, hole, number, percent, text
 
 FEWEST = 8  # epochs: a quarter of fewer is a single one
-FLAT = 0.05  # what a quarter of the training may still change of a flat curve
+FLAT = 0.05  # a flat curve may change by so much in the last quarter of the training
 SHARES = (0.25, 0.5, 1.0)  # of the training
 SHOWN = tuple(name for name in MAIN if name != "mad")
 
@@ -29,7 +29,7 @@ def change(curve: Sequence[float] | None) -> float:
 
 
 def flattened(group: Group, found: Sequence[Entry], rows: Rows) -> Iterator[Table]:
-    """What the last quarter of each training still changed; nothing if no training has enough epochs."""
+    """The changes in the last quarter of each training; nothing if no training has enough epochs."""
     cells = rows.cells.drop_duplicates("cell_id").set_index("cell_id")
     every = {cell_id for entry in found for cell_id in entry.ok["cell_id"]}
     changes = cells.loc[cells.index.isin(every), ["epoch_loss", "epoch_heldout"]].map(change)

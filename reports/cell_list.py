@@ -50,7 +50,7 @@ class Links:
 
 
 def list_cells(cells: pd.DataFrame, links: Links) -> dict[str, Any]:
-    """What the template needs: a line per cell, recipes, machines with versions, and errors."""
+    """The data of the template: a line per cell, recipes, machines with versions, and errors."""
     recipes, machines, errors = _Facts("recipe"), _Facts("machine"), _Facts("error")
     by_cell = cells.groupby("cell_id", sort=False)
     means = 100 * by_cell[[*MAIN]].mean()

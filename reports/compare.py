@@ -1,4 +1,4 @@
-"""What changed between two results folders: code, machines, every metric, and what fails now."""
+"""Compare two results folders: code, machines, every metric, and cells that fail now."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from kdbench.results.schema import VERSIONS
 # Versions and machines of the rows: what a difference may come from.
 CODE = ("git_commit", *VERSIONS, "ray_version")
 MACHINE = ("device_name", "driver", "num_threads", "precision", "host")
-LINE = [*APART, "entry", "category"]  # what names a line; a mean over the seeds that both folders have
+LINE = [*APART, "entry", "category"]  # the key of a line; a mean over the seeds that both folders have
 HEAD = ("method", "section", "category", "metric", "before", "after", "difference", "significant", "remark")
 
 

@@ -68,7 +68,7 @@ def covered_differences(found: Sequence[Entry], *, over_images: bool = False, nu
 
 
 def covered_changes(num_seeds: int, num_categories: int) -> str:
-    """What intervals of a change over so many categories cover, with so many seeds of shared detectors."""
+    """The coverage of intervals of a change over so many categories, with seeds of shared detectors."""
     own = covered("categories", "difference", num_seeds=num_seeds, num_categories=num_categories)
     return f"{SIMULATED}: over categories {own}."
 

@@ -132,7 +132,7 @@ def _metrics(
 def _cost(
     entry: str, machine: str, rows: pd.DataFrame, base: pd.DataFrame, scores: pd.DataFrame
 ) -> tuple[Value, ...]:
-    """How the numbers of one way differ from those of torch, whose rows of the same detectors are `base`."""
+    """The differences of a runtime and precision from torch; `base` are torch's rows of these detectors."""
     keys, cell_ids = ["cell_id", "category"], [*dict.fromkeys(rows["cell_id"])]
     both = rows.merge(base[[*keys, *COLUMNS]], on=keys, suffixes=("", "_torch"))
     samples = _paired(rows, scores)

@@ -23,7 +23,7 @@ KNOWN = (*COLUMNS, *FURTHER, *LEGACY_METRICS)
 TITLES = {metric.name: metric.title for metric in DEFINITIONS} | {"mad": "mAD"}
 MARK = " †"
 MARKED = "†: over categories that give their labels away; a table of the dataset's section lists these."
-MAIN = ("image_auroc", "pixel_auroc", "aupro", "mad")  # what is shown where there is no room for all
+MAIN = ("image_auroc", "pixel_auroc", "aupro", "mad")  # shown where there is no room for all metrics
 
 
 class Mean(NamedTuple):
@@ -78,7 +78,7 @@ class Entry:
     rows: pd.DataFrame
     means: Means  # over all categories of the dataset, or holes
     seeds: tuple[int, ...]
-    holes: tuple[str, ...]  # what the dataset's mean lacks, in words
+    holes: tuple[str, ...]  # the rows that the dataset's mean lacks, in words
     unlike: tuple[str, ...]  # why its means are not comparable with others: "1 of 3 seeds", "other images"
     oracle: bool  # selected on test images
 
@@ -94,7 +94,7 @@ class Entry:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What a reader must know before using the means."""
+        """Remarks that a reader must know before using the means."""
         return self.holes + self.unlike
 
     @property

@@ -31,7 +31,7 @@ class Interval(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What one factor adds to a variance."""
+    """The part of a variance that one factor adds."""
 
     variance: float
     uncertainty: float  # the square of the estimated variance over its degrees of freedom

@@ -85,7 +85,7 @@ class Sketch:
 
     name: str  # of its files
     title: str
-    says: str  # what it shows and how to read it: the caption and the alternative text
+    says: str  # its content and how to read it: the caption and the alternative text
     draw: Draw | None
     why_not: str = ""
 

@@ -1,4 +1,4 @@
-"""What drives a training: the terms of each loss, and their gradients, at a few steps."""
+"""Figures of the terms that drive a training, and of their gradients, at a few steps."""
 
 from collections.abc import Iterator, Sequence
 

@@ -15,7 +15,7 @@ from kdbench.results.schema import ROW_SCHEMA
 from kdbench.results.store import CELLS, CURVES, LATENCY, SCORES, TRIALS, Kind, Results, read
 
 NAMED = 5  # cells that a message names
-# What a line of scores or curves says of its cell.
+# The columns of a cell that a line of scores or curves has.
 OF_CELL = [
     *("cell_id", "method", "entry", "dataset", "setting", "category", "seed"),
     *("profile", "preset", "config"),
@@ -37,11 +37,11 @@ class Folder:
         return f"<{type(self).__name__} {self.where}>"
 
     def rows(self, *, earlier: bool = False, **filters: object) -> pd.DataFrame:
-        """One line for each category of a cell: what was asked, how it went, all metrics as fractions.
+        """One line for each category of a cell: its request, its status, all metrics as fractions.
 
-        Rows of images that changed since are left out, as in reports, unless `earlier` is true. `entry` names
-        the method and the keys in which its recipes differ. Rows with the same entry and section have one
-        mean.
+        Rows of images that have changed since are left out, as in reports, unless `earlier` is true. `entry`
+        names the method and the keys in which its recipes differ: a mean is over rows of one entry and
+        section.
         """
         rows = self._rows_that_count()
         if earlier:
@@ -50,11 +50,11 @@ class Folder:
         return _chosen(rows[[*ROW_SCHEMA.names, "entry"]], filters)
 
     def scores(self, **filters: object) -> pd.DataFrame:
-        """One line for each test image of a cell: its label and image score, and what the cell was."""
+        """One line for each test image of a cell: its label and image score, and columns of the cell."""
         return _chosen(self._of_cells(SCORES), filters)
 
     def curves(self, **filters: object) -> pd.DataFrame:
-        """One line for each category of a cell: its ROC and PRO curves as lists, thinned, and what it was."""
+        """One line for each category of a cell: thinned ROC and PRO curves as lists, and columns of it."""
         return _chosen(self._of_cells(CURVES), filters)
 
     def latencies(self, **filters: object) -> pd.DataFrame:
@@ -83,7 +83,7 @@ class Folder:
         return read(self._results.storage, kind).to_pandas()
 
     def _of_cells(self, kind: Kind) -> pd.DataFrame:
-        """Rows of a kind that belong to rows of their cell, with what the cell was."""
+        """Rows of a kind with columns of their cells, of cells whose rows count."""
         rows = read_beside(self._results.storage, kind).drop(["attempt_id"]).to_pandas()
         return rows.merge(self._rows_that_count()[OF_CELL], on=["cell_id", "category"])
 

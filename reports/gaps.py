@@ -1,4 +1,4 @@
-"""What is missing: cells that failed, ran out of time or memory, or did not run; rows that do not count."""
+"""Tables of gaps: cells that failed, ran out of time or memory, or did not run; rows that do not count."""
 
 from collections.abc import Iterator, Mapping, Sequence
 

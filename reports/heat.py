@@ -36,8 +36,8 @@ class Kept:
     """A map as its row has it."""
 
     picture: bytes  # PNG, 8-bit grey
-    lowest: float  # what black stands for
-    highest: float  # what white stands for
+    lowest: float  # the value of black
+    highest: float  # the value of white
     power: float  # a value between them is (grey / 255)^power of the way; 1 in older rows
 
     @property

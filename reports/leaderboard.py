@@ -49,8 +49,8 @@ class Section:
 
     title: str
     tables: tuple[Table, ...]
-    headline: str = ""  # what the terminal shows of it
-    conclusion: str = ""  # what its paired tests allow us to say
+    headline: str = ""  # its line for the terminal
+    conclusion: str = ""  # the sentence that its paired tests allow
     standing: Table | None = None  # its ranking in a few columns
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1_max")  # what `image_effects` knows
+IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1_max")  # `image_effects` knows these
 
 Array = NDArray[np.float64]
 

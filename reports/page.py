@@ -51,7 +51,7 @@ PLOTTED = ("mad", *(name for name in COLUMNS if name != "mad"))  # the metric th
 
 @dataclass(frozen=True, kw_only=True)
 class _Part:
-    """What the page shows of one section besides its tables."""
+    """The content of one section of the page besides its tables."""
 
     group: Group
     found: list[Entry]
@@ -305,7 +305,7 @@ def _counted(count: int, name: str) -> str:
 
 
 def _data(points: Sequence[dict[str, Any]], parts: Sequence[_Part], links: Links) -> dict[str, Any]:
-    """What the script needs: points of the plot, and the cells behind each set of numbers."""
+    """The data of the script: points of the plot, and the cells behind each set of numbers."""
     return {
         "metrics": [TITLES[metric] for metric in PLOTTED],
         "sections": [part.group.title for part in parts],

@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Logged:
-    """What a tracker gets for one entry of one section."""
+    """The run of a tracker for one entry of one section."""
 
     name: str
     params: dict[str, str]
@@ -154,7 +154,7 @@ def log_to_wandb(results: str | Path, files: Sequence[Path], project: str) -> in
 
 
 def summaries(results: str | Path) -> Iterator[Logged]:
-    """What trackers get: every entry of every section with its resolved configuration."""
+    """The runs of a tracker: every entry of every section with its resolved configuration."""
     cells = load_rows(results)
     recipes = cells.drop_duplicates("cell_id").set_index("cell_id")[["config", "selection"]]
     for group, rows in sections(cells):

@@ -43,7 +43,7 @@ APART = [*Section._fields, "oracle"]
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """What a report reads. Frames without rows have their columns."""
+    """The rows of a report, as frames. A frame without rows has its columns all the same."""
 
     cells: pd.DataFrame  # a row per category of a cell, with `entry`, `oracle` and `place`
     scores: pd.DataFrame  # a row per test image, of cells that have rows
@@ -65,7 +65,7 @@ class Rows:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """What all rows of a section share."""
+    """The facts that all rows of a section share."""
 
     dataset: str
     setting: str
@@ -76,7 +76,7 @@ class Group:
 
     @property
     def conditions(self) -> str:
-        """What datasets and settings must share to stand in one table."""
+        """The conditions that datasets and settings must share to stand in one table, in words."""
         conditions = f"profile {self.profile}, preset {self.preset} (metrics v{self.metric_version})"
         return conditions + (", selected on test images: never ranked" if self.oracle else "")
 
@@ -281,7 +281,7 @@ def sections(cells: pd.DataFrame) -> Iterator[tuple[Group, pd.DataFrame]]:
 
 
 def holes(rows: pd.DataFrame) -> tuple[str, ...]:
-    """What one entry lacks for a mean over the dataset, in words; empty if it lacks nothing."""
+    """The rows that one entry lacks for a mean over the dataset, in words; empty if it lacks none."""
     expected = list(rows["dataset_categories"].iloc[0])
     num_seeds, tried = rows["seed"].nunique(), rows["category"].nunique()
     found = []

@@ -11,7 +11,7 @@ from kdbench.reports.tables import Table, Value, hole, number, percent, text
 
 
 def flagged(group: Group, found: Sequence[Entry], rows: Rows) -> Iterator[Table]:
-    """What `kdbench datasets audit` found of the dataset; nothing where it was not audited."""
+    """The tables of an audit of the dataset by `kdbench datasets audit`; none without an audit."""
     audited = rows.shortcuts[rows.shortcuts["dataset"] == group.dataset]
     expected = found[0].dataset_categories
     audited = audited[audited["category"].isin(expected)]

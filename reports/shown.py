@@ -53,7 +53,7 @@ class Leaderboard(Tables):
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Compared(Tables):
-    """What changed between two results folders; `num_regressions` counts what became worse."""
+    """The differences of two results folders; `num_regressions` counts what became worse."""
 
     num_regressions: int
 
@@ -95,7 +95,7 @@ def all_figures(results: str | Path) -> dict[str, Figure]:
 
 
 def compared(before: str | Path, after: str | Path, tolerance: float) -> Compared:
-    """What `kdbench compare` shows."""
+    """The tables of `kdbench compare`."""
     from kdbench.reports.compare import compare
 
     found = compare(expanded(str(before)), expanded(str(after)), tolerance)

@@ -1,4 +1,4 @@
-"""How sure the numbers of a section are: intervals, which best value is surely best, which methods differ."""
+"""The uncertainty of a section: intervals, which best value is surely best, which methods differ."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence

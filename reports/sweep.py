@@ -1,4 +1,4 @@
-"""What sweeps found: the best configurations, what mattered, what peeking at test images would have bought.
+"""The section of a sweep: the best configurations, the importance of keys, the gain of peeking.
 
 Only trials that were trained to the end can be chosen. The others were judged earlier, on another detector
 than the one that `kdbench run` would train.
@@ -77,7 +77,7 @@ def tables(sweep: SweepRows) -> Iterator[Table]:
 
 
 def headline(sweep: SweepRows) -> str:
-    """What the terminal shows of a sweep."""
+    """The lines of a sweep for the terminal."""
     lines = [sweep.title, f"  {_counts(sweep)}"]
     if best := find_best(sweep.trials.to_dict("records")):
         lines.append(f"  best {sweep.objective} {best['objective_value']:.4f}{_gain(sweep, best)}")
@@ -150,7 +150,7 @@ class Importance:
     epoch: int  # at which all of the trials were compared
     num_trials: int
     explained: float  # R^2 on trials that the forest has not seen
-    drop: dict[str, float]  # what R^2 loses if the values of a key are shuffled; the largest first
+    drop: dict[str, float]  # key -> the loss in R^2 if its values are shuffled; the largest first
 
 
 def importance(sweep: SweepRows, seed: int = 0) -> Importance | str:
@@ -278,7 +278,7 @@ def spearman(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
 
 
 def peeking_table(sweep: SweepRows) -> Table:
-    """What peeking would have bought: test scores of the default, the chosen and the best trial."""
+    """The gain of a choice by test images: test scores of the default, the chosen and the best trial."""
     title = f"What peeking would have bought: {sweep.title}"
     head = ("configuration", f"test {sweep.objective}, %")
     found = peeking(sweep)

@@ -1,4 +1,4 @@
-"""What the paired tests of a section allow us to say, in one sentence, and the ranking in a few columns."""
+"""The conclusion of a section: one sentence that its paired tests allow, and the ranking in a few columns."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -74,7 +74,7 @@ def judged(table: Table, lines: Sequence[tuple[Value, ...]]) -> list[Judged]:
 
 
 def sentence(pairs: Sequence[Judged], order: Sequence[str], by: str) -> str:
-    """What the pairs allow us to say: who is better than whom, what cannot be told, what was not tested.
+    """The sentence that the pairs allow: which method is better, which pairs are alike, which are not tested.
 
     Each pair is named by itself, and nothing is taken as transitive: A may be better than B, B better than
     C, and still A and C may not be told apart. `order` has the names in the order in which they are named.
@@ -97,7 +97,7 @@ def sentence(pairs: Sequence[Judged], order: Sequence[str], by: str) -> str:
 
 
 def counted(pairs: Sequence[Judged], by: str) -> str:
-    """The same where the names would be too many or too long: how many of the pairs differ."""
+    """The sentence for many methods: how many of the pairs differ, without names."""
     tested = [pair for pair in pairs if pair.p is not None]
     if not tested:
         return NOTHING
@@ -112,7 +112,7 @@ def _head(tested: Sequence[Judged], by: str) -> str:
 
 
 def _wins(told: Sequence[tuple[str, str]], order: Sequence[str]) -> Iterator[str]:
-    """Who is better than whom; those who are better than the same ones stand together."""
+    """Which methods are better than which; those that are better than the same ones share a clause."""
     worse = {name: tuple(other for other in order if (name, other) in told) for name in order}
     for losers in dict.fromkeys(worse[name] for name in order if worse[name]):
         winners = [name for name in order if worse[name] == losers]

@@ -1,4 +1,4 @@
-"""What a user can ask of a sweep: the options of `kdbench sweep` and the keys of its TOML file."""
+"""The request of a sweep: the options of `kdbench sweep` and the keys of its TOML file."""
 
 from typing import Annotated, Literal
 

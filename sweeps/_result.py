@@ -1,4 +1,4 @@
-"""What a person reads of a sweep: a line for each thing that happens, and at its end what it found."""
+"""The output of a sweep: a line for each event of a trial, and at its end a summary."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SweepResult:
-    """What a sweep found."""
+    """The result of a sweep."""
 
     rows: tuple[dict[str, Any], ...]  # one for each configuration, those of earlier calls too
     best: dict[str, Any] | None  # the row with the highest objective; None: no training was completed
     config: str | None  # the TOML file of the best, for `kdbench run --config`; None: nothing is chosen
-    num_trials: int  # that Ray ran, configurations drawn twice included
-    num_errors: int  # of those, the ones that Ray will run again
+    num_trials: int  # all trials of Ray; a configuration that was drawn twice counts twice
+    num_errors: int  # trials that Ray will run again
 
     def __repr__(self) -> str:
         best = f"{self.best['objective']} {self.best['objective_value']:.4f}" if self.best else "none"
@@ -48,7 +48,7 @@ class SweepResult:
 
 
 def result_of(plan: "SweepPlan", end: "SweepEnd") -> SweepResult:
-    """What the rows of a sweep say; writes the best configuration, unless test images chose it."""
+    """The result by the rows of a sweep; writes the best configuration, unless test images chose it."""
     from kdbench.reports.sweep import find_best
     from kdbench.sweeps._plan import write_best
     from kdbench.sweeps.tune import read_sweep
@@ -65,7 +65,7 @@ def result_of(plan: "SweepPlan", end: "SweepEnd") -> SweepResult:
 
 
 class Lines:
-    """One line for each thing that happens to a trial."""
+    """One line for each event of a trial."""
 
     def __init__(self, plan: "SweepPlan") -> None:
         from kdbench.sweeps.tune import read_sweep
@@ -75,7 +75,7 @@ class Lines:
         self.finished = {row["trial_id"]: row for row in rows if row["status"] != "running"}
 
     def first(self) -> str:
-        """What will be done."""
+        """The line that says what the sweep will do."""
         first, finished = self.sweep.cells[0], len(self.finished)
         seen = "synthetic defects on held-out normal images"
         if self.sweep.selection == "test":
@@ -89,7 +89,7 @@ class Lines:
         )
 
     def of(self, row: "Row") -> str:
-        """What a trial's row says now."""
+        """The line for a trial whose row has changed."""
         from kdbench.reports.sweep import find_best
 
         name = row["trial_id"].rpartition("-")[2][:6]
@@ -108,7 +108,7 @@ class Lines:
         return f"{count} trial {name} {how}: {shown} ({keys}){top}"
 
     def audited(self, row: "Row", value: float) -> str:
-        """What the test images say of a trial."""
+        """The line for the test score of a trial."""
         name = row["trial_id"].rpartition("-")[2][:6]
         objective = self.sweep.objective
         return f"audit {name}: {objective} {row['objective_value']:.4f}, of the test images {value:.4f}"
@@ -122,7 +122,7 @@ def searched_text(searched: Mapping[str, object]) -> str:
 
 
 def summary(plan: "SweepPlan", result: SweepResult) -> "Iterator[str | Table]":
-    """What a sweep found: lines and tables."""
+    """The summary of a sweep: lines and tables."""
     from kdbench.sweeps._trial import HOPELESS
 
     stopped = sum(row["stopped_early"] for row in result.rows)
@@ -142,11 +142,11 @@ def summary(plan: "SweepPlan", result: SweepResult) -> "Iterator[str | Table]":
         yield "the same command runs the trials that had an error again"
     hopeless = sum(any(kind.__name__ in (row["error"] or "") for kind in HOPELESS) for row in result.failed)
     if hopeless:
-        yield f"{hopeless} diverged or cannot be configured so: not tried again, they would fail again"
+        yield f"{hopeless} diverged or had a refused configuration: not tried again, they would fail again"
 
 
 def _tables(plan: "SweepPlan") -> "Iterator[str | Table]":
-    """The best trials and the importance of keys, as the report has them."""
+    """The tables of the report with the best trials and the importance of keys."""
     from kdbench.reports import sweep as reports
     from kdbench.results.store import AUDITS, TRIALS, read
 

@@ -21,7 +21,7 @@ def planned(request: SweepRequest, view: View) -> SweepPlan:
 
 
 def carry_out(plan: SweepPlan, view: View, *, audit: bool) -> SweepResult:
-    """Run a sweep and say what each trial does; with `audit` its detectors score the test images then.
+    """Run a sweep and print a line for each event; with `audit` its detectors then score the test images.
 
     The best configuration is written, unless test images chose it.
     """

@@ -30,7 +30,7 @@ FIXED = {
 
 @dataclass(frozen=True, kw_only=True)
 class Between:
-    """A number from `low` to `high`, both included; with `log` its logarithm is uniform."""
+    """A number from `low` to `high`, both included; with `log`, its logarithm is uniform."""
 
     low: float
     high: float
@@ -38,11 +38,11 @@ class Between:
     whole: bool = False
 
     def encoded(self, value: Any) -> Any:
-        """The value as searchers take it."""
+        """The value in the form of searchers."""
         return value
 
     def decoded(self, value: Any) -> Any:
-        """What a searcher drew, as the configuration takes it."""
+        """The value of a configuration for a value that a searcher drew."""
         if self.whole:
             return int(value)
         return min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
@@ -59,11 +59,11 @@ class OneOf:
     values: tuple[Any, ...]
 
     def encoded(self, value: Any) -> str:
-        """The value as searchers take it."""
+        """The value in the form of searchers."""
         return json.dumps(next(listed for listed in self.values if listed == value))
 
     def decoded(self, value: str) -> Any:
-        """What a searcher drew, as the configuration takes it."""
+        """The value of a configuration for a value that a searcher drew."""
         return json.loads(value)
 
     def has(self, value: Any) -> bool:

@@ -208,7 +208,7 @@ def _saved(path: Path, value: object, **options: bool) -> bytes:
 STATE = {"a": torch.arange(6.0), "b": torch.zeros(2, 3)}
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 ALONE = "Save the tensors alone: torch.save(model.state_dict(), FILE)"
-EVIL = f"it holds the Python object posix.mkdir, and to read objects may run any code. {ALONE}"
+EVIL = f"it holds the Python object posix.mkdir, and reading objects may run any code. {ALONE}"
 HTML = "it begins with '<html>404 not found</html>', as neither torch.save nor safetensors writes it"
 CUT = "it is damaged or cut off after {size} bytes. Get it again"
 NOT_WEIGHTS: dict[str, tuple[Callable[[Path], bytes], str]] = {
@@ -250,7 +250,7 @@ NOT_WEIGHTS: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "listed.pth": (lambda p: _saved(p, {"state_dict": [1]}), "it holds no dictionary of tensors but a list"),
     "module.pth": (
         lambda p: _saved(p, torch.nn.Linear(2, 2)),
-        "it holds the Python object torch.nn.modules.linear.Linear, and to read objects may run any code. "
+        "it holds the Python object torch.nn.modules.linear.Linear, and reading objects may run any code. "
         + ALONE,
     ),
     "empty.safetensors": (lambda p: b"", "it is empty"),
@@ -398,15 +398,15 @@ def test_the_weights_of_a_deeper_network_are_an_error_though_all_tensors_are_the
             teacher(RESNET, LEVELS, weights(tmp_path / "w.pth"))
         assert str(raised.value) == (
             f"{tmp_path}/w.pth does not fit {RESNET}: it has 1 tensors that this network "
-            f"has not, first: {name}"
+            f"does not have, first: {name}"
         )
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda t: t.to(torch.int8), "is of torch.int8, and weights are floating-point"),
-        (lambda t: t.to(torch.complex64), "is of torch.complex64, and weights are floating-point"),
+        (lambda t: t.to(torch.int8), "has the type torch.int8; weights are floating-point"),
+        (lambda t: t.to(torch.complex64), "has the type torch.complex64; weights are floating-point"),
         (lambda t: t * torch.nan, "has values that are NaN or infinite"),
         (lambda t: t / 0, "has values that are NaN or infinite"),
     ],

@@ -29,7 +29,7 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run a command and leave with its exit code; 1, too, if all that it had to give was lost."""
+    """Run a command and leave with its exit code; also with 1 if its whole output was lost."""
     with lossy_streams():
         code = _carry_out()
         sys.stdout.flush()
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def _carry_out() -> int | str | None:
-    """Run the command of the command line, say what is wrong with it, and return its exit code."""
+    """Run the command of the command line, print complaints about it, and return its exit code."""
     try:
         give_home()
         app()

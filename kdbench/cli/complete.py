@@ -1,6 +1,6 @@
-"""What a shell completes: names of methods, datasets, categories and cells, in comma lists too.
+"""Completion in a shell: names of methods, datasets, categories and cells, in comma lists too.
 
-A shell waits for every key, so nothing here loads torch or reads rows.
+A shell waits for the answer, so nothing here loads torch or reads rows.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,7 +19,7 @@ Completion = Callable[[typer.Context, str], list[str]]
 
 
 def of_names(names: Names) -> Completion:
-    """Completes one of some names, or the last one of a comma list, without those that stand there."""
+    """A completion of one name, or of the last name in a comma list without the names before it."""
 
     def complete(ctx: typer.Context, incomplete: str) -> list[str]:
         before, comma, part = incomplete.rpartition(",")
@@ -30,8 +30,8 @@ def of_names(names: Names) -> Completion:
 
 
 def _categories(ctx: typer.Context) -> list[str]:
-    """Those of the datasets that the command names so far; synthetic's if it names none."""
-    # An argument is not parsed yet where an option before the cursor has no value.
+    """The categories of the datasets that the command names so far; synthetic's if it names none."""
+    # If an option before the cursor has no value yet, an argument is not parsed.
     given = ctx.params.get("dataset") or ctx.params.get("name") or ctx.args or "synthetic"
     texts = [given] if isinstance(given, str) else given
     names = [name for text in texts for name in text.split(",") if name in dataset_names()]
@@ -59,7 +59,7 @@ datasets = of_names(lambda ctx: dataset_names())
 categories = of_names(_categories)
 cells = of_names(_cells)
 
-# Field of a request -> what completes it.
+# Field of a request -> its completion.
 OF_FIELDS: dict[str, Completion] = {
     "backbone": of_names(lambda ctx: BACKBONES),
     "categories": categories,

@@ -35,10 +35,10 @@ def check_dataset(
     root: Root = None,
     deep: Annotated[bool, typer.Option("--deep", help="Also decode every image and mask.")] = False,
     large_masks: Annotated[
-        bool, typer.Option("--large-masks", help="Say nothing of masks that mark more than half of an image.")
+        bool, typer.Option("--large-masks", help="Accept masks that mark more than half of their image.")
     ] = False,
 ) -> Answer:
-    """Compare what is on disk with what was published, and name what is missing or wrong."""
+    """Compare a dataset on disk with the published counts, and name each missing or wrong file."""
     from kdbench.data.check import check
     from kdbench.registry import get_dataset
 
@@ -104,7 +104,7 @@ def prepare_dataset(
     image_size: Annotated[int, typer.Option(help="Side of the decoded images.")] = 256,
     preset: Annotated[str, typer.Option(help="Evaluation preset, for the masks.")] = "exact",
 ) -> None:
-    """Decode all images once, so that no run has to; `kdbench run` does the same where it is needed."""
+    """Decode all images once, before any run; `kdbench run` does the same if it is needed."""
     from kdbench.data.decoding import decode_dataset
     from kdbench.files import cache_folder
     from kdbench.registry import get_dataset
@@ -127,13 +127,13 @@ def download_dataset(
     name: Name,
     root: Annotated[
         Path | None,
-        typer.Option(help="Where it goes; else the folder DATASET in KDBENCH_DATA.", callback=at_home),
+        typer.Option(help="The new folder; else the folder DATASET in KDBENCH_DATA.", callback=at_home),
     ] = None,
     accept_licence: Annotated[
         bool, typer.Option("--accept-licence", help="I have read the licence.")
     ] = False,
 ) -> None:
-    """Download, verify and unpack a dataset; goes on where it was interrupted."""
+    """Download, verify and unpack a dataset; the same command resumes."""
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 
     from kdbench.data.download import download, download_folder, licence_of
@@ -153,7 +153,7 @@ def download_dataset(
             ),
         )
     say(f"{dataset.title} is in {path}")
-    say_next("compare it with what was published", "kdbench", "datasets", "check", name, "--root", str(path))
+    say_next("compare it with published counts", "kdbench", "datasets", "check", name, "--root", str(path))
 
 
 @data_app.command("audit")
@@ -236,7 +236,7 @@ def convert_dataset(
     format_: Annotated[Literal["coco", "yolo", "csv"], typer.Option("--format", help="Format of SOURCE.")],
     out_: Annotated[Path, typer.Option("--out", help="The new folder, one category.", callback=at_home)],
     images: Annotated[
-        Path | None, typer.Option(help="Where the images are, if not beside SOURCE.", callback=at_home)
+        Path | None, typer.Option(help="Folder of the images, if not beside SOURCE.", callback=at_home)
     ] = None,
     train_share: Annotated[
         float, typer.Option(help="Share of the normal images for training, if SOURCE has no column split.")
@@ -246,7 +246,7 @@ def convert_dataset(
         bool, typer.Option("--masks/--no-masks", help="Draw polygons as masks, or take labels only.")
     ] = True,
 ) -> None:
-    """Make a folder that `--dataset folder` reads of COCO, YOLO or CSV annotations."""
+    """Convert COCO, YOLO or CSV annotations to a folder that `--dataset folder` reads."""
     from kdbench.data.convert import convert
 
     done = convert(source, format_, out_, images=images, train_share=train_share, seed=seed, use_masks=masks)

@@ -60,7 +60,7 @@ def export(
         raise RequestError(["name cells, or --best METRIC: one of the two"])
     rows = _best(_rows(results), best) if best else [_one(_rows(results), name) for name in cells or ()]
     if best:
-        note(f"{best} is of test images, so that the best of many cells looks better than it is")
+        note(f"{best} is computed on test images, so the best of many cells looks better than it is")
     files = []
     for row in rows:
         with reading(results):
@@ -91,7 +91,7 @@ def predict(
     out: Annotated[Path, typer.Option(help="Folder of the output.", callback=at_home)] = Path("predictions"),
     watch: Annotated[
         Path | None,
-        typer.Option(help="A folder: score what comes into it, until Ctrl-C.", callback=at_home),
+        typer.Option(help="A folder: score each new image in it, until Ctrl-C.", callback=at_home),
     ] = None,
     threshold: DecideBy = None,
     results: Results = "results",
@@ -111,7 +111,7 @@ def predict(
     found, others = find_images(images or [])
     predictor = predictor_of(detector, threshold, results, weights, device)
     if others:
-        note(f"files in the folders whose names are no names of images, left out: {others}")
+        note(f"files in the folders without the suffix of an image are left out: {others}")
     predictions: list[Prediction] = []
     with complained(f"cannot write in {out}"):
         if watch is None:
@@ -132,7 +132,7 @@ def predict(
 
 
 def _scored(predictor: "Predictor", images: Sequence["Found"], out: Path) -> Iterator["Prediction"]:
-    """The predictions, with a bar; each error is said at once."""
+    """The predictions, with a bar; prints each error at once."""
     from kdbench.deploy.predict import predict as predicted
 
     with moving() as bars:
@@ -145,7 +145,7 @@ def _scored(predictor: "Predictor", images: Sequence["Found"], out: Path) -> Ite
 
 
 def _tell(predictions: Sequence["Prediction"], out: Path) -> None:
-    """Write the table and say what it counts."""
+    """Write the table and print its counts."""
     from kdbench.deploy.predict import write_table
 
     write_table(predictions, out)
@@ -160,7 +160,7 @@ def _tell(predictions: Sequence["Prediction"], out: Path) -> None:
 def predictor_of(
     name: str, threshold: float | None, results: str, weights: Path | None, device: str
 ) -> "Predictor":
-    """An exported file, or a cell's detector; what a person should know of its threshold is said."""
+    """An exported file, or a cell's detector, ready to score images; prints notes on its threshold."""
     from kdbench.deploy.metadata import read_metadata
     from kdbench.deploy.predict import Predictor
     from kdbench.deploy.runtimes import RUNTIME_OF, open_runtime
@@ -176,7 +176,7 @@ def predictor_of(
         )
     metadata = read_metadata(path)
     threshold = _chosen(threshold, metadata.threshold)
-    place = "cpu" if device == "auto" else device  # what a runtime can do everywhere
+    place = "cpu" if device == "auto" else device  # every runtime of RUNTIME_OF runs there
     session = open_runtime(path, runtime=RUNTIME_OF[path.suffix], device=place)
     return Predictor(
         scorer=session, image_size=metadata.image_size, threshold=threshold, scale=metadata.scale
@@ -184,7 +184,7 @@ def predictor_of(
 
 
 def _chosen(given: float | None, stored: "Threshold | None") -> float | None:
-    """The threshold of the user, else that of the detector, which is said."""
+    """The threshold of the user, else that of the detector, which is printed."""
     if given is not None:
         return given
     if stored is None:

@@ -1,4 +1,4 @@
-"""`kdbench distil-teacher`: a teacher for EfficientAD, where a user has none."""
+"""`kdbench distil-teacher`: make a teacher for EfficientAD."""
 
 import signal
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What `kdbench doctor` finds: versions, devices, folders, and how to get what is missing."""
+"""The findings of `kdbench doctor`: versions, devices, folders, and how to get what is missing."""
 
 import importlib.metadata
 import shutil
@@ -24,7 +24,7 @@ PACKAGES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One line: what was looked at, what was found, what to do; `wrong` if kdbench cannot work like this."""
+    """One line: the thing, its state, and advice; `wrong` if kdbench cannot work like this."""
 
     what: str
     found: str
@@ -33,7 +33,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Everything that is worth knowing before the first run."""
+    """All findings, to be read before the first run."""
     return [*_versions(), *_devices(), *_folders(), *_weights(), *_datasets()]
 
 

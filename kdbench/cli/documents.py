@@ -1,4 +1,4 @@
-"""What commands give with --json: every key and what it is. Scripts use them, so no key goes or changes."""
+"""The documents of --json: every key with its meaning. Scripts use them, so no key may go or change."""
 
 import math
 from typing import Annotated, Self
@@ -7,7 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
 def _known(value: object) -> object:
-    """JSON has no NaN: a number that is missing is null."""
+    """The value, None for NaN: JSON has no NaN, so a missing number is null."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -29,33 +29,33 @@ class Part(BaseModel):
 class Method(Part):
     """A method."""
 
-    name: str = Field(description="What --methods takes.")
+    name: str = Field(description="Its name for --methods.")
     family: str = Field(description="Family of `kdbench list methods`.")
-    year: int | None = Field(description="When the paper appeared.")
-    paper: str = Field(description="Its number or venue.")
-    licence: str = Field(description="Of the authors' code.")
+    year: int | None = Field(description="Year of the paper.")
+    paper: str = Field(description="Number or venue of the paper.")
+    licence: str = Field(description="Licence of the authors' code.")
     fidelity: str = Field(description="How near it is to its paper.")
-    summary: str = Field(description="What it is.")
-    needs: str = Field(description="What it needs beyond a usual teacher; empty: nothing.")
+    summary: str = Field(description="One sentence on it.")
+    needs: str = Field(description="Needs beyond a usual teacher; empty: none.")
     departures: tuple[str, ...] = Field(description="Where it departs from its paper.")
 
 
 class Dataset(Part):
     """A dataset."""
 
-    name: str = Field(description="What --dataset takes.")
-    title: str = Field(description="Its own name.")
-    categories: tuple[str, ...] = Field(description="Empty: those on disk.")
+    name: str = Field(description="Its name for --dataset.")
+    title: str = Field(description="Its name in texts.")
+    categories: tuple[str, ...] = Field(description="Its categories; empty: those on disk.")
     licence: str = Field(description="Its licence.")
     download: bool = Field(description="Whether `kdbench datasets download` fetches it.")
-    notes: tuple[str, ...] = Field(description="What to know of it.")
+    notes: tuple[str, ...] = Field(description="Facts that a reader of numbers must know.")
 
 
 class Backbone(Part):
     """A teacher that was tried."""
 
-    name: str = Field(description="What --backbone takes.")
-    summary: str = Field(description="What it is.")
+    name: str = Field(description="Its name for --backbone.")
+    summary: str = Field(description="One sentence on it.")
 
 
 class Published(Part):
@@ -69,9 +69,9 @@ class Published(Part):
 class Recipe(Part):
     """A grid that comes with kdbench."""
 
-    name: str = Field(description="What --config takes.")
-    summary: str = Field(description="What it is.")
-    published: tuple[Published, ...] = Field(description="What a report puts beside its results.")
+    name: str = Field(description="Its name for --config.")
+    summary: str = Field(description="One sentence on it.")
+    published: tuple[Published, ...] = Field(description="Published means that a report shows beside ours.")
 
 
 class Listed(Part):
@@ -87,13 +87,13 @@ class Cell(Part):
     """A cell of a run."""
 
     cell_id: str = Field(description="Its id.")
-    method: str = Field(description="What was asked, as in the columns of its rows.")
-    dataset: str = Field(description="The same.")
-    setting: str = Field(description="The same.")
-    category: str = Field(description="The same; all in the multiclass setting.")
-    seed: int = Field(description="The same.")
-    profile: str = Field(description="The same.")
-    status: str = Field(description="ok, failed, oom, timeout or another one of its rows; not run.")
+    method: str = Field(description="Column `method` of its rows.")
+    dataset: str = Field(description="Column `dataset` of its rows.")
+    setting: str = Field(description="Column `setting` of its rows.")
+    category: str = Field(description="Its category; all in the multiclass setting.")
+    seed: int = Field(description="Column `seed` of its rows.")
+    profile: str = Field(description="Column `profile` of its rows.")
+    status: str = Field(description="Column `status` of its rows, such as ok, failed; without rows: not run.")
     expected_s: Number = Field(
         description="Seconds that --dry-run expects; null: unknown, or nothing is to run."
     )
@@ -104,8 +104,8 @@ class Run(Part):
 
     results: str = Field(description="Folder or URI of the rows.")
     run_id: str | None = Field(description="Null after --dry-run.")
-    complete: bool = Field(description="Whether every cell succeeded, and all that was to be measured is.")
-    counts: dict[str, int] = Field(description="How many cells have which status.")
+    complete: bool = Field(description="Whether every cell succeeded and every detector is measured.")
+    counts: dict[str, int] = Field(description="Status -> number of cells.")
     cells: tuple[Cell, ...] = Field(description="All cells of the request.")
     report: str | None = Field(description="The leaderboard; null if none was written.")
 
@@ -115,15 +115,15 @@ class Running(Part):
 
     cell_id: str = Field(description="Its id.")
     label: str = Field(description="Its method, dataset, setting and seed.")
-    host: str = Field(description="Where it runs.")
-    pid: int = Field(description="The process.")
-    running_s: float = Field(description="For how many seconds.")
+    host: str = Field(description="Name of the machine that runs it.")
+    pid: int = Field(description="Number of the process that runs it.")
+    running_s: float = Field(description="Seconds since it started.")
     phase: str = Field(description="start, prepare, train or evaluate.")
     done: int = Field(description="Images of the phase so far.")
     total: int = Field(description="Images of the phase.")
     epoch: int | None = Field(description="Null outside of the training.")
-    epochs: int | None = Field(description="The same.")
-    problem: str = Field(description="Empty if there is none.")
+    epochs: int | None = Field(description="Epochs of the training; null outside of it.")
+    problem: str = Field(description="A problem that does not stop the cell; empty if there is none.")
 
 
 class RunState(Part):
@@ -131,7 +131,7 @@ class RunState(Part):
 
     run_id: str = Field(description="Its id.")
     num_cells: int = Field(description="Cells that it had to run.")
-    counts: dict[str, int] = Field(description="How many have which status; also running and waiting.")
+    counts: dict[str, int] = Field(description="Status -> number of cells; also running and waiting.")
     left_s: Number = Field(description="Seconds that are left; null: unknown, or nobody runs it.")
     running: tuple[Running, ...] = Field(description="The cells that run now.")
 
@@ -158,9 +158,9 @@ class Difference(Part):
     section: str = Field(description="Dataset, setting, profile, preset.")
     category: str = Field(description="The category.")
     metric: str = Field(description="Its title in tables.")
-    before: Number = Field(description="The mean over the seeds of both folders.")
-    after: Number = Field(description="The same.")
-    difference: Number = Field(description="After less before.")
+    before: Number = Field(description="Mean over the seeds that both folders have, in the first folder.")
+    after: Number = Field(description="The mean in the second folder.")
+    difference: Number = Field(description="After minus before.")
     significant: str = Field(description="yes or no and over what, or why it is not tested.")
     remark: str = Field(description="Empty, or why it is no regression.")
 
@@ -179,14 +179,14 @@ class Compared(Part):
     """`kdbench compare`."""
 
     before: str = Field(description="Folder or URI of the rows before.")
-    after: str = Field(description="The same after.")
-    tolerance: float = Field(description="How much worse a metric may be, as a fraction.")
+    after: str = Field(description="Folder or URI of the rows after.")
+    tolerance: float = Field(description="How much worse a metric may become, as a fraction.")
     num_compared: int = Field(description="Metrics of categories that both have.")
-    num_regressions: int = Field(description="Worse beyond the tolerance, or failed now.")
-    num_only_before: int = Field(description="Rows that the other folder lacks.")
-    num_only_after: int = Field(description="The same.")
-    beyond: tuple[Difference, ...] = Field(description="What moved by more than the tolerance.")
-    failed: tuple[Ended, ...] = Field(description="What succeeded before and fails now.")
+    num_regressions: int = Field(description="Metrics that became worse beyond the tolerance, or failed now.")
+    num_only_before: int = Field(description="Rows that only the first folder has.")
+    num_only_after: int = Field(description="Rows that only the second folder has.")
+    beyond: tuple[Difference, ...] = Field(description="Metrics that moved by more than the tolerance.")
+    failed: tuple[Ended, ...] = Field(description="Cells that succeeded before and fail now.")
     other_code: dict[str, tuple[str, str]] = Field(
         description="Versions and machines that differ: before and after."
     )
@@ -195,8 +195,8 @@ class Compared(Part):
 class Finding(Part):
     """A line of the doctor."""
 
-    what: str = Field(description="What was looked at.")
-    found: str = Field(description="What was found.")
+    what: str = Field(description="A package, device, folder, teacher or dataset.")
+    found: str = Field(description="Its version or state.")
     advice: str = Field(description="What to do; empty: nothing.")
     wrong: bool = Field(description="Whether kdbench cannot work like this.")
 
@@ -219,8 +219,8 @@ class Category(Part):
     masks: int | None = Field(description="Defective test images with a mask.")
     num_empty_masks: int | None = Field(description="Masks that mark nothing; null without --deep.")
     published: tuple[int, int, int] | None = Field(description="Train, normal, defective; null: unknown.")
-    problems: tuple[str, ...] = Field(description="What is wrong.")
-    remarks: tuple[str, ...] = Field(description="What only a person can judge.")
+    problems: tuple[str, ...] = Field(description="Complaints about its files.")
+    remarks: tuple[str, ...] = Field(description="Remarks that only a person can judge.")
 
 
 class Checked(Part):
@@ -234,7 +234,7 @@ class Checked(Part):
 class Scored(Part):
     """`kdbench score`."""
 
-    name: str = Field(description="What the tables call the method.")
+    name: str = Field(description="The name of the method in the tables.")
     results: str = Field(description="Folder or URI of the rows.")
     categories: tuple[str, ...] = Field(description="Those that have rows now.")
     left_out: tuple[str, ...] = Field(description="Those that have neither maps nor image scores.")
@@ -248,7 +248,7 @@ class Image(Part):
     image_score: Number = Field(description="Larger is more anomalous; null: it could not be read.")
     decision: str | None = Field(description="anomalous or normal; null without a threshold.")
     map: str | None = Field(description="The anomaly map, a file below `out`.")
-    heat_map: str | None = Field(description="The picture of it.")
+    heat_map: str | None = Field(description="The heat map, a file below `out`.")
     error: str | None = Field(description="Why it was not scored.")
 
 
@@ -257,7 +257,7 @@ class Predicted(Part):
 
     out: str = Field(description="Folder of the table, maps and heat maps.")
     table: str = Field(description="The table, CSV.")
-    threshold: Number = Field(description="What decides; null: nothing is decided.")
+    threshold: Number = Field(description="An image score above it is anomalous; null: nothing is decided.")
     images: tuple[Image, ...] = Field(description="In the order in which they were scored.")
 
 
@@ -267,7 +267,7 @@ class Exported(Part):
     cell_id: str = Field(description="The cell.")
     file: str = Field(description="The file.")
     threshold: Number = Field(description="An image score above it is anomalous; null: there is none.")
-    notes: tuple[str, ...] = Field(description="What to know of it.")
+    notes: tuple[str, ...] = Field(description="Notes on the file, its threshold and its metrics.")
 
 
 class Exports(Part):
@@ -282,14 +282,14 @@ class Swept(Part):
     results: str = Field(description="Folder or URI of the rows.")
     sweep_id: str = Field(description="Its id.")
     complete: bool = Field(description="Whether there is a best configuration and no trial failed.")
-    num_configurations: int = Field(description="Different ones that were tried.")
+    num_configurations: int = Field(description="Different configurations that were tried.")
     num_failed: int = Field(description="Configurations that failed.")
     best_trial: str | None = Field(description="The trial with the highest objective.")
     best_objective: Number = Field(description="Its objective, a fraction.")
     config: str | None = Field(description="The best, for `kdbench run --config`; null: nothing is chosen.")
 
 
-# Command -> what it gives.
+# Command -> its document.
 DOCUMENTS: dict[str, type[Part]] = {
     "compare": Compared,
     "datasets check": Checked,

@@ -1,4 +1,4 @@
-"""`kdbench export-maps`, `rescore` and `probe`: what kept detectors still give."""
+"""`kdbench export-maps`, `rescore` and `probe`: maps and numbers from kept detectors, without training."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,14 +11,8 @@ from kdbench.cli.report import write
 from kdbench.cli.terminal import SOME_FAILED, complain, complained, reading, say
 from kdbench.errors import RequestError
 
-NAMED = (
-    "method",
-    "dataset",
-    "setting",
-    "preset",
-    "profile",
-    "seed",
-)  # what has to be one for a folder of maps
+# A folder of maps has one value of each.
+NAMED = ("method", "dataset", "setting", "preset", "profile", "seed")
 
 
 def export_maps(

@@ -12,7 +12,7 @@ from kdbench.cli.tables import Line, show
 from kdbench.cli.terminal import say, say_next
 
 list_app = typer.Typer(
-    help="What there is to choose from.", no_args_is_help=False, invoke_without_command=True
+    help="List methods, datasets, backbones and recipes.", no_args_is_help=False, invoke_without_command=True
 )
 
 
@@ -34,7 +34,7 @@ def list_all(context: typer.Context) -> Answer | None:
 @list_app.command("methods")
 @for_scripts
 def list_methods(
-    markdown: Annotated[bool, typer.Option("--markdown", help="As the page docs/methods.md.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the page docs/methods.md.")] = False,
 ) -> Answer:
     """List methods by family, how near each is to its paper, what it needs, and where it departs from it."""
     methods = _methods()
@@ -131,7 +131,7 @@ def _show_methods(methods: tuple[documents.Method, ...]) -> None:
 def _show_datasets(datasets: tuple[documents.Dataset, ...]) -> None:
     lines = []
     for one in datasets:
-        known = f"{len(one.categories)}: {', '.join(one.categories)}" if one.categories else "what is on disk"
+        known = f"{len(one.categories)}: {', '.join(one.categories)}" if one.categories else "all on disk"
         lines.append(Line(cells=(one.name, known, one.licence, "yes" if one.download else "")))
     show(("dataset", "categories", "licence", "download"), lines, title="datasets")
     for one in datasets:
@@ -153,4 +153,4 @@ def _show_recipes(recipes: tuple[documents.Recipe, ...]) -> None:
         known = ", ".join(f"{number.metric} {100 * number.value:.2f}" for number in one.published)
         lines.append(Line(cells=(one.name, one.summary, known or "none known")))
     show(("recipe", "what it is", "published means, percent"), lines, title="recipes")
-    say_next("what one takes", "kdbench", "run", "--config", "RECIPE", "--root", "FOLDER", "--dry-run")
+    say_next("how long one takes", "kdbench", "run", "--config", "RECIPE", "--root", "FOLDER", "--dry-run")

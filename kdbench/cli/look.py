@@ -88,7 +88,7 @@ def write_method(
 
 @for_scripts
 def doctor() -> Answer:
-    """Show versions, devices and folders; what is missing and how to get it."""
+    """Show versions, devices and folders, what is missing, and how to get it."""
     from kdbench.cli.doctor import examine
 
     findings = examine()

@@ -1,4 +1,4 @@
-"""A template for a package with a method of one's own. It has an entry point and runs unchanged."""
+"""The template of a package with a user's method. It has an entry point and runs unchanged."""
 
 import keyword
 from pathlib import Path
@@ -38,7 +38,7 @@ from kdbench.method import Method, cosine_distance, fuse
 
 
 class {class_name}(Method):
-    """What is trained, and what makes an anomaly stand out."""
+    """One sentence on the parts that are trained, and on the map in which anomalies are large."""
 
     name = "{name}"
     paper = "arXiv:0000.00000"

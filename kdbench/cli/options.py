@@ -30,7 +30,7 @@ def at_home(value: object) -> object:
 
 
 def comma_list(option: str, value: str | None) -> tuple[str, ...]:
-    """What a comma list names, nothing if it is not given; RequestError if it is given and names nothing."""
+    """The names of a comma list, none if it is not given; RequestError if it is given and names nothing."""
     if value is None:
         return ()
     try:
@@ -45,14 +45,14 @@ def unusual(option: str, value: object, usual: object) -> tuple[str, ...]:
 
 
 def help_of(model: type[BaseModel], name: str) -> str:
-    """What a field of a request is, with its default."""
+    """The help of a field of a request, with its default."""
     field = model.model_fields[name]
     default = _default(name, field)
     return (field.description or "") + (f" [default: {default}]" if default else "")
 
 
 def report_folder(out: Path | None, former: Path | None) -> Path:
-    """Where the report goes; RequestError if both names of the option were used."""
+    """The folder of the report; RequestError if both names of the option were used."""
     if former is None:
         return out or REPORT
     if out is not None:
@@ -95,7 +95,7 @@ def options_of(model: type[BaseModel]) -> Callable[[Callable[..., T]], Callable[
 
 
 def _once(name: str, value: object) -> object:
-    """The only value of a comma list: of two the parser would drop the first and say nothing."""
+    """The value of an option that may be given once: the parser would drop all but the last in silence."""
     if not isinstance(value, list):
         return value
     if len(value) > 1:
@@ -105,7 +105,7 @@ def _once(name: str, value: object) -> object:
 
 
 def _parameter(name: str, field: FieldInfo, text: str) -> inspect.Parameter:
-    """A field as Typer takes it. Not given, it is None: then the --config file or the model decides."""
+    """Typer's parameter for a field. If not given, it is None: the --config file or the model decides."""
     shown = next((one for one in field.metadata if isinstance(one, Shown)), Shown())
     of_field = _without_none(field.annotation)
     metavar = shown.metavar or _metavar(of_field)
@@ -132,7 +132,7 @@ def _config(own: Sequence[inspect.Parameter], *, recipes: bool) -> inspect.Param
 
 
 def _without_none(annotation: object) -> object:
-    """The type of a field that may also be None, without what validates it."""
+    """The type of a field without None and without its validators."""
     if get_origin(annotation) is Annotated:
         return _without_none(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
@@ -142,7 +142,7 @@ def _without_none(annotation: object) -> object:
 
 
 def _type_of_option(of_field: object) -> type:
-    """What Typer parses; what it cannot parse is text, which the model parses."""
+    """The type that Typer parses; anything else is text for it, which the model parses."""
     if get_origin(of_field) in (Mapping, tuple):
         return list[str]
     return of_field if isinstance(of_field, type) and of_field in (bool, int, float, Path) else str

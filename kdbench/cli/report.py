@@ -1,4 +1,4 @@
-"""`kdbench report` and `compare`: what rows tell."""
+"""`kdbench report` and `compare`: reports and comparisons of rows."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,7 +75,7 @@ def report(
 
 
 def write(results: str, folder: Path, *, page: bool = False) -> list[Path]:
-    """Write the leaderboard, with `page` the whole report, and say where it is; returns its files."""
+    """Write the leaderboard, with `page` the whole report, and print its path; returns its files."""
     from kdbench.reports.leaderboard import write_leaderboard
 
     with complained(f"cannot write the report in {folder}"):
@@ -101,7 +101,7 @@ def compare(
     results_a: Annotated[str, typer.Argument(help="The results folder or URI before.", callback=at_home)],
     results_b: Annotated[str, typer.Argument(help="The results folder or URI after.", callback=at_home)],
     tolerance: Annotated[
-        float, typer.Option(help="How much worse a metric may be, as a fraction; 0.01 is one point.")
+        float, typer.Option(help="How much worse a metric may become, as a fraction; 0.01 is one point.")
     ] = 0.01,
     out: Annotated[
         Path | None, typer.Option(help="Also write compare.md and compare.csv here.", callback=at_home)

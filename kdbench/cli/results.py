@@ -21,7 +21,7 @@ def prune(
     results: Results = "results",
     yes: Annotated[bool, typer.Option("--yes", help="Move the files; without it they are listed.")] = False,
 ) -> None:
-    """List what nothing refers to, such as rows of images that changed since; --yes moves it to pruned/."""
+    """List files that nothing refers to, such as rows of changed images; --yes moves them to pruned/."""
     from kdbench.grid.lease import holders
     from kdbench.results.prune import FOLDER, leftovers, move_away
     from kdbench.results.storage import Storage
@@ -52,7 +52,7 @@ def _counted(count: int) -> str:
 
 
 def _size(num_bytes: int) -> str:
-    """In the largest unit of which there is one, two digits after the point."""
+    """A size in the largest unit that it reaches, with two digits after the point."""
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if num_bytes >= size:
             return f"{num_bytes / size:.2f} {unit}"

@@ -97,7 +97,7 @@ def show_plan(grid: "Grid", expected: "Estimate") -> None:
 
 
 def say_gpu_hours(grid: "Grid") -> None:
-    """Say what the cells to run would take on a GPU, if they train as in papers and there is none here."""
+    """Say how long cells with paper recipes would take on a GPU, if there is none here."""
     from kdbench.grid.gpu_hours import SAYS, gpu_hours
 
     jobs = [job for job in grid.todo if job.cell.profile == "paper"]
@@ -106,7 +106,7 @@ def say_gpu_hours(grid: "Grid") -> None:
 
 
 def _finish(grid: "Grid", result: "GridResult", folder: Path) -> Answer:
-    """Write the report and say what came of the cells."""
+    """Write the report and say how the cells finished."""
     page: Path | None = None
     kept = f"{result.num_finished} of {len(grid.todo)} cells finished and are kept"
     if result.stopped_by:
@@ -172,7 +172,10 @@ def _say_stopped(number: int, kept: str) -> int:
 
 @contextmanager
 def _without_collecting() -> Iterator[None]:
-    """Garbage collection during imports costs a fifth of a command that runs nothing, and frees nothing."""
+    """A context without garbage collection.
+
+    During imports it takes a fifth of the time of a command that runs nothing, and frees nothing.
+    """
     gc.disable()
     try:
         yield

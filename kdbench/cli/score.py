@@ -1,4 +1,4 @@
-"""`kdbench score`: anomaly maps and image scores of other programs become rows like our own."""
+"""`kdbench score`: make rows of anomaly maps and image scores of another program."""
 
 from kdbench.cli import documents
 from kdbench.cli.options import REPORT, Out, options_of, unusual
@@ -12,10 +12,10 @@ from kdbench.grid.score import score as measure
 @for_scripts
 @options_of(ScoreRequest)
 def score(request: ScoreRequest, out: Out = None) -> Answer:
-    """Measure anomaly maps or image scores of another program, as rows beside those of kdbench."""
+    """Compute the metrics of maps or image scores of another program, as rows beside those of kdbench."""
     given = measure(request)
     if given.left_out:
-        note(f"there is nothing for {', '.join(given.left_out)}, which get no rows")
+        note(f"no maps or scores for {', '.join(given.left_out)}: they get no rows")
     what = "image scores" if request.maps is None else "maps"
     say(f"{request.name}: rows of the {what} of {', '.join(given.categories)}")
     page, *_ = write(request.results, out or REPORT)

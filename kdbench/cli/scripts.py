@@ -17,32 +17,32 @@ from kdbench.errors import DataError, RequestError, complaints_in
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
 Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON document; what is said goes to standard error.")
+    bool, typer.Option("--json", help="Print one JSON document; all else goes to standard error.")
 ]
 OPTIONS = {"quiet": Quiet, "as_json": Json}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a command found, and how it leaves."""
+    """The result of a command, and its exit code."""
 
     document: Part
     code: int = OK
-    errors: tuple[str, ...] = ()  # complaints that were said already
+    errors: tuple[str, ...] = ()  # complaints that were printed already
 
 
 def for_scripts(command: Callable[..., Answer | None]) -> Callable[..., None]:
     """Give a command --quiet and --json, and leave with the code of its answer.
 
-    A group of commands has no answer where one of them has.
+    A group has no answer (None) if one of its commands gives it.
     """
 
     def filled(*, quiet: bool, as_json: bool, **given: object) -> None:
         def write(code: int, errors: tuple[str, ...] = (), document: Part | None = None) -> None:
             if as_json:
                 found = document.model_dump(mode="json", exclude_unset=True) if document else {}
-                said = {"kdbench": __version__, "exit_code": code, "errors": errors} | found
-                sys.stdout.write(json.dumps(said, indent=2, allow_nan=False) + "\n")
+                whole = {"kdbench": __version__, "exit_code": code, "errors": errors} | found
+                sys.stdout.write(json.dumps(whole, indent=2, allow_nan=False) + "\n")
 
         try:
             with _said_elsewhere(quiet, as_json):
@@ -78,7 +78,7 @@ def for_scripts(command: Callable[..., Answer | None]) -> Callable[..., None]:
 
 @contextmanager
 def _said_elsewhere(quiet: bool, as_json: bool) -> Iterator[None]:
-    """Say nothing meanwhile, or say it on standard error."""
+    """A context in which the console prints nothing, or prints on standard error."""
     before = out.quiet, out.width
     out.quiet = quiet
     try:

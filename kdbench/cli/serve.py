@@ -1,4 +1,4 @@
-"""`kdbench serve`: a detector behind HTTP."""
+"""`kdbench serve`: serve a detector over HTTP."""
 
 import signal
 import socket
@@ -57,7 +57,7 @@ def serve(
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket at this address; RequestError if it is taken, or is not of this machine."""
+    """A socket at this address; RequestError if it is in use, or belongs to another machine."""
     try:
         return socket.create_server((host, port), family=socket.getaddrinfo(host, port)[0][0])
     except (OSError, OverflowError) as error:

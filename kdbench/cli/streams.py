@@ -17,7 +17,7 @@ class Lossy(io.RawIOBase):
     def __init__(self, file: io.FileIO) -> None:
         self.file = file
         self.error: OSError | None = None  # why something was dropped
-        self.needed = True  # whether nothing else has what is printed here
+        self.needed = True  # whether the output is nowhere else
 
     def write(self, data: object) -> int | None:
         try:
@@ -38,7 +38,7 @@ class Lossy(io.RawIOBase):
 
 @contextmanager
 def lossy_streams() -> Iterator[None]:
-    """Nothing that is printed raises OSError. Streams that were closed lead nowhere."""
+    """A context in which printing raises no OSError. Closed streams lead nowhere."""
     for number in (0, 1, 2):
         try:
             os.fstat(number)
@@ -61,13 +61,13 @@ def dropped(stream: IO[str]) -> str:
 
 
 def failed(stream: IO[str]) -> str:
-    """The same, without a reader that had seen enough, as in `kdbench list | head -1`."""
+    """As `dropped`, but empty if the reader had seen enough, as in `kdbench list | head -1`."""
     error = _error(stream)
     return "" if error is None or error.errno == errno.EPIPE else reason(error)
 
 
 def not_needed(stream: IO[str]) -> None:
-    """The files that the command writes have all that counts: lost output is no failure of the command."""
+    """Say that lost output is no failure of this command: its files have all that counts."""
     if lossy := _raw(stream):
         lossy.needed = False
 

@@ -1,4 +1,4 @@
-"""Tables in a terminal of any width: no word is cut in two, and no column says the same in every line."""
+"""Print tables in a terminal of any width: no word is cut in two, and equal columns may become a line."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kdbench.reports.tables import Table as Values
 
 BORDERS = 3  # characters of a column beside its text
-LONGEST_WORD = 20  # what is longer is an address, a path or a hash, which may be cut
+LONGEST_WORD = 20  # a longer one is an address, a path or a hash, which may be cut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Line:
 
 
 def show(head: Sequence[str], lines: Sequence[Line], title: str | None = None) -> None:
-    """Print a table. Without room for its words what all lines share is said once, else it becomes lists."""
+    """Print a table. Without room, columns that are equal in all lines are printed once; then come lists."""
     widths = _widths(head, lines)
     if title:
         say(title, style="italic")

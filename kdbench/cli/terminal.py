@@ -1,4 +1,4 @@
-"""What every command says to a person: lines, tables, bars, complaints; and the exit codes."""
+"""Print lines, notes, complaints and bars of all commands; the exit codes."""
 
 import shlex
 from collections.abc import Callable, Iterator
@@ -27,12 +27,12 @@ def say(text: str, style: str | None = None) -> None:
 
 
 def note(text: str) -> None:
-    """Print what the user should know."""
+    """Print a note."""
     say(f"note: {text}", style="yellow")
 
 
 def say_next(what: str, *words: str) -> None:
-    """Say which command does something now; it stays in one line, to be copied."""
+    """Print the next command; it stays in one line, to be copied."""
     text = f"next, {what}: {shlex.join(words)}"
     out.print(text, highlight=False, markup=False, soft_wrap=True)
 
@@ -43,7 +43,7 @@ def complain(text: str) -> None:
 
 
 def warn(text: str) -> None:
-    """Print on standard error what the user should know, whatever the command."""
+    """Print a note on standard error."""
     print_line(err, f"note: {text}", style="yellow")
 
 
@@ -74,7 +74,7 @@ def moving(*columns: "ProgressColumn") -> "Progress":
 
 @contextmanager
 def decoding_bar() -> Iterator[Callable[[int, int], None]]:
-    """A bar, as a function that takes how many images are decoded, and of how many."""
+    """A bar; gives a function that takes how many images are decoded, and how many there are."""
     with moving() as bars:
         bar = bars.add_task("decoding images", total=1)
         yield lambda done, total: bars.update(bar, completed=done, total=total)

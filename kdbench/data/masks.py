@@ -74,7 +74,7 @@ class Mask:
 
     @property
     def share(self) -> float:
-        """How much of the image it marks."""
+        """The share of the image that it marks."""
         return float(self.marked.mean())
 
 

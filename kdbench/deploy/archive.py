@@ -26,19 +26,19 @@ _EMPTY = "data/sample_inputs/model.pt"
 
 
 def save_program(program: "ExportedProgram", path: Path, extra: dict[str, str]) -> None:
-    """Write an archive with texts by name beside the program."""
+    """Write an archive of a program; `extra` are texts to store beside it, by name."""
     import torch
 
     inputs, program.example_inputs = program.example_inputs, None
     try:
-        with path.open("wb") as file:  # of a path torch wants another suffix
+        with path.open("wb") as file:  # given a path, torch would want another suffix
             torch.export.save(program, file, extra_files=extra)
     finally:
         program.example_inputs = inputs
 
 
 def load_program(path: Path) -> "ExportedProgram":
-    """The program of an archive; RequestError if the file is none, or holds a pickle or machine code."""
+    """The program of an archive; RequestError for another file, or one with a pickle or machine code."""
     import torch
 
     check_archive(path)

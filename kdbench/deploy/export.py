@@ -1,4 +1,4 @@
-"""Files that leave kdbench: a detector as ONNX, OpenVINO IR or an archive of torch.export, in float32.
+"""Export a detector as a file that runs without kdbench: ONNX, OpenVINO IR or torch.export, in float32.
 
 The number of images of a batch is free in all of them. Nothing is pickled.
 """
@@ -51,12 +51,12 @@ class Traced:
 
     @cached_property
     def onnx(self) -> "ONNXProgram":
-        """As ONNX. RequestError if a package is missing, or the detector is too large for one file."""
+        """The graph as ONNX; RequestError if a package is missing, or the detector is too large for it."""
         import torch
 
         check_packages("onnx")
         if (size := sum(tensor.nbytes for tensor in self.program.state_dict.values())) > LARGEST_ONNX:
-            raise RequestError([f"its tensors take {size} bytes, a file of ONNX holds 2 GiB: take torch"])
+            raise RequestError([f"its tensors take {size} bytes, and an ONNX file holds 2 GiB: take torch"])
         with _quiet():
             program = torch.onnx.export(
                 self.program, dynamo=True, opset_version=OPSET, verbose=False, output_names=OUTPUTS
@@ -112,7 +112,7 @@ WRITERS = {"onnx": export_onnx, "openvino": export_openvino, "torch": export_tor
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch's exporters say of their own insides."""
+    """A context without the warnings of torch's exporters about their own code."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

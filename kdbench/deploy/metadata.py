@@ -1,4 +1,4 @@
-"""What an exported detector says of itself, in its file and in the JSON beside it."""
+"""The metadata of an exported detector, in its file and in the JSON beside it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +18,7 @@ TENSORS = "kdbench_tensors"
 
 
 class Scale(BaseModel):
-    """Values of the anomaly maps of normal images: their median, and the largest of all."""
+    """Two values of the anomaly maps of normal images: the median (low) and the largest value (high)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,14 +48,14 @@ class Metadata(BaseModel):
     outputs: str = "anomaly_map: float32 [B,S,S]; image_score: float32 [B]; larger is more anomalous"
     resize_rule: str  # how a file becomes pixels
     precision: str = "fp32"
-    licences: dict[str, str]  # of the training images, the authors' code, the teacher: what is known
+    licences: dict[str, str]  # of the training images, the authors' code and the teacher, as far as known
     trained_with: dict[str, str]
-    versions: dict[str, str]  # of what exported it
+    versions: dict[str, str]  # of the packages that exported it
     threshold: Threshold | None = None
     scale: Scale | None = None
 
     def text(self) -> str:
-        """As JSON, for people too."""
+        """The metadata as JSON that people can read."""
         return self.model_dump_json(indent=2)
 
 

@@ -1,4 +1,4 @@
-"""What a server counts, as text of Prometheus: answers by status, decisions, seconds as quantiles."""
+"""The counts of a server as text for Prometheus: answers by status, decisions, quantiles of seconds."""
 
 from collections import Counter, deque
 from collections.abc import Collection, Iterator, Mapping
@@ -8,25 +8,25 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MEDIA_TYPE = "text/plain; version=0.0.4"
 QUANTILES = (0.5, 0.9, 0.99)
-RECENT = 1000  # durations that the quantiles are of
-OTHER = "other"  # a path that the server does not have: a client cannot make up as many lines as it likes
+RECENT = 1000  # the quantiles are of so many durations
+OTHER = "other"  # stands for all unknown paths: else a client could add lines without end
 
 
 class Durations:
-    """Seconds that something took: their number and sum, and the recent ones."""
+    """Durations in seconds: their number and sum, and the recent ones."""
 
     def __init__(self) -> None:
         self.count, self.sum = 0, 0.0
         self._recent: deque[float] = deque(maxlen=RECENT)
 
     def add(self, seconds: float) -> None:
-        """Count one."""
+        """Count a duration."""
         self.count += 1
         self.sum += seconds
         self._recent.append(seconds)
 
     def quantiles(self) -> list[float]:
-        """QUANTILES of the recent ones; NaN if there is none, as Prometheus has it."""
+        """QUANTILES of the recent durations; NaN without any, as usual in Prometheus."""
         if not self._recent:
             return [float("nan")] * len(QUANTILES)
         return [float(value) for value in np.quantile(self._recent, QUANTILES)]
@@ -52,7 +52,7 @@ class Monitor:
         self.detector.add(detector_s)
 
     def text(self, gauges: Mapping[str, float]) -> str:
-        """All numbers, with those of now."""
+        """All numbers as text; `gauges` are values of this moment, by name."""
         return "\n".join(self._lines(gauges)) + "\n"
 
     def _lines(self, gauges: Mapping[str, float]) -> Iterator[str]:
@@ -87,7 +87,7 @@ class Counted:
         self.app, self.monitor = app, monitor
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass everything on."""
+        """Pass everything on, and count the answer."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
 

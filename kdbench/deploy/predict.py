@@ -1,4 +1,4 @@
-"""Images of a user by a detector: a table of scores and decisions, anomaly maps, and heat maps."""
+"""Score images of a user with a detector: a table of scores and decisions, anomaly maps and heat maps."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,7 +32,7 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """What a detector says of one image."""
+    """The result of a detector for one image."""
 
     anomaly_map: np.ndarray  # float32 [S,S]
     score: float
@@ -42,7 +42,7 @@ class Scored:
 
 @dataclass(frozen=True, kw_only=True)
 class Predictor:
-    """What scores images, at which size, and how scores and maps are read."""
+    """A detector with its image size, its threshold and the scale of its heat maps."""
 
     scorer: Scorer
     image_size: int
@@ -66,7 +66,7 @@ class Predictor:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """One line of the table; all but the path is None where the image could not be scored."""
+    """One line of the table; if the image could not be scored, only the path and the error are given."""
 
     path: str
     score: float | None = None
@@ -88,7 +88,7 @@ class Found:
 def find_images(given: Sequence[str]) -> tuple[list[Found], int]:
     """The images of files, folders and globs, each once, and how many other files lie in the folders.
 
-    Raises RequestError with everything that names nothing.
+    Raises RequestError with a complaint for each file, folder or glob without an image.
     """
     found: dict[Path, str] = {}
     complaints, others = [], 0
@@ -118,7 +118,7 @@ def find_images(given: Sequence[str]) -> tuple[list[Found], int]:
 
 
 def is_image(path: Path) -> bool:
-    """Whether the name of a file is that of an image; the content is looked at later."""
+    """Whether a file has the suffix of an image; its content is read later."""
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
@@ -178,8 +178,8 @@ def _predicted(predictor: Predictor, image: Found, out: Path) -> Prediction:
 def heat_map(picture: Image.Image, anomaly_map: np.ndarray, scale: Scale | None) -> Image.Image:
     """The map in colours over its image, at most LONGEST_SIDE wide.
 
-    With a scale, what is no larger than normal images have stays below the middle colour: heat means the same
-    in all images. Without one, each image has its own range, and the hottest place says nothing.
+    With a scale, values that normal images also have stay below the middle colour: a colour means the same in
+    all images. Without one, each image has its own range, and the hottest place means nothing.
     """
     shown = picture.copy()
     shown.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BOX)
@@ -209,10 +209,10 @@ def write_table(predictions: Sequence[Prediction], out: Path) -> None:
 
 
 def watch(folder: Path, pause: Callable[[], None]) -> Iterator[list[Found]]:
-    """New images of a folder each time some are complete, for ever; `pause` is called between two looks.
+    """Yield new images of a folder whenever some are complete, for ever; calls `pause` between two looks.
 
-    A file counts as complete when two looks find the same size and time. One that is written anew is scored
-    again.
+    A file counts as complete when two looks find the same size and time. A file that is written again is
+    yielded again.
     """
     seen: dict[Path, tuple[float, int]] = {}
     done: dict[Path, tuple[float, int]] = {}

@@ -1,4 +1,4 @@
-"""int8 files of exported detectors, calibrated on normal images."""
+"""Make int8 files of exported detectors, calibrated on normal images."""
 
 import contextlib
 import io
@@ -15,9 +15,7 @@ from kdbench.deploy.export import save_ir
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-NUM_CALIBRATION = (
-    64  # images whose activations set the ranges: few, since NNCF's default of 300 takes minutes
-)
+NUM_CALIBRATION = 64  # images whose activations set the ranges; NNCF's default of 300 takes minutes
 
 
 def calibration_images(images: np.ndarray) -> np.ndarray:
@@ -29,10 +27,10 @@ def calibration_images(images: np.ndarray) -> np.ndarray:
 def quantise(source: Path, target: Path, images: np.ndarray, *, symmetric: bool = False) -> None:
     """Write an int8 version of an ONNX file; `images` are normal training images uint8 [N,S,S,3].
 
-    The end of `target` says for whom: .xml is for OpenVINO, by NNCF's post-training quantisation; .onnx for
-    ONNX Runtime, by its static quantisation of convolutions and products of matrices, per channel. All else
-    stays in fp32. With `symmetric` zero is 0 in every range of an .onnx, and biases stay in fp32: TensorRT
-    reads no other file. Raises what the two packages raise.
+    The suffix of `target` chooses the runtime: .xml is for OpenVINO, by NNCF's post-training quantisation;
+    .onnx is for ONNX Runtime, by its static quantisation of convolutions and products of matrices, per
+    channel. All else stays in fp32. With `symmetric` zero is 0 in every range of an .onnx, and biases stay in
+    fp32: TensorRT reads no other file. Errors of the two packages pass through.
     """
     if target.suffix == ".xml":
         _quantise_openvino(source, target, images)
@@ -56,7 +54,7 @@ def _quantise_onnx(source: Path, target: Path, images: np.ndarray, symmetric: bo
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(CalibrationDataReader):
-        """Gives one image after another, as ONNX Runtime asks for them."""
+        """Gives ONNX Runtime one image after another."""
 
         def __init__(self, name: str) -> None:
             self.left = iter([{name: image[None]} for image in images])
@@ -88,7 +86,7 @@ def _input_of(path: Path) -> str:
 
 @contextlib.contextmanager
 def _quiet(logger: str) -> Iterator[None]:
-    """Keep off the terminal what a package says that is no error."""
+    """A context in which a package prints only errors."""
     log = logging.getLogger(logger)
     before = log.level
     log.setLevel(logging.ERROR)

@@ -1,6 +1,6 @@
 """Runtimes of exported detectors: from pixels to anomaly maps and image scores, without kdbench's methods.
 
-No runtime computes in another precision, or on another device, than it was asked for: it is an error.
+A runtime that cannot compute in the requested precision, or on the requested device, raises an error.
 """
 
 import importlib.metadata
@@ -27,10 +27,10 @@ PRECISIONS = ("fp32", "bf16", "fp16", INT8)
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """What a runtime needs and can do."""
+    """The package of a runtime, and what it can do."""
 
     package: str
-    suffixes: tuple[str, ...]  # of the files that it runs; the first is what is exported for it
+    suffixes: tuple[str, ...]  # of the files that it runs; the first is exported for it
     precisions: tuple[str, ...]
     devices: tuple[str, ...]
 
@@ -57,7 +57,7 @@ RUNTIMES = MappingProxyType(
 )
 
 
-# What runs a file where nothing else is asked for.
+# The default runtime of a file.
 RUNTIME_OF = {".pt2": TORCH, ".onnx": "onnxruntime", ".xml": "openvino"}
 
 
@@ -105,10 +105,11 @@ def open_runtime(
 ) -> Runtime:
     """Load an exported detector: .pt2, .onnx or .xml, by the runtime.
 
-    `num_threads` is as many as the runtime chooses if None; torch's number holds for the whole process. int8
-    runs a file that was quantised, and only such a file.
+    Without `num_threads` the runtime chooses the number; torch's holds for the whole process. int8 runs a
+    quantised file, and only such a file.
 
-    Raises RequestError if the runtime is not installed, cannot do what is asked for, or cannot load the file.
+    Raises RequestError if the runtime is not installed, does not support the precision or device, or cannot
+    load the file.
     """
     path = Path(path)
     wrong = why_not(runtime, precision, device)
@@ -144,8 +145,8 @@ class _Torch:
         self.name, self.precision, self.version = runtime, precision, _version("torch")
         self._device = torch.device(device)
         module = load_program(path).module().to(self._device)
-        if precision != "fp32":  # these demand the fp32 that autocast is to replace
-            for part in module.modules():  # what runs without autocast is a part of its own
+        if precision != "fp32":  # these nodes demand the fp32 that autocast is to replace
+            for part in module.modules():  # code that runs without autocast is a part of its own
                 if not isinstance(part, torch.fx.GraphModule):
                     continue
                 for node in list(part.graph.nodes):
@@ -191,7 +192,7 @@ class _OnnxRuntime:
             settings["device_id"] = int(device.partition(":")[2] or 0)
         if runtime == TENSORRT:
             settings |= {"trt_fp16_enable": precision == "fp16", "trt_int8_enable": precision == INT8}
-            # What TensorRT cannot run would be computed by the processor, in silence.
+            # Else the processor would compute, in silence, the parts that TensorRT cannot run.
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         self._session = onnxruntime.InferenceSession(
             path, options, providers=[(provider, settings)], enable_fallback=False
@@ -227,7 +228,7 @@ class _OpenVino:
             )
         operations = {operation.get_type_name() for operation in model.get_ops()}
         _check_quantised(path, precision, bool(operations & {"FakeQuantize", "FakeConvert"}))
-        hint = _OPENVINO_HINTS.get(precision, "f32")  # what int8 leaves out is computed in fp32
+        hint = _OPENVINO_HINTS.get(precision, "f32")  # with int8, all other operations are in fp32
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
         if num_threads is not None:
             settings["INFERENCE_NUM_THREADS"] = num_threads
@@ -255,14 +256,14 @@ def _why_not_openvino(precision: str) -> str:
 
 
 def _check_quantised(path: Path, precision: str, quantised: bool) -> None:
-    """RequestError if int8 is asked of a file that has none, or another precision of a file that has."""
+    """RequestError for int8 with a file that is not quantised, or another precision with a quantised file."""
     if quantised != (precision == INT8):
         what = "is quantised" if quantised else "is not quantised"
         raise RequestError([f"{path} {what}: it cannot run in {precision}"])
 
 
 def _provider(runtime: str, device: str) -> str:
-    """What ONNX Runtime calls the kernels of a runtime on a device."""
+    """ONNX Runtime's name for the kernels of a runtime on a device."""
     if runtime == TENSORRT:
         return "TensorrtExecutionProvider"
     return "CPUExecutionProvider" if device == "cpu" else "CUDAExecutionProvider"

@@ -1,7 +1,7 @@
-"""A server for one detector: an image comes in by POST, its score, decision and map go out.
+"""A server for one detector: a client posts an image and gets its score, decision and map.
 
 All requests share one thread that decodes and scores: memory is bounded, and no detector has to be safe for
-threads. The event loop only reads and writes. Nothing is kept of an image.
+threads. The event loop only reads and writes. The server keeps nothing of an image.
 """
 
 import asyncio
@@ -29,11 +29,10 @@ from kdbench.errors import DataError, first_line, unknown
 from kdbench.files import Content
 from kdbench.picture import open_image, opened
 
-# What cameras write. Pillow allocates the canvas of a WebP or a GIF already when it opens the file.
+# Formats of cameras. Pillow allocates the canvas of a WebP or a GIF already when it opens the file.
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
-MOST_SCANS = (
-    100  # of a JPEG; a progressive one has ten. Each is a pass over all pixels, and may take 80 bytes
-)
+# Of a JPEG; a progressive one has ten. Each scan is a pass over all pixels, and may take only 80 bytes.
+MOST_SCANS = 100
 START_OF_SCAN = b"\xff\xda"
 JSON, MAP, HEAT_MAP = "json", "map", "heat_map"
 OUTPUTS = (JSON, MAP, HEAT_MAP)
@@ -47,18 +46,19 @@ UNDECIDED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What the server takes."""
+    """The limits of requests to the server."""
 
     max_bytes: int = 16 * 2**20  # of the body of a request
     max_pixels: int = 50_000_000
     queue: int = 128  # requests that are read, wait or are scored at a time
-    body_seconds: float = 30.0  # within which the body of a request has to come
+    body_seconds: float = 30.0  # the body of a request must come within so many seconds
 
 
 def create_app(predictor: Predictor, about: Mapping[str, str], limits: Limits | None = None) -> FastAPI:
     """The server of a detector: POST /predict, GET /health, GET /metrics; no pages for people.
 
-    `about` is what /health says of the detector. It scores a black image first: what cannot run raises here.
+    /health shows the facts in `about`. The detector scores a black image first: one that cannot run raises
+    its error here.
     """
     predictor.scored(Image.new("RGB", (1, 1)), "a black image")
     service = _Service(predictor, limits or Limits())
@@ -95,7 +95,7 @@ class _Service:
         self.in_progress = 0
 
     async def predict(self, request: Request) -> Response:
-        """Score the image of a request; HTTPException for what is refused."""
+        """Score the image of a request; HTTPException if the request is refused."""
         started = time.perf_counter()
         output, boundary = _output(request), _boundary(request)
         self._check_length(request)
@@ -114,12 +114,12 @@ class _Service:
         return answer
 
     def _seconds_of_queue(self) -> int:
-        """When a place may be free: as the queue is gone through, by the median of the recent images."""
+        """Seconds until the queue may be done, by the median time of recent images; at least 1."""
         median = self.monitor.detector.quantiles()[0]
         return 1 if math.isnan(median) else max(1, math.ceil(median * self.in_progress))
 
     def _check_length(self, request: Request) -> None:
-        """Refuse what the header already says to be too long, before any of it is read."""
+        """Refuse a body whose header declares too many bytes, before any of it is read."""
         declared = request.headers.get("content-length", "0")
         if not (declared.isascii() and declared.isdecimal()):
             raise HTTPException(400, "Content-Length is no number")
@@ -177,14 +177,13 @@ class _Service:
         }
 
     def _check_image(self, content: Content) -> None:
-        """Refuse by what the file says of itself, before any pixel is decoded."""
+        """Refuse an image by its header and its scans, before any pixel is decoded."""
         with opened(content, "an image", FORMATS) as file:
             if file.width * file.height > self.limits.max_pixels:
                 size = f"{file.width}x{file.height} pixels"
                 raise HTTPException(413, f"the image has {size}, more than {self.limits.max_pixels:,}")
-            if file.format == "TIFF" and getattr(
-                file, "is_animated", False
-            ):  # counting them may take minutes
+            # Counting the pages may take minutes.
+            if file.format == "TIFF" and getattr(file, "is_animated", False):
                 raise HTTPException(422, "the image has several pages: send the page that is meant")
             scans = content.data.count(START_OF_SCAN) if file.format in ("JPEG", "MPO") else 0
             if scans > MOST_SCANS:
@@ -192,7 +191,7 @@ class _Service:
 
 
 def _output(request: Request) -> str:
-    """What is asked for by ?output=, else by Accept."""
+    """The output that ?output= asks for, else Accept."""
     wants_png = request.headers.get("accept", "").lower().startswith(PNG)
     output = request.query_params.get("output", MAP if wants_png else JSON)
     if output not in OUTPUTS:
@@ -201,7 +200,7 @@ def _output(request: Request) -> str:
 
 
 def _boundary(request: Request) -> bytes | None:
-    """What separates the parts of a form; None where the body is the image."""
+    """The boundary between the parts of a form; None if the body is the image."""
     kind, options = parse_options_header(request.headers.get("content-type") or PNG)
     media_type = kind.decode("latin-1")
     if media_type == FORM:
@@ -210,7 +209,7 @@ def _boundary(request: Request) -> bytes | None:
         return options[b"boundary"]
     if media_type != "application/octet-stream" and not media_type.startswith("image/"):
         taken = f"{FORM}, image/* and application/octet-stream"
-        raise HTTPException(415, f"Content-Type {media_type[:80]!r} is not taken: {taken} are")
+        raise HTTPException(415, f"Content-Type {media_type[:80]!r} is not accepted. Accepted: {taken}")
     return None
 
 

@@ -1,4 +1,4 @@
-"""The threshold that an exported detector has: of image scores, from normal images alone."""
+"""The threshold of an exported detector for image scores; only normal images decide it."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 Source = Literal["unseen images", "held-out images", "training images"]
-UNSEEN: Source = "unseen images"  # nothing but the threshold has looked at them
+UNSEEN: Source = "unseen images"  # only the threshold has seen them
 HELD_OUT: Source = "held-out images"  # not trained on; they chose the epoch, or calibrated the maps
 TRAINED: Source = "training images"
 
@@ -16,7 +16,7 @@ class Threshold(BaseModel):
 
     `expected`, `low` and `high` are the mean and the 95 % interval of the share of new normal images that
     will be reported, if the normal images are a random sample: this holds for every distribution of scores.
-    They are None if it is from training images, which the detector knows: then nobody can tell.
+    They are None if the threshold is from training images: the detector knows those, so nobody can tell.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,7 +31,7 @@ class Threshold(BaseModel):
 
     @property
     def words(self) -> str:
-        """What a person should know of it."""
+        """The threshold in words, with its false alarms."""
         text = f"threshold {self.value:.6g} from {self.num_images} {_OF[self.threshold_from]}"
         if self.expected is None:
             return (

@@ -50,7 +50,7 @@ class Compiler:
 
     @property
     def outcome(self) -> str:
-        """What a row says: yes, or why not."""
+        """The value of the column `compiled`: yes, or why not."""
         if self.problem:
             return f"no: {self.problem}"
         return "yes" if self._compiled else "no: no function was compilable, or no batch full"

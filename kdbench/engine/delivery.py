@@ -107,7 +107,7 @@ def threshold_of(scores: np.ndarray, false_alarms: float, *, source: Source) -> 
 
 
 def source_of(method: Method) -> Source:
-    """Which images give a detector its threshold: the least known to it that its training left."""
+    """The images that give a detector its threshold: of those that exist, the ones it knows least."""
     if method.config.hold_out:
         return UNSEEN
     return HELD_OUT if method.holds_out(method.config) else TRAINED

@@ -63,7 +63,7 @@ class Detector:
         return self.delivered(format, Path(expanded(str(out))), false_alarms, root).path
 
     def delivered(self, format: str, out: Path, false_alarms: float, root: str | Path | None) -> "Delivered":
-        """As `export`; returns what there is to say of the file, too."""
+        """Export as `export` does; returns the file with its metadata and notes."""
         from kdbench.engine.delivery import deliver
 
         folder = None if root is None else Path(expanded(str(root)))
@@ -96,7 +96,7 @@ class Detector:
         return np.asarray(rows["image_score"])
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As a runtime of an exported detector: maps and scores of RGB images uint8 [B,S,S,3]."""
+        """Maps and scores of RGB images uint8 [B,S,S,3]; makes this class a runtime like those of exports."""
         return self.predict(images)
 
     def predict(self, images: Pictures) -> tuple[np.ndarray, np.ndarray]:

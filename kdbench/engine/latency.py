@@ -114,7 +114,10 @@ def _in_torch(method: Method, way: Way, device: torch.device, ours: Set[str]) ->
 
 
 def _in_runtime(files: Exported, way: Way, device: torch.device, ours: Set[str]) -> Iterator[dict[str, Any]]:
-    """The same of the exported detector; its memory is unknown, for torch has its own in this process."""
+    """The measured columns of each batch size, of the exported detector.
+
+    Its memory is unknown: torch has memory of its own in this process.
+    """
     runtime = files.open(way, device)
     for batch_size in BATCH_SIZES:
         shape = (batch_size, files.image_size, files.image_size, 3)

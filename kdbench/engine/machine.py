@@ -1,4 +1,4 @@
-"""What this machine leaves to a run: cores, memory, and what other programs use of the processor.
+"""The resources of this machine for a run: cores, memory, and the cores that other programs use.
 
 A container or a job of a cluster has less than the machine. Control groups of Linux say how much, in two
 versions; psutil and torch do not read them.

@@ -10,7 +10,7 @@ from kdbench.method import Method
 
 
 class Deployed(nn.Module):
-    """Teacher, student, fusion and score of a method in float32; what only its loss uses is left out."""
+    """Teacher, student, fusion and score of a method in float32, without parts that only its loss uses."""
 
     mean: Tensor
     std: Tensor

@@ -1,4 +1,4 @@
-"""What nvidia-smi tells of the GPUs of this machine and of their users; nothing here uses a GPU."""
+"""Ask nvidia-smi for the GPUs of this machine and their users; nothing here uses a GPU."""
 
 import subprocess
 from collections.abc import Callable, Set
@@ -33,14 +33,14 @@ def ask(what: str, *columns: str) -> list[list[str]]:
 
 
 class Gpus(NamedTuple):
-    """What all GPUs of a machine have in common."""
+    """Facts that hold for all GPUs of a machine."""
 
     memory_bytes: int = 0  # of the smallest one; 0: unknown
     exclusive: bool = False  # one of them takes one process at a time (its compute mode)
 
 
 def gpus_here() -> Gpus:
-    """What the GPUs of this machine have in common; unknown if nobody can be asked."""
+    """Facts that hold for all GPUs of this machine; unknown if nvidia-smi does not answer."""
     try:
         found = ask("gpu", "memory.total", "compute_mode")
     except SmiError:

@@ -149,7 +149,7 @@ def _normal_images(dataset: Dataset, category: Category, own_fingerprint: str, s
 
 
 def _probed(method: Method, normal: np.ndarray, composites: Composites) -> dict[str, float]:
-    """How well a detector tells composites from the normal images they are made of."""
+    """How well a detector tells composites from the normal images of which they are made."""
     plain, mixed, pasted = (
         score(method, batches_of(method, pixels), lambda count: None)
         for pixels in (normal, composites.mixed, composites.pasted)

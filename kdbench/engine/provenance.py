@@ -31,7 +31,7 @@ def code_provenance() -> dict[str, Any]:
         "git_dirty": dirty,
         "kdbench_version": kdbench.__version__,
         "python_version": platform.python_version(),
-        "pillow_version": PIL.__version__,  # what decodes images; its package may have another name
+        "pillow_version": PIL.__version__,  # it decodes images; its package may have another name
         **versions,
     }
 

@@ -1,4 +1,4 @@
-"""What a cell needs before it trains: its images and its untrained method, on its device."""
+"""Make a cell ready to train: its images and its untrained method, on its device."""
 
 from dataclasses import dataclass
 from pathlib import Path

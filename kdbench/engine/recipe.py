@@ -1,4 +1,4 @@
-"""How a teacher of EfficientAD is made: the numbers of `kdbench distil-teacher`; imports no torch."""
+"""The recipe of a teacher for EfficientAD: the numbers of `kdbench distil-teacher`; imports no torch."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ class Recipe:
 
 
 def recipe_of(teacher: str, size: str, *, steps: int, batch_size: int, seed: int) -> Recipe:
-    """The recipe of some options; RequestError with everything that is wrong with them."""
+    """The recipe of these options; RequestError with every complaint about them."""
     wrong = [unknown("size", size, SIZES)] if size not in SIZES else []
     numbers = {"steps": (steps, 1), "batch_size": (batch_size, 1), "seed": (seed, 0)}
     wrong += [f"{name}={value}: at least {low}" for name, (value, low) in numbers.items() if value < low]

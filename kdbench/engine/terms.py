@@ -1,4 +1,4 @@
-"""What drives a training: the size and the gradient of each term of the loss, at a few steps."""
+"""Measure what drives a training: the size and the gradient of each term of the loss, at a few steps."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

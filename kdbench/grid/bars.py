@@ -1,4 +1,4 @@
-"""What a person sees of a run: moving bars where there can be some, plain lines elsewhere."""
+"""The view of a run in a terminal or a notebook: moving bars if it can show them, else plain lines."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -71,7 +71,7 @@ class Bars(View):
         self._say(text)
 
     def note(self, text: str) -> None:
-        """A yellow line."""
+        """Print a yellow line."""
         self._say(f"note: {text}", style="yellow")
 
     def taken_over(self, count: int, published: str) -> None:
@@ -79,7 +79,7 @@ class Bars(View):
         self._say(f"{count} cells taken over from {published}")
 
     def decoding(self, done: int, total: int) -> None:
-        """A bar until the last image is decoded."""
+        """Show a bar until the last image is decoded."""
         self._only_bar("decoding images", done, total)
 
     def stepping(self, done: int, total: int, loss: float) -> None:
@@ -117,7 +117,7 @@ class Bars(View):
         self._log([f"{self._totals()}", *lines])
 
     def finished(self, outcome: Outcome) -> None:
-        """One line that stays for every cell that finished."""
+        """Print a line that stays for every finished cell."""
         self.finished_ids.add(outcome.cell_id)
         self.num_failed += outcome.status != "ok"
         bar = self.cells.pop(outcome.cell_id, None)
@@ -138,7 +138,7 @@ class Bars(View):
         self._say(f"timing {count} detectors, each alone on the device (--no-latency: not)")
 
     def timed(self, job: "Job", error: str) -> None:
-        """One line for every detector that was timed or could not be."""
+        """Print a line for every detector that was timed or could not be."""
         self._measured(job, error, "could not be timed", f"{job.cell.method} is timed")
 
     def evaluating(self, count: int) -> None:
@@ -147,7 +147,7 @@ class Bars(View):
         self._say(f"evaluating {count} exported detectors")
 
     def evaluated(self, job: "Job", error: str) -> None:
-        """One line for every exported detector that was evaluated or could not be."""
+        """Print a line for every exported detector that was evaluated or could not be."""
         wrong, right = "could not be evaluated as exported", f"{job.cell.label} is evaluated as exported"
         self._measured(job, error, wrong, right)
 
@@ -224,7 +224,7 @@ class Bars(View):
         return ", ".join(parts)
 
     def _log(self, lines: Sequence[str]) -> None:
-        """Say now and then what bars would show, where there are none."""
+        """Print now and then, without bars, what they would show."""
         now = time.monotonic()
         if not self.is_live and now - self.logged >= LOG_EVERY_S:
             self.logged = now

@@ -42,7 +42,7 @@ class NotFreeError(LostError):
 
 @dataclass(frozen=True, kw_only=True)
 class Need:
-    """What a cell occupies while it runs."""
+    """The resources that a cell occupies while it runs."""
 
     cpus: int = 1
     gpus: float = 0.0
@@ -95,7 +95,7 @@ class Cluster:
 
     @property
     def gpus_are(self) -> Gpus:
-        """What all its GPUs have in common, as far as it is known."""
+        """Facts that hold for all its GPUs, as far as they are known."""
         each = [node.gpus_are for node in self.nodes if node.gpus]
         sizes = [gpus.memory_bytes for gpus in each if gpus.memory_bytes]
         return Gpus(min(sizes, default=0), any(gpus.exclusive for gpus in each))
@@ -145,7 +145,7 @@ def makespan_s(cells: Sequence[tuple[float, Need]], cluster: Cluster) -> float:
 
 
 class _Free:
-    """What is free on a node, each of its GPUs by itself."""
+    """The free resources of a node, each of its GPUs by itself."""
 
     def __init__(self, node: Node) -> None:
         self.cpus, self.memory_bytes, self.gpus = node.cpus, node.memory_bytes, [1.0] * int(node.gpus)

@@ -17,7 +17,7 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def shows_bars(console: Console) -> bool:
-    """Whether bars can move there: in a terminal that can, and in a notebook that has ipywidgets."""
+    """Whether bars can move there: in a terminal that is not dumb, or in a notebook with ipywidgets."""
     if console.is_jupyter:
         return find_spec("ipywidgets") is not None
     return console.is_terminal and not console.is_dumb_terminal
@@ -31,7 +31,7 @@ def print_line(console: Console, text: str, style: str | None = None) -> None:
 
 
 def _folded(line: str, width: int) -> str:
-    """A line in parts of this width, the later ones two columns further in. Words and paths stay whole."""
+    """A line, folded to this width; later parts are indented by two. Words and paths stay whole."""
     indent = " " * (len(line) - len(line.lstrip()) + 2)
     return textwrap.fill(
         line,
@@ -44,7 +44,7 @@ def _folded(line: str, width: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them."""
+    """Seconds in hours, minutes and seconds, for people."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

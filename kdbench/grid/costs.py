@@ -1,4 +1,4 @@
-"""What cells will cost: by the rows of earlier cells, else by a few training steps that are measured here."""
+"""Estimate the cost of cells: by the rows of earlier cells, else by a few training steps, measured here."""
 
 import json
 import time
@@ -36,7 +36,7 @@ COST_COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class OnGpu:
-    """What a cell took of a GPU."""
+    """The use of a GPU by one cell."""
 
     num_train: int  # its images for training and to hold out
     needed: int  # bytes of the GPU's memory, with a margin
@@ -64,7 +64,7 @@ class Estimate:
 
 
 class Costs:
-    """What the rows of a results folder tell about the cost of cells that are still to run."""
+    """The costs of cells that are still to run, by the rows of a results folder."""
 
     def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
         cells: dict[str, list[Mapping[str, Any]]] = {}
@@ -85,7 +85,7 @@ class Costs:
         self.known = {group: _median(costs) for group, costs in by_group.items()}
 
     def of(self, job: Job) -> Cost | None:
-        """What the most similar cells took; None if no cell of the method has finished on such a device."""
+        """The cost of the most similar cells; None if no cell of the method has finished on such a device."""
         config = json.loads(job.cell.config)
         for group in _groups(job.cell.method, config, device_type(job), job.place.num_threads):
             if group in self.known:
@@ -303,7 +303,7 @@ def _work(cell: Cell, data: Mapping[str, Found]) -> float:
 
 
 def _on_gpu(row: Mapping[str, Any]) -> list[OnGpu]:
-    """What a cell took of its GPU; empty for a cell without one."""
+    """The use of a GPU by the cell of this row; empty for a cell without a GPU."""
     if row["device"] != "cuda" or not row["peak_memory_bytes"] or not row["device_memory_bytes"]:
         return []
     return [

@@ -25,7 +25,7 @@ def make_teacher(
     device: str,
     stop: Stop | None = None,
 ) -> Path:
-    """Make a teacher and tell a view how far it is; whoever asks `stop` leaves a checkpoint.
+    """Make a teacher and tell a view how far it is; once `stop` is asked, the training leaves a checkpoint.
 
     Raises RequestError for a wrong request, DataError if there are no images or one cannot be read.
     """

@@ -1,4 +1,4 @@
-"""What both executors, the local one and Ray's, take and report."""
+"""The input of both executors, the local one and Ray's, and their reports."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ Work = Callable[[Cell, Place, str, Notify, float | None], Outcome]
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
-    """What is going on now: the leases of this run's cells, and how many cells wait."""
+    """The state of a run now: the leases of its cells, and how many cells wait."""
 
     holders: list[Holder]
     num_waiting: int

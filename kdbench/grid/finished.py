@@ -17,14 +17,14 @@ def succeeded_in(folder: str | None, wanted: Mapping[str, Cell]) -> frozenset[st
     with reading(folder):
         rows = read(folder, CELLS, columns=["cell_id", "status", *OF_IDENTITY]).to_pylist()
     succeeded = {row["cell_id"]: row for row in rows if row["status"] == "ok" and row["cell_id"] in wanted}
-    check_said(folder, wanted, succeeded)
+    check_identity(folder, wanted, succeeded)
     return frozenset(succeeded)
 
 
-def check_said(where: str, cells: Mapping[str, Cell], said: Mapping[str, Mapping[str, object]]) -> None:
+def check_identity(where: str, cells: Mapping[str, Cell], facts: Mapping[str, Mapping[str, object]]) -> None:
     """RequestError if rows contradict the identity of their cell: somebody changed them."""
     complaints = Complaints()
-    for cell_id, row in said.items():
+    for cell_id, row in facts.items():
         for name in OF_IDENTITY:
             own = getattr(cells[cell_id], name)
             if row[name] is not None and row[name] != own:
@@ -42,7 +42,7 @@ def of_other_code(cells: Mapping[str, Cell], ends: Mapping[str, End], again: Col
     """
     counts: Counter[str] = Counter()
     for cell_id, end in ends.items():
-        method, trained_by = cells[cell_id].method, end.said.get("method_sha256")
+        method, trained_by = cells[cell_id].method, end.facts.get("method_sha256")
         counts[method] += cell_id not in again and trained_by not in (None, method_sha256(method))
     return [
         f"{method}: another version of its files trained {count} of the finished cells, which are kept: "

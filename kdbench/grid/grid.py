@@ -27,7 +27,7 @@ from kdbench.grid.attempt import execute_cell
 from kdbench.grid.cluster import Cluster, address_of, cluster_at, session, this_machine
 from kdbench.grid.costs import Costs, expected_seconds, known_costs, longest_first, with_needs
 from kdbench.grid.execution import Execution, Executor, Running, Work, refuse_impossible
-from kdbench.grid.finished import check_said, of_other_code, reading, succeeded_in
+from kdbench.grid.finished import check_identity, of_other_code, reading, succeeded_in
 from kdbench.grid.plan import Job, plan
 from kdbench.grid.prepare import before_planning, enough_disk, prepare
 from kdbench.grid.request import Request
@@ -55,12 +55,12 @@ class Grid:
     costs: Costs
     cluster: Cluster
     executor: Executor
-    notices: tuple[str, ...]  # what the user should know before it begins
+    notices: tuple[str, ...]  # for the user, before the run begins
 
 
 @dataclass(frozen=True, kw_only=True)
 class GridResult:
-    """What a run did; the numbers are in its rows."""
+    """The outcome of a run; the numbers are in its rows."""
 
     run_id: str
     statuses: Mapping[str, str]  # cell id -> status of its rows, NOT_RUN if it has none
@@ -98,7 +98,7 @@ def plan_grid(request: Request, cluster: Cluster | None = None, view: View | Non
     cells = {job.cell.id: job.cell for job in planned.jobs}
     with reading(request.results):
         ends = results.ends(cells)
-    check_said(request.results, cells, {cell_id: end.said for cell_id, end in ends.items()})
+    check_identity(request.results, cells, {cell_id: end.facts for cell_id, end in ends.items()})
     with reading(request.results):
         costs = known_costs(results.storage)
     published = succeeded_in(request.published, {name: cells[name] for name in cells.keys() - ends.keys()})

@@ -1,4 +1,4 @@
-"""Who is running a cell: one file per running cell, so that no two processes run the same one.
+"""Leases say who runs a cell: one file per running cell, so that no two processes run the same one.
 
 The file `leases/<cell_id>.<number>` is a lease: it says who runs the cell, where, and how far it is. Its
 owner writes it again every RENEW_S seconds. A lease is void if it was not renewed for EXPIRE_S, or if its
@@ -32,7 +32,7 @@ NAME = re.compile(rf"{FOLDER}/.+\.\d+(-[0-9a-f]{{8}})?")
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """Who runs a cell."""
+    """The process that runs a cell."""
 
     cell_id: str
     run_id: str
@@ -179,7 +179,7 @@ def _cell_of(name: str) -> str:
 
 
 def _read(storage: Storage, name: str) -> Holder | None:
-    """Who has a lease; None if it was released meanwhile or cannot be read now."""
+    """The holder of a lease; None if it was released meanwhile or cannot be read now."""
     content = _read_twice(storage, name)
     if content is None:
         return None

@@ -1,4 +1,4 @@
-"""What a user can ask of a run: the options of `kdbench run` and the keys of its TOML file."""
+"""The request of a run: the options of `kdbench run` and the keys of its TOML file."""
 
 import json
 import tomllib

@@ -54,7 +54,7 @@ ROW_SCHEMA = pa.schema(
         ("split_sha256", _TEXT),  # of the file that lists the training images, if there is one
         ("seed", _WHOLE),
         ("profile", _TEXT),
-        ("selection", _TEXT),  # what the checkpoint was chosen by: heldout, last, or test (never ranked)
+        ("selection", _TEXT),  # the rule that chose the checkpoint: heldout, last, or test (never ranked)
         # how it was evaluated
         ("preset", _TEXT),
         ("metric_version", _WHOLE),
@@ -183,8 +183,8 @@ PICTURE_SCHEMA = pa.schema(
         ("category_fingerprint", _TEXT),  # names the file of its inputs
         ("image", _TEXT),
         ("anomaly_map", pa.binary()),  # PNG, 8-bit grey
-        ("lowest", _REAL),  # what black stands for
-        ("highest", _REAL),  # what white stands for
+        ("lowest", _REAL),  # the value of black
+        ("highest", _REAL),  # the value of white
         (
             "grey_power",
             _REAL,
@@ -236,7 +236,7 @@ LATENCY_SCHEMA = pa.schema(
         ("copy_ms", _REAL),  # median of the copy from host to device, not in the times; null on a CPU
         *_as_rows_have("num_parameters", "flops", "peak_memory_bytes"),
         ("busy", pa.bool_()),  # something else used the device or the node: never ranked
-        ("neighbours", _TEXT),  # what that was
+        ("neighbours", _TEXT),  # names of those programs
         *_as_rows_have(*MACHINE, "started_at", *CODE),
     ]
 )
@@ -272,7 +272,7 @@ TRIAL_SCHEMA = pa.schema(
         ("profile", _TEXT),
         ("search", _TEXT),
         ("scheduler", _TEXT),
-        ("selection", _TEXT),  # what the objective saw: synthetic (defects on held-out normals), or test
+        ("selection", _TEXT),  # images of the objective: synthetic (defects on held-out normals), or test
         ("objective", _TEXT),  # the metric's name
         ("objective_value", _REAL),  # of the detector that is kept; of the last report if stopped early
         ("objective_epochs", _WHOLES),  # at which it was reported

@@ -99,7 +99,7 @@ AUDITS = Kind("audits", AUDIT_SCHEMA, ("trial_id",))
 # Who runs a cell now (a number follows the cell), and what a run was asked for.
 LEASES = Kind("leases", None, ("cell_id",), "")
 RUNS = Kind("runs", None, ("run_id",), ".json")
-LOGS = Kind("runs", None, ("run_id",), ".log")  # what a run said
+LOGS = Kind("runs", None, ("run_id",), ".log")  # the events of a run
 KINDS = (*OF_CELLS, INPUTS, SHORTCUTS, TRIALS, AUDITS, LEASES, RUNS)
 # `kdbench report --rows` writes REPORTED, and `kdbench run --published` takes over what is of cells.
 PUBLISHED = (CELLS, SCORES, NORMALS, EPOCHS, LATENCY, PROBES, DEPLOYED)
@@ -112,11 +112,11 @@ OF_IDENTITY = ("method", "config", "dataset", "setting", "fingerprint", "teacher
 
 @dataclass(frozen=True, kw_only=True)
 class End:
-    """How a cell finished, and in which run; `said` is what its first row says of its identity."""
+    """How a cell finished, and in which run; `facts` are the columns of its identity in its first row."""
 
     status: str
     run_id: str
-    said: Mapping[str, object] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+    facts: Mapping[str, object] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
 
 class Results:
@@ -154,7 +154,7 @@ class Results:
         except (FileNotFoundError, NotADirectoryError):
             return None
         first = table.slice(0, 1).to_pylist()[0]
-        return End(status=first.pop("status"), run_id=first.pop("run_id"), said=first)
+        return End(status=first.pop("status"), run_id=first.pop("run_id"), facts=first)
 
     def take_over(self, published: str | Path, cell_ids: Set[str]) -> None:
         """Copy the rows of these cells, of all PUBLISHED kinds, from a folder of `kdbench report --rows`."""
@@ -225,7 +225,7 @@ def read_and_copies(
     only: Iterable[str] | None = None,
     columns: Sequence[str] | None = None,
 ) -> tuple[pa.Table, dict[str, bool]]:
-    """As `read`, and the files whose rows were left out: name -> whether all rows of the file were.
+    """The table of `read`, and the files with rows that were left out: name -> whether all of its rows were.
 
     Programs that synchronise folders leave copies beside a file (`ID (conflicted copy).parquet`). Rows that
     have a file of their own must not count twice.

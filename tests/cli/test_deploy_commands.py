@@ -161,7 +161,7 @@ def test_the_best_cell_of_each_category_is_exported(export, trained, tmp_path):
     best = rows.loc[rows["image_auroc"].idxmax(), "cell_id"]
     (path,) = (tmp_path / "out").glob("*.pt2")
     assert read_metadata(path).cell_id == best
-    assert "is of test images" in printed
+    assert "is computed on test images" in printed
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_a_folder_of_83_images_with_two_damaged_ones(kdbench, exported_as, tmp_p
     (folder / "notes.txt").write_text("left out")
     code, printed = kdbench("predict", exported, folder, "--out", tmp_path / "p")
     assert code == 1, printed
-    assert "files in the folders whose names are no names of images, left out: 1" in printed
+    assert "files in the folders without the suffix of an image are left out: 1" in printed
     assert "81 images scored" in printed
     table = pd.read_parquet(tmp_path / "p/predictions.parquet")
     assert list(table) == ["path", "score", "decision", "milliseconds", "map", "heat_map", "error"]

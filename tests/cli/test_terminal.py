@@ -96,7 +96,7 @@ def test_bars_move_only_where_they_can():
         ("list methods", "next, compare some of them: kdbench run --methods NAME,NAME"),
         ("list datasets", "next, look at images on disk: kdbench datasets check NAME --root FOLDER"),
         ("list backbones", "next, train with one of them: kdbench run --backbone NAME"),
-        ("list recipes", "next, what one takes: kdbench run --config RECIPE --root FOLDER --dry-run"),
+        ("list recipes", "next, how long one takes: kdbench run --config RECIPE --root FOLDER --dry-run"),
     ],
 )
 def test_the_last_line_says_what_to_do_next(kdbench, command, end):

@@ -211,7 +211,7 @@ HOSTILE = {
     "JPEG of many scans": ({"content": many_scans()}, 422, "scans, more than 100"),
     "PDF": (kind("application/octet-stream", b"%PDF-1.7\n%%EOF"), 422, "it is a PDF"),
     "image without pixels": ({"content": png(0, 0)}, 422, "cannot be read as an image"),
-    "JSON": (kind("application/json", b'{"image": "a.png"}'), 415, "'application/json' is not taken"),
+    "JSON": (kind("application/json", b'{"image": "a.png"}'), 415, "'application/json' is not accepted"),
     "another field": (form(("photo", "a.png", PIXELS)), 400, "takes one, 'image'"),
     "two files": (form(("image", "a.png", PIXELS), ("image", "b.png", PIXELS)), 400, "takes one, 'image'"),
     "a field that is no file": (

@@ -114,4 +114,4 @@ def test_list_recipes_shows_every_name_and_a_number(kdbench):
     assert code == 0
     assert all(name in text for name in recipe_names())
     assert "98.50" in text
-    assert text.splitlines()[-1].startswith("next, what one takes: kdbench run --config RECIPE")
+    assert text.splitlines()[-1].startswith("next, how long one takes: kdbench run --config RECIPE")

@@ -549,5 +549,5 @@ def test_a_category_that_is_asked_for_must_be_complete_and_others_are_named(aske
     words = [f"--{name}={asked[name]}" for name in ("name", "dataset", "root", "results")]
     code, printed = kdbench("score", asked["maps"], *words, "--out", tmp_path / "out")
     assert code == 0, printed
-    assert "note: there is nothing for screw" in printed
+    assert "note: no maps or scores for screw" in printed
     assert json.loads(read(asked["results"], CELLS).to_pylist()[0]["config"]) == {}

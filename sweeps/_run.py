@@ -1,4 +1,4 @@
-"""A sweep: planned, then carried out. Nothing here prints or exits: a view is told what happens."""
+"""Plan a sweep, then carry it out. Nothing here prints or exits: a view hears what happens."""
 
 from kdbench.errors import RequestError, complained
 from kdbench.grid.prepare import before_planning, prepare
@@ -21,7 +21,7 @@ def planned(request: SweepRequest, view: View) -> SweepPlan:
 
 
 def carry_out(plan: SweepPlan, view: View, *, audit: bool) -> SweepResult:
-    """Run a sweep and print a line for each event; with `audit` its detectors then score the test images.
+    """Run a sweep and tell the view each event; with `audit` its detectors then score the test images.
 
     The best configuration is written, unless test images chose it.
     """

@@ -1,4 +1,4 @@
-"""Images and masks of whole datasets are decoded once, before anything needs them."""
+"""Decode images and masks of whole datasets once, before anything needs them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,8 +11,8 @@ from kdbench.errors import DataError, RequestError, unknown
 from kdbench.files import not_cached
 from kdbench.metrics.presets import PRESETS
 
-Tick = Callable[[int, int], None]  # is told how many images are decoded, and of how many
-Note = Callable[[str], None]  # is told what a person should look at
+Tick = Callable[[int, int], None]  # called with the number of decoded images, and the number of all
+Note = Callable[[str], None]  # called with a remark for a person
 
 
 def decode(

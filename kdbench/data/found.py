@@ -1,4 +1,4 @@
-"""A dataset as it is on disk: its categories, and what identifies their content."""
+"""A dataset on disk: its categories, and the fingerprints of their content."""
 
 import unicodedata
 from collections.abc import Iterable, Mapping

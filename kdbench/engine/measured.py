@@ -1,4 +1,4 @@
-"""What a results folder has of measurements: timings, and exported detectors that were evaluated."""
+"""The measurements in a results folder: timings, and exported detectors that were evaluated."""
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What can be asked of the engine: its presets, and the runtimes that are installed here."""
+"""Check requests to the engine: its presets, and the runtimes that are installed here."""
 
 from collections.abc import Iterator, Sequence
 

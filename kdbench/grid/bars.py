@@ -64,10 +64,10 @@ class Bars(View):
         )
         self.all_cells: TaskID | None = None
         self.cells: dict[str, TaskID] = {}
-        self.only: TaskID | None = None  # the bar of what comes without cells
+        self.only: TaskID | None = None  # the bar of a task without cells
 
     def say(self, text: str) -> None:
-        """A line."""
+        """Print a line."""
         self._say(text)
 
     def note(self, text: str) -> None:
@@ -83,7 +83,7 @@ class Bars(View):
         self._only_bar("decoding images", done, total)
 
     def stepping(self, done: int, total: int, loss: float) -> None:
-        """A bar until the last step is made; a line now and then without bars."""
+        """Show a bar until the last step is made; without bars, print a line now and then."""
         if self.only is None:
             self.logged = time.monotonic()  # the first steps are no news
         self._only_bar(f"steps, loss {loss:.3f}", done, total)

@@ -1,4 +1,4 @@
-"""A teacher for EfficientAD, made of photographs, where a user has none."""
+"""Make a teacher for EfficientAD from photographs."""
 
 from pathlib import Path
 

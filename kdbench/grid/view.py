@@ -1,4 +1,4 @@
-"""Views of a run: what they are told, and the log that every run writes."""
+"""Views of a run: the events that they hear, and the log that every run writes."""
 
 import math
 import time
@@ -20,7 +20,7 @@ class View:
     """Somebody who watches a run: a terminal, a notebook, a log. This one shows nothing."""
 
     def say(self, text: str) -> None:
-        """What is done now."""
+        """A line on the step that begins."""
 
     def note(self, text: str) -> None:
         """Something that the user should know."""

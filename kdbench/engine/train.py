@@ -107,7 +107,8 @@ class Training:
         epoch whose mean anomaly map on held-out images was the lowest.
         """
         if not self.history.epochs and not self.batches:
-            self.method.prepare(train.pairs())
+            with train.autocast:
+                self.method.prepare(train.pairs())
         number, started = len(self.history.epochs) + 1, perf_counter()
         num_left = len(train) - sum(map(len, self.batches[: len(self.losses)]))
         loss = _finite(self._train(train, on_step), "loss", number)

@@ -9,6 +9,7 @@ from kdbench.backbone import teacher
 from kdbench.engine import train
 from kdbench.engine.batches import Batches
 from kdbench.engine.evaluate import score
+from kdbench.methods.snl import SNL
 from kdbench.methods.stfpm import STFPM
 from kdbench.weights import find_weights
 
@@ -173,6 +174,15 @@ def test_a_method_prepares_on_the_training_images_and_calibrates_on_heldout_ones
     maps = score(method.eval(), heldout, lambda count: None).maps
     assert method.calibrated.item() == pytest.approx(maps.max(), rel=1e-6)
     assert {"prepared", "calibrated"} <= method.detector_state().keys()
+
+
+def test_a_method_prepares_in_the_precision_of_its_training():
+    method = smallest(SNL, image_size=32, batch_size=4, epochs=1, decoder_start="teacher_scale")
+    data = Batches(
+        pixels(8), method.teacher, "tiny", device=CPU, precision="bf16", batch_size=4, cached=False
+    )
+    training = train.Training(method, "bf16", torch.Generator().manual_seed(0))
+    assert training.epoch(data, None, lambda count: None).loss > 0
 
 
 def test_heldout_images_for_calibration_do_not_choose_the_epoch_where_the_last_is_kept():

@@ -305,19 +305,23 @@ def full_precision(like: Tensor) -> torch.autocast:
     return torch.autocast(like.device.type, enabled=False)
 
 
+def wide(x: Tensor) -> Tensor:
+    """The values in float32 at least: float64 stays, in which a test compares more digits."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 @compilable
 def cosine_distance(taught: Tensor, learned: Tensor) -> Tensor:
-    """1 - cosine of the channel vectors of two maps [B,C,h,w], as [B,h,w] in float32; 0 to 2.
+    """1 - cosine of the channel vectors of two maps [B,C,h,w], as [B,h,w]; 0 to 2.
 
     Equals half the squared distance of the unit vectors. The eps keeps the gradient finite at a zero vector.
     """
-    taught, learned = taught.float(), learned.float()
-    return 1 - nn.functional.cosine_similarity(taught, learned, dim=1, eps=1e-6)
+    return 1 - nn.functional.cosine_similarity(wide(taught), wide(learned), dim=1, eps=1e-6)
 
 
 def unit_vectors(features: Tensor) -> Tensor:
-    """Every channel vector of [B,C,h,w] scaled to length 1, in float32; a zero vector stays zero."""
-    return nn.functional.normalize(features.float(), dim=1, eps=1e-6)
+    """Every channel vector of [B,C,h,w] scaled to length 1; a zero vector stays zero."""
+    return nn.functional.normalize(wide(features), dim=1, eps=1e-6)
 
 
 def upsample(level_map: Tensor, size: int, *, align_corners: bool = False) -> Tensor:
@@ -368,9 +372,9 @@ def blur_matrix(size: int, sigma: float, radius: int) -> np.ndarray:
 
 @compilable
 def flat_cosine_distance(taught: Tensor, learned: Tensor) -> Tensor:
-    """1 - cosine of two whole maps [B,C,h,w], as [B] in float32; 0 to 2."""
+    """1 - cosine of two whole maps [B,C,h,w], as [B]; 0 to 2."""
     # Channels last, as convolutions leave them: flattening in the other order would copy the maps.
-    one, other = (x.permute(0, 2, 3, 1).float().flatten(1) for x in (taught, learned))
+    one, other = (wide(x.permute(0, 2, 3, 1)).flatten(1) for x in (taught, learned))
     return 1 - nn.functional.cosine_similarity(one, other, dim=1, eps=1e-6)
 
 
@@ -392,7 +396,7 @@ def divergence(taught: Tensor, learned: Tensor, temperature: float, *, of_places
     """
     over = 2 if of_places else 1
     p, q = (  # [B,hw,C]: channels last, as convolutions leave them
-        nn.functional.log_softmax(x.permute(0, 2, 3, 1).float().flatten(1, 2) / temperature, over)
+        nn.functional.log_softmax(wide(x.permute(0, 2, 3, 1)).flatten(1, 2) / temperature, over)
         for x in (taught, learned)
     )
     return (p.exp() * (p - q)).sum(over)

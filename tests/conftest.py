@@ -63,7 +63,7 @@ def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a run says does not depend on what else this machine does; a test of that sets its own limit."""
-    from kdbench.engine import machine
+    from kdbench import machine
 
     monkeypatch.setattr(machine, "SOME_CORES", math.inf)
 

@@ -51,7 +51,7 @@ def _versions() -> list[Finding]:
 def _devices() -> list[Finding]:
     import torch
 
-    from kdbench.engine import machine
+    from kdbench import machine
     from kdbench.engine.device import choose_precision, free_memory, unused_gpu
     from kdbench.engine.provenance import device_name
 

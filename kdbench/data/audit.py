@@ -16,6 +16,7 @@ from scipy.ndimage import laplace
 from scipy.stats import rankdata
 from skimage.filters import threshold_otsu
 
+from kdbench import machine
 from kdbench.dataset import Category
 from kdbench.picture import open_image
 
@@ -85,7 +86,7 @@ def audit(
 
 def trivial_numbers(category: Category, tick: Tick = lambda count: None) -> dict[str, Floats]:
     """Name -> value [N] of every test image; a number that is the same for all images is left out."""
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(machine.cores()) as pool:
 
         def look(path: Path) -> tuple[dict[str, float], Floats]:
             seen = numbers_of(path)

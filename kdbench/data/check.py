@@ -1,12 +1,12 @@
 """Compare a dataset on disk with its published counts, category by category, and name each problem."""
 
-import os
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from kdbench import machine
 from kdbench.data.fingerprint import Contents, check_apart, contents, shared_images
 from kdbench.data.masks import NOTHING, Remarks, check_blank, copies, read_mask, remarks_of
 from kdbench.data.store import look
@@ -185,7 +185,7 @@ def _decoded(
     samples = [Sample(path=path, label=False, defect="good") for path in category.train]
     samples += category.test
     looks: list[_Look] = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(machine.cores()) as pool:
         for look in pool.map(lambda sample: _look(dataset, category, sample), samples):
             looks.append(look)
             tell(category.name, len(looks), len(samples))

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from kdbench import machine
 from kdbench.data.masks import read_mask
 from kdbench.dataset import Category, Dataset, Sample
 from kdbench.picture import open_image
@@ -48,7 +49,7 @@ def misplaced(dataset: Dataset, category: Category, tick: Tick = lambda count: N
     generator = np.random.default_rng(0)
     count = min(NORMALS, len(category.train))
     chosen = generator.choice(len(category.train), count, replace=False)
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(machine.cores()) as pool:
 
         def look(path: Path) -> NDArray[np.float32]:
             seen = patches(path)

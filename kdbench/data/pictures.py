@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from kdbench import machine
 from kdbench.data.masks import read_mask
 from kdbench.dataset import Category, Dataset, Sample
 from kdbench.picture import open_image
@@ -67,7 +68,7 @@ def inputs_of(dataset: Dataset, category: Category, fingerprint: str) -> list[di
             "mask": None if sample.mask is None else _mask(read_mask(dataset, sample).marked, image.size),
         }
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(machine.cores()) as pool:
         return list(pool.map(row, category.test))
 
 

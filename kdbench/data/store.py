@@ -5,7 +5,6 @@ a temporary folder and renamed, so it is whole or it is not there; afterwards it
 """
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from kdbench import machine
 from kdbench.cell import digest_of
 from kdbench.data.masks import NOTHING, Remarks, check_blank, read_mask, remarks_of
 from kdbench.data.together import Seen, check_together
@@ -149,7 +149,7 @@ def _build_truth(dataset: Dataset, category: Category, preset: Preset, folder: P
         lost = mask.share > 0 and not marked.any()
         return marked, mask.share > 0, replace(remarks, lost=[category.relative(sample.mask)] if lost else [])
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(machine.cores()) as pool:
         masks, filled, remarks = zip(*pool.map(read, category.test), strict=True)
         list(pool.map(lambda mask: check_blank(dataset, mask), category.blank))
     regions, count = [], 0
@@ -240,7 +240,7 @@ def _decode_all(paths: Sequence[Path], size: int, target: Path, tick: Tick | Non
     """Decode in parallel and write in order: writing, unlike mapping, says when the disk is full."""
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), size, size, 3)}
     seen: list[Seen] = []
-    with target.open("wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL lets other threads run
+    with target.open("wb") as file, ThreadPoolExecutor(machine.cores()) as pool:  # PIL lets other threads run
         np.lib.format.write_array_header_2_0(file, header)
         for first in range(0, len(paths), AT_ONCE):  # bounds what waits to be written
             for pixels, one in pool.map(lambda path: look(path, size), paths[first : first + AT_ONCE]):

@@ -10,9 +10,9 @@ import psutil
 import torch
 from torch import Tensor
 
+from kdbench import machine
 from kdbench.backbone import FeaturePyramid, normalisation
 from kdbench.cell import Cache
-from kdbench.engine import machine
 from kdbench.engine.device import autocast_for, choose_precision, device_of, free_memory
 from kdbench.engine.features import Features, Shared
 from kdbench.method import Method

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from kdbench import machine
 from kdbench.data.store import decode
 from kdbench.engine.batches import batches_of
 from kdbench.engine.build import detector_of, of_another_attempt
@@ -112,7 +113,7 @@ class Detector:
         size, config = self.image_size, self._method.config
         maps, scores = [], []
         everything = list(_each(images))
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor(machine.cores()) as pool:
             for first in range(0, len(everything), config.batch_size):
                 part = everything[first : first + config.batch_size]
                 pixels = np.stack(list(pool.map(lambda image: _pixels(image, size), part)))

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from kdbench.engine import machine
+from kdbench import machine
 from kdbench.errors import first_line
 
 DRIVER = Path("/proc/driver/nvidia/version")  # NVIDIA's on Linux

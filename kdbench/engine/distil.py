@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool1d, interpolate, mse_loss, unfold
 
+from kdbench import machine
 from kdbench.backbone import build_pdn, normalisation, pdn_channels, teacher
 from kdbench.cell import Weights, canonical_json
 from kdbench.data.photographs import Photographs
@@ -107,7 +108,7 @@ class Distillation:
     def _batches(self, firsts: range, end: int) -> Iterator[Pair]:
         """Batches that begin at images `firsts`, up to `end`; a thread reads the next one meanwhile."""
         size = self.recipe.batch_size
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor(machine.cores()) as pool:
             ahead = [
                 pool.submit(self._read, i)
                 for first in firsts[:1]

@@ -32,9 +32,9 @@ from kdbench.engine.device import (
     start_peak_memory,
     synchronise,
 )
-from kdbench.engine.machine import Others
 from kdbench.engine.nvidia import SmiError, others_on_gpu, own_numbers
 from kdbench.engine.ready import ready_cell
+from kdbench.machine import Others
 from kdbench.method import Method
 from kdbench.results.schema import CODE, MACHINE, RECIPE, SCHEMA_VERSION, picked
 from kdbench.results.store import CELLS, LATENCY, Results, read

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kdbench import machine
 from kdbench.cell import Cell, Place, digest_of
 from kdbench.data.fingerprint import fingerprint
 from kdbench.data.maps import Given, read_map, shape_of
@@ -47,7 +48,7 @@ def scored(given: Given, category: Category, preset: Preset) -> tuple[Scored, st
             size = (preset.evaluation_size,) * 2 if preset.evaluation_size else shape_of(picture)
             return at_size(one, size), float(one.max()), hashlib.sha256(files[image].read_bytes()).hexdigest()
 
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor(machine.cores()) as pool:
             for one in pool.map(read, zip(images, [sample.path for sample in category.test], strict=True)):
                 if isinstance(one, DataError):
                     complaints.add(str(one))

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from kdbench.engine import machine
+from kdbench import machine
 from kdbench.engine.nvidia import Gpus, gpus_here
 from kdbench.errors import RequestError, first_line, last_line
 

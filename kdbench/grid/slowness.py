@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from kdbench import machine
 from kdbench.cell import Progress
-from kdbench.engine import machine
 from kdbench.grid.execution import Running
 from kdbench.grid.plan import Job
 

@@ -824,7 +824,7 @@ def test_doctor_says_what_is_there_and_what_to_do(
 def test_doctor_says_when_torch_has_more_threads_than_the_container_has_cores(
     kdbench: Call, monkeypatch: pytest.MonkeyPatch, num_threads: int, advised: bool
 ) -> None:
-    monkeypatch.setattr("kdbench.engine.machine.cores", lambda: 2)
+    monkeypatch.setattr("kdbench.machine.cores", lambda: 2)
     monkeypatch.setattr("torch.get_num_threads", lambda: num_threads)
     _, text = kdbench("doctor")
     assert ("OMP_NUM_THREADS=2" in text) is advised

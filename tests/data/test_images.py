@@ -10,6 +10,7 @@ import sys
 import threading
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -335,6 +336,29 @@ def test_images_come_in_the_order_of_the_category_and_cannot_be_written(mvtec: P
     assert sum(done) == 18
     with pytest.raises(ValueError, match="read-only"):
         images.train[0] = 0
+
+
+@pytest.fixture
+def readers(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """The threads that open images, in a process that may use one core of its machine."""
+    threads: set[int] = set()
+    opened = Image.open
+
+    def noted(*given: Any, **named: Any) -> Image.Image:
+        threads.add(threading.get_ident())
+        return opened(*given, **named)
+
+    monkeypatch.setattr(Image, "open", noted)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0}, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    return threads
+
+
+def test_a_store_is_decoded_by_as_many_threads_as_the_process_may_use(mvtec: Path, readers: set[int]) -> None:
+    category = MVTEC.scan(mvtec, "bottle")
+    readers.clear()
+    open_images(MVTEC, category, "f", 16)
+    assert len(readers) <= 2  # one for the training images, then one for the test images
 
 
 def test_a_store_is_decoded_once_and_then_found(mvtec: Path) -> None:

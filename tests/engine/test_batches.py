@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import smallest
 
-from kdbench.engine import machine
+from kdbench import machine
 from kdbench.engine.batches import CACHE_SHARE, Batches, split_heldout
 from kdbench.methods.stfpm import STFPM
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import SMALL, STFPM, tiny_jobs, tiny_request
-from ray_work import takes_a_moment
+from ray_work import sees_gpus, takes_a_moment
 
 from kdbench.errors import RequestError
 from kdbench.grid import schedule
@@ -25,6 +25,7 @@ from kdbench.grid.cluster import (
     session,
     wait_for_gpus,
 )
+from kdbench.grid.costs import Costs, with_needs
 from kdbench.grid.execution import Execution
 from kdbench.grid.plan import plan
 from kdbench.grid.prepare import marked, prepare_nodes, unseen
@@ -132,18 +133,35 @@ def test_every_node_is_asked_and_those_that_do_not_see_a_folder_are_named(mvtec,
 
 
 @slow
-def test_gpus_of_nodes_that_come_later_are_waited_for():
+def test_gpus_of_nodes_that_come_later_are_waited_for_and_then_used(mvtec, tmp_path, monkeypatch):
+    """Nearly all cores are those of the node that starts cells, and a node with a GPU has two."""
     from ray.cluster_utils import Cluster as Nodes
 
-    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0})
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
+    asked = tiny_request(mvtec, tmp_path / "r", seeds=(0, 1), categories=("bottle",))
+    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 32, "num_gpus": 0})
     try:
         with session(nodes.address):
-            with pytest.raises(RequestError, match=r"1 GPUs did not come within 0\.001 minutes"):
-                wait_for_gpus(1, 0.06)
+            with pytest.raises(RequestError, match=r"2 GPUs did not come within 0\.001 minutes"):
+                wait_for_gpus(2, 0.06)
             with ThreadPoolExecutor(1) as thread:
-                waiting = thread.submit(wait_for_gpus, 1, 120)
-                nodes.add_node(num_cpus=1, num_gpus=1)
-                assert waiting.result().gpus == 1
+                waiting = thread.submit(wait_for_gpus, 2, 120)
+                for _ in range(2):
+                    nodes.add_node(num_cpus=2, num_gpus=1)
+                cluster = waiting.result()
+            assert (cluster.cpus, cluster.gpus) == (36, 2)
+            planned = plan(asked, cluster)
+            jobs = with_needs(planned.jobs, asked, cluster, Costs([]), planned.data)
+            assert [(job.need.cpus, job.need.gpus) for job in jobs] == [(2, 1.0)] * 2
+            execution = Execution(
+                jobs=jobs,
+                data=planned.data,
+                run_id="run-1",
+                executor="ray",
+                address=nodes.address,
+                work=sees_gpus,
+            )
+            assert [outcome.summary for outcome in schedule.execute(execution)] == ["0", "0"]
     finally:
         nodes.shutdown()
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from kdbench import machine
 from kdbench.cli.run import show_plan
-from kdbench.engine import machine
 from kdbench.engine.device import CONTEXT_BYTES
 from kdbench.engine.nvidia import Gpus
 from kdbench.errors import RequestError

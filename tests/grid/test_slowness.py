@@ -9,8 +9,8 @@ import psutil
 import pytest
 from conftest import tiny_jobs, tiny_request
 
+from kdbench import machine
 from kdbench.cell import Progress, outcome_of
-from kdbench.engine import machine
 from kdbench.grid import slowness
 from kdbench.grid.cluster import Cluster, Node
 from kdbench.grid.execution import Running

@@ -18,7 +18,7 @@ from kdbench.engine.batches import Batches, split_heldout
 from kdbench.engine.run import run_cell
 from kdbench.errors import RequestError
 from kdbench.grid.plan import plan
-from kdbench.grid.request import read_request
+from kdbench.grid.request import read_model, read_request
 from kdbench.metrics.exact import METRICS
 from kdbench.registry import get_method, method_names
 from kdbench.reports.tables import Table
@@ -29,6 +29,7 @@ from kdbench.sweeps._space import FIXED, Between, OneOf, check_space, read_space
 from kdbench.sweeps._trial import WORST, end_trial, run_trial
 from kdbench.weights import find_weights
 
+READINGS = Path(__file__).parents[2] / "reports/published/readings"
 SMALL = {"all.image_size": 32, "all.batch_size": 4}
 
 
@@ -51,6 +52,17 @@ def planned(mvtec: Path, tmp_path: Path):
         return plan_sweep(SweepRequest(**(asked | changes)))
 
     return make
+
+
+@pytest.mark.parametrize("file", sorted(READINGS.glob("*.toml")), ids=lambda file: file.stem)
+def test_a_published_search_of_readings_can_be_planned(file, mvtec, tmp_path):
+    small = {"root": mvtec, "categories": ("bottle",), "backbone": "tiny", "results": tmp_path / "r"}
+    planned = plan_sweep(read_model(SweepRequest, file, small | {"device": "cpu"}))
+    base = planned.request.method in ("rd4ad", "stfpm")
+    assert planned.request.trials == (1 if base else 30)
+    assert (planned.sweep.epochs, planned.sweep.report_every) == (20, 4)
+    assert {cell.seed for cell in planned.sweep.cells} == {0, 1}
+    assert base or not {"sigma", "image_size", "batch_size"} & planned.space.keys()
 
 
 def test_a_sweep_into_a_folder_without_a_name_is_refused(kdbench):

@@ -8,8 +8,8 @@ import sys
 import psutil
 import pytest
 
-from kdbench.engine import machine
-from kdbench.engine.machine import Others, core_quota, cores, cpu_seconds, family, free_memory, memory_bytes
+from kdbench import machine
+from kdbench.machine import Others, core_quota, cores, cpu_seconds, family, free_memory, memory_bytes
 
 V1, V2 = "3:cpu,cpuacct:/docker/abc\n4:memory:/docker/abc\n0::/\n", "0::/slice/job\n"
 SPIN = "print('spinning', flush=True)\nwhile True: pass"

@@ -395,8 +395,6 @@ def divergence(taught: Tensor, learned: Tensor, temperature: float, *, of_places
     over the channels: [B,hw].
     """
     over = 2 if of_places else 1
-    p, q = (  # [B,hw,C]: channels last, as convolutions leave them
-        nn.functional.log_softmax(wide(x.permute(0, 2, 3, 1)).flatten(1, 2) / temperature, over)
-        for x in (taught, learned)
-    )
+    places = [wide(x.permute(0, 2, 3, 1)).flatten(1, 2) for x in (taught, learned)]  # [B,hw,C]
+    p, q = (nn.functional.log_softmax(x / temperature, over) for x in places)
     return (p.exp() * (p - q)).sum(over)

@@ -22,6 +22,7 @@ from kdbench.datasets._draw.defects import SURFACE
 from kdbench.datasets._draw.objects import capsule, circuit, connector, gear
 from kdbench.datasets._draw.scene import Array, Fault, Scene
 from kdbench.datasets._draw.textures import fabric, granite, mesh, wood
+from kdbench.processes import without_main
 
 VERSION = 1  # raise it with every change of a pixel: the name of the cache folder holds it
 NUM_TRAIN, NUM_TEST_GOOD, NUM_PER_DEFECT = 40, 12, 4
@@ -153,5 +154,7 @@ def draw_shots(folder: Path, todo: list[Shot], *, seed: int, workers: int) -> No
         return
     # Not forked: the caller may have started threads of torch or ray.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for _ in pool.map(Shot.save, todo, itertools.repeat(folder), itertools.repeat(seed), chunksize=4):
+        with without_main():  # all processes start here
+            done = pool.map(Shot.save, todo, itertools.repeat(folder), itertools.repeat(seed), chunksize=4)
+        for _ in done:
             pass  # an exception of a worker is raised here

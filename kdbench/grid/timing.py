@@ -1,12 +1,9 @@
 """Choose the detectors to measure, and measure them one after another, each alone on a machine."""
 
-import sys
 from collections.abc import Callable, Hashable, Iterator, Sequence, Set
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import get_context
-from types import ModuleType
 
 from kdbench.cell import Cell, Place
 from kdbench.engine.measured import Measured
@@ -14,6 +11,7 @@ from kdbench.grid.cluster import LostError, NotFreeError, ray_cluster, run_alone
 from kdbench.grid.costs import device_type
 from kdbench.grid.execution import Executor
 from kdbench.grid.plan import Job
+from kdbench.processes import without_main
 from kdbench.results.store import DETECTORS
 
 Measure = Callable[[Cell, Place, str], list[str]]  # (cell, place, run id) -> what went wrong
@@ -118,21 +116,10 @@ def _measure_here(job: Job, work: Measure, run_id: str) -> str:
     # Not forked: CUDA would not work in it, and it would carry what this process has trained. Each detector
     # has a pool of its own: a pool is broken for good when its process is killed.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        with _without_main():
+        with without_main():
             measured = pool.submit(work, job.cell, job.place, run_id)
         error = measured.exception()  # a detector that cannot be measured does not end the others
     return "; ".join(measured.result()) if error is None else f"{type(error).__name__}: {error}"
-
-
-@contextmanager
-def _without_main() -> Iterator[None]:
-    """Keep a process that starts now from importing the program: a script that calls run would run again."""
-    program = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = program
 
 
 def _measure_with_ray(job: Job, work: Measure, run_id: str) -> str:

@@ -13,7 +13,7 @@ from test_own_method import install
 from test_site import CODE, COMMAND, SHELL
 
 ROOT = Path(__file__).parents[1]
-QUICK = {"run": (*SMALL, "--executor", "local")}
+QUICK = {"run": (*SMALL, "--executor", "local"), "sweep": SMALL}
 
 
 def shown(page):
@@ -50,7 +50,7 @@ def test_own_images_in_ten_minutes(execute, tmp_path):
     *commands, last = shown("own-images.md")
     assert [words[0] for words in commands] == ["datasets", "run", "run", "report", "export"]
     text = "".join(map(execute, commands))
-    assert "1 of 1 categories good" in text
+    assert "1 of 1 category good" in text
     assert "cells: 3 ok" in text
     assert (tmp_path / "reports/parts/report.html").is_file()
     (file,) = (tmp_path / "detectors").glob("*.onnx")
@@ -78,3 +78,21 @@ def test_the_main_commands_about_reports(execute, tmp_path):
     (compare,) = (words for words in shown("reports.md") if words[0] == "compare")
     assert "0 regressions" in execute(compare)
     assert (tmp_path / "reports/compare/compare.md").is_file()
+
+
+@pytest.mark.slow
+def test_a_sweep_and_what_it_chose(execute, tmp_path):
+    write_category(tmp_path / "mvtec", "bottle", train=10, good=3, bad=3)
+    usual = ("--root", tmp_path / "mvtec", "--categories", "bottle", "--trials", 2, "--max-concurrent", 1)
+    search, train, audit, *measured = shown("sweeps.md")
+    assert [*search, "--audit"] == audit
+    text = execute(search, *usual)
+    (folder,) = (tmp_path / "results/sweeps").iterdir()
+    assert text.endswith(f"/results/sweeps/{folder.name}/best.toml\n")
+    chosen = [word.replace("ID", folder.name) for word in train]
+    assert chosen == ["run", "--config", f"results/sweeps/{folder.name}/best.toml"]
+    assert "cells: 1 ok" in execute(chosen, "--no-latency")
+    execute(audit, *usual)
+    assert len([*(tmp_path / "results/audits").iterdir()]) == 2
+    assert [*(tmp_path / "results/sweeps").iterdir()] == [folder]
+    assert [words[:2] for words in measured] == [["sweep", "stfpm"], ["sweep", "dcam"]]  # long; they parse

@@ -72,6 +72,7 @@ def drawing(lines: list[str], title: str, width: int) -> str:
     )
     for line in lines:
         console.print(Text.from_ansi(line))
+    console.print()  # the drawing cuts its last line through the letters p and g
     svg = console.export_svg(title=title, theme=SVG_EXPORT_THEME, unique_id="terminal")
     svg = FONT_FACE.sub("", svg).replace("Fira Code, monospace", "monospace")
     return "\n".join(line.rstrip() for line in svg.splitlines()) + "\n"

@@ -29,8 +29,8 @@ def conversion(folder: Path) -> str | None:
     kind = shlex.quote(defective.name) if defective else "KIND"
     source = [shlex.quote(path.name) if path else "" for path in (normal, defective, masks)]
     moves = [f"mkdir -p train test{' ground_truth' if masks else ''}", f"mv {source[0]} train/good"]
-    moves += [f"mv {source[1]} test/{kind}"] if defective else []
-    moves += [f"mv {source[2]} ground_truth/{kind}"] if masks else []
+    moves += [_moved(source[1], defective, "test", kind)] if defective else []
+    moves += [_moved(source[2], masks, "ground_truth", kind)] if masks else []
     found = listed([path for path in (normal, defective, masks) if path])
     return (
         f"{folder} holds {found}. kdbench reads train/good, test/good, test/KIND and ground_truth/KIND: "
@@ -64,6 +64,13 @@ def renamed_masks(folder: Path, masks: Sequence[Path], stems: Iterable[str]) -> 
             f'for mask in *{ending}{suffix}; do mv "$mask" "${{mask%{ending}{suffix}}}_mask{suffix}"; done`'
         )
     return f"There is {listed(masks)}"
+
+
+def _moved(name: str, folder: Path, part: str, kind: str) -> str:
+    """The command for one folder: what lies in it goes to `part` if that is folders, one for each kind."""
+    inside = entries(folder)
+    nested = bool(inside) and all(path.is_dir() for path in inside)
+    return f"mv {name}/* {part}/" if nested else f"mv {name} {part}/{kind}"
 
 
 def _first(folders: dict[str, Path], names: Iterable[str]) -> Path | None:

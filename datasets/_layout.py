@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kdbench.dataset import NORMAL, Category, Dataset, Sample
 from kdbench.datasets._foreign import renamed_masks, renamed_normal
-from kdbench.errors import DataError
+from kdbench.errors import DataError, number_of
 from kdbench.files import IMAGE_SUFFIXES, entries, folded, image_files
 from kdbench.picture import read_mask
 
@@ -77,9 +77,8 @@ def scan_layout(
     checked(found, folder, tested=folder / tested, normal=f"normal ({tested}/{normal})")
     unmarked = [s.path for s in test if s.label and not s.mask]
     if unmarked and any(s.mask for s in test):
-        raise DataError(
-            f"{name}: {len(unmarked)} defective images have no mask, others do, first: {unmarked[0]}"
-        )
+        lacking = number_of(len(unmarked), "defective image")
+        raise DataError(f"{name}: {lacking} without a mask, others have one, first: {unmarked[0]}")
     return found
 
 

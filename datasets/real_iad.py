@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from kdbench.dataset import Category, Dataset, Sample
 from kdbench.datasets._layout import checked, existing
-from kdbench.errors import DataError, reason
+from kdbench.errors import DataError, number_of, reason
 from kdbench.files import LITTER, listed, read_text
 
 LISTS = "realiad_jsons"
@@ -91,11 +91,12 @@ class RealIAD(Dataset):
             seen.add(path)
         there = _all_files(existing(folder))
         for missing in sorted(seen - there):
-            raise DataError(f"{category}: {len(seen - there)} files of {file} missing, first: {missing}")
-        for extra in sorted(there - seen):
             raise DataError(
-                f"{category}: {len(there - seen)} files are not in {file}, first: {extra}. Move them away"
+                f"{category}: {number_of(len(seen - there), 'file')} of {file} missing, first: {missing}"
             )
+        for extra in sorted(there - seen):
+            unlisted = number_of(len(there - seen), "file")
+            raise DataError(f"{category}: {unlisted} beyond those of {file}, first: {extra}. Move them away")
         found = Category(
             name=category,
             root=root,

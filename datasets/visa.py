@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from kdbench.dataset import Archive, Category, Dataset, Sample
 from kdbench.datasets._layout import AGAIN, checked, existing
-from kdbench.errors import DataError, reason
+from kdbench.errors import DataError, number_of, reason
 from kdbench.files import csv_head, csv_rows, image_files, read_text
 
 COLUMNS = ("object", "split", "label", "image", "mask")
@@ -73,7 +73,7 @@ class VisA(Dataset):
         extra = sorted(on_disk - set(listed))
         if extra:
             raise DataError(
-                f"{category}: {len(extra)} files are not in {_list_of(root)}, first: {extra[0]}. "
+                f"{category}: {number_of(len(extra), 'file')} beyond {_list_of(root)}, first: {extra[0]}. "
                 f"Move them away"
             )
         test = [_sample(root, row) for row in rows if row["split"] == "test"]

@@ -77,6 +77,14 @@ def unknown(what: str, name: str, names: Iterable[str], plural: str | None = Non
     return f"no {what} {name!r}.{hint} {(plural or what + 's').capitalize()}: {', '.join(names) or 'none'}"
 
 
+def number_of(number: float, noun: str, plural: str | None = None) -> str:
+    """A number with its noun: "1 cell", "2 cells", "0.5 GPUs", "3 categories"."""
+    if number == 1:
+        return f"1 {noun}"
+    ending = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number:{'g' if isinstance(number, float) else ''}} {plural or ending}"
+
+
 def reason(error: BaseException) -> str:
     """What went wrong: the system's words for an OSError (no path), else the message, else the type."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

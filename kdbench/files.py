@@ -165,6 +165,11 @@ def image_files(
     for path in entries(folder):
         if path.name in besides:
             continue
+        if path.is_dir():
+            raise DataError(
+                f"{path} is a folder, and images lie in {folder} itself. Move it or its images: nothing is "
+                f"skipped in silence"
+            )
         if not path.is_file() or path.suffix.lower() not in suffixes:
             kinds = ", ".join(suffixes)
             raise DataError(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from kdbench.errors import number_of
 from kdbench.registry import method_facts, method_names
 from kdbench.reports.coverage import covered_differences
 from kdbench.reports.entries import (
@@ -162,7 +163,9 @@ def partial(group: Group, found: Sequence[Entry]) -> Iterator[Table]:
 def partial_title(found: Sequence[Entry], common: Sequence[str]) -> str:
     """The title of such a table: a mean over `common` is not the mean of the dataset."""
     total = len(found[0].dataset_categories)
-    return f"Not the dataset's mean: over {len(common)} of {total} categories ({', '.join(common)})"
+    return (
+        f"Not the dataset's mean: over {len(common)} of {number_of(total, 'category')} ({', '.join(common)})"
+    )
 
 
 def per_category(group: Group, found: Sequence[Entry], metric: str) -> Table:

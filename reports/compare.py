@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdbench.errors import RequestError
+from kdbench.errors import RequestError, number_of
 from kdbench.files import written_aside
 from kdbench.reports import estimates, statistics
 from kdbench.reports.coverage import covered_changes
@@ -50,9 +50,10 @@ class Comparison:
     @property
     def headline(self) -> str:
         """The verdict in one line."""
-        counts = f"{self.num_compared} differences, {len(self.beyond.body)} beyond the tolerance"
-        only = f"{self.num_only_before} rows only before, {self.num_only_after} only after: not compared"
-        return f"{counts}; {self.num_regressions} regressions; {only}"
+        counts = f"{number_of(self.num_compared, 'difference')}, {len(self.beyond.body)} beyond the tolerance"
+        before = number_of(self.num_only_before, "row")
+        only = f"{before} only before, {self.num_only_after} only after: not compared"
+        return f"{counts}; {number_of(self.num_regressions, 'regression')}; {only}"
 
 
 def compare(before: str | Path, after: str | Path, tolerance: float) -> Comparison:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from kdbench.errors import number_of
 from kdbench.metrics.exact import DEFINITIONS, MAIN_METRICS, METRICS
 from kdbench.metrics.legacy import LEGACY_METRICS
 from kdbench.reports.rows import holes, several_draws
@@ -285,6 +286,6 @@ def _range(numbers: Iterable[int]) -> str:
 
 def _unlike(rows: pd.DataFrame, num_seeds: int, most: int) -> Iterator[str]:
     if num_seeds < most:
-        yield f"{num_seeds} of {most} seeds"
+        yield f"{num_seeds} of {number_of(most, 'seed')}"
     if rows["other_images"].any():
         yield "other images"

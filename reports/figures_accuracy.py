@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from kdbench.errors import number_of
 from kdbench.metrics.exact import PRO_LIMIT
 from kdbench.reports.accuracy import PROBES
 from kdbench.reports.entries import TITLES, Entry, ranked_by
@@ -134,7 +135,7 @@ def curves(
             name=f"curves-{name}",
             title=title,
             says="Height at each false positive rate, mean over "
-            f"{_counted(len(common), 'category', 'categories')} and over {_seeds(within, found)}. Up and to "
+            f"{number_of(len(common), 'category')} and over {_seeds(within, found)}. Up and to "
             "the left is better; pixel curves end at 30 %, where AUPRO does.",
             draw=lambda: _mean_curves(within, shown, look),
         )
@@ -168,10 +169,6 @@ def _seeds(kept: pd.DataFrame, found: Sequence[Entry]) -> str:
     shown = f"seeds {', '.join(others)} and {last}" if others else f"seed {last}"
     lacking = {seed for entry in found for seed in entry.seeds} - set(seeds)
     return f"{shown} (no other seed kept curves)" if lacking else shown
-
-
-def _counted(count: int, one: str, several: str) -> str:
-    return f"{count} {one if count == 1 else several}"
 
 
 def _mean_curves(kept: pd.DataFrame, names: Sequence[str], look: dict[str, Mark]) -> Figure:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
+from kdbench.errors import number_of
 from kdbench.reports.entries import Entry
 from kdbench.reports.rows import Group, Rows, sections
 from kdbench.reports.tables import EMPTY, Table, Value, number, text
@@ -131,7 +132,7 @@ def left_out(rows: Rows) -> str:
         )
     lines += [f"{name} is a copy, and does not count" for name in rows.copies]
     lines += [
-        f"{folder}/ of {len(cells)} cells is of another attempt than their rows, and does not count: "
+        f"{folder}/ of {number_of(len(cells), 'cell')} is of another attempt than the rows, and does not count: "
         f"{', '.join(cells[:NAMED])}{', ...' if len(cells) > NAMED else ''}"
         for folder, cells in rows.of_other_attempts.items()
     ]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from kdbench.errors import number_of
 from kdbench.files import written_aside
 from kdbench.reports import (
     accuracy,
@@ -174,7 +175,7 @@ def _headline(group: Group, found: list[Entry]) -> str:
         return f"  {name}: " + ", ".join(f"{TITLES[m]} {shown(numbers[m]).text}" for m in MAIN)
 
     common = common_categories(found)
-    partial = f"{len(common)} of {len(found[0].dataset_categories)} categories" if common else ""
+    partial = f"{len(common)} of {number_of(len(found[0].dataset_categories), 'category')}" if common else ""
     for entry in found:
         if entry.holes == (partial,):
             continue  # the means over these categories follow

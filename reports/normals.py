@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pandas as pd
 
+from kdbench.errors import number_of
 from kdbench.metrics.threshold import FALSE_ALARMS, LEVEL, expected_above, rank_of
 from kdbench.reports.accuracy import partial_title
 from kdbench.reports.entries import Entry, Mean, common_categories, shown
@@ -123,7 +124,7 @@ def _missing(entry: Entry, known: pd.DataFrame, held_out: pd.Series) -> str:
             if none.all()
             else "an older kdbench kept no scores of them"
         )
-        part = f"{len(without)} of {known['cell_id'].nunique()} detectors: "
+        part = f"{len(without)} of {number_of(known['cell_id'].nunique(), 'detector')}: "
         return why if len(without) == known["cell_id"].nunique() else part + why
     if bad := ", ".join(known.loc[known[[*RATES]].isna().any(axis=1), "category"].unique()):
         return f"no normal or no defective test images, or no scores of them: {bad}"

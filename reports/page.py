@@ -18,6 +18,7 @@ import jinja2
 import pandas as pd
 
 import kdbench
+from kdbench.errors import number_of
 from kdbench.files import written_aside
 from kdbench.reports import (
     budget,
@@ -290,18 +291,14 @@ def _summary(rows: Rows) -> str:
         counts = rows.cells.drop_duplicates("cell_id")["status"].value_counts()
         ended = ", ".join(f"{count} {status}" for status, count in counts.items())
         parts = (("entry", "method"), ("dataset", "dataset"), ("seed", "seed"))
-        of = ", ".join(_counted(rows.cells[column].nunique(), name) for column, name in parts)
+        of = ", ".join(number_of(rows.cells[column].nunique(), name) for column, name in parts)
         sentences.append(
-            f"{_counted(len(rows.cells), 'row')} of {_counted(counts.sum(), 'cell')} ({ended}): {of}."
+            f"{number_of(len(rows.cells), 'row')} of {number_of(counts.sum(), 'cell')} ({ended}): {of}."
         )
     if len(rows.trials):
-        sweeps = _counted(rows.trials["sweep_id"].nunique(), "sweep")
-        sentences.append(f"{_counted(len(rows.trials), 'trial')} of {sweeps}.")
+        sweeps = number_of(rows.trials["sweep_id"].nunique(), "sweep")
+        sentences.append(f"{number_of(len(rows.trials), 'trial')} of {sweeps}.")
     return " ".join(sentences)
-
-
-def _counted(count: int, name: str) -> str:
-    return f"{count} {name}" + ("" if count == 1 else "s")
 
 
 def _data(points: Sequence[dict[str, Any]], parts: Sequence[_Part], links: Links) -> dict[str, Any]:

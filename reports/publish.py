@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kdbench.errors import RequestError
+from kdbench.errors import RequestError, number_of
 from kdbench.reports.entries import Entry, entries
 from kdbench.reports.rows import Group, load_rows, sections
 from kdbench.results.storage import Storage
@@ -94,7 +94,7 @@ def push_to_hub(results: str | Path, files: Sequence[Path], repo: str) -> str:
             hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
             for name, content in sorted(contents.items())
         ]
-        message = f"Rows of {parts['cells'].num_rows} categories and their report"
+        message = f"{number_of(parts['cells'].num_rows, 'row')} of cells, and their report"
         commit = api.create_commit(known.repo_id, operations, commit_message=message, repo_type="dataset")
         return str(commit.commit_url)
 

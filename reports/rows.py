@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdbench.cell import Section, recipe_key
+from kdbench.errors import number_of
 from kdbench.results.attempts import beside
 from kdbench.results.schema import ROW_SCHEMA
 from kdbench.results.storage import Storage
@@ -286,7 +287,7 @@ def holes(rows: pd.DataFrame) -> tuple[str, ...]:
     num_seeds, tried = rows["seed"].nunique(), rows["category"].nunique()
     found = []
     if tried < len(expected):
-        found.append(f"{tried} of {len(expected)} categories")
+        found.append(f"{tried} of {number_of(len(expected), 'category')}")
     failed = rows.loc[rows["status"] != "ok", "status"].value_counts().sort_index()
     found += [f"{count} {status}" for status, count in failed.items()]
     pairs = rows[["category", "seed"]].drop_duplicates()

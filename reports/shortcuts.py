@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
+from kdbench.errors import number_of
 from kdbench.reports.accuracy import partial_title
 from kdbench.reports.entries import MAIN, TITLES, Entry, common_categories, means, shown
 from kdbench.reports.rows import Group, Rows
@@ -26,10 +27,11 @@ def flagged(group: Group, found: Sequence[Entry], rows: Rows) -> Iterator[Table]
         body=tuple(_line(category, bad[bad["category"] == category]) for category in there),
         keys=("category",),
         notes=(
-            f"Audited: {audited['category'].nunique()} of {len(expected)} categories. Flagged: {len(there)}. "
-            "Of a flagged category a number that sees no defect, such as the mean brightness, tells normal "
-            "from defective test images better than chance. An AUROC near 0 tells as much as one near 100. A "
-            "flag does not prove that a detector uses the number: large defects move some by themselves.",
+            f"Audited: {audited['category'].nunique()} of {number_of(len(expected), 'category')}. "
+            f"Flagged: {len(there)}. Of a flagged category a number that sees no defect, such as the mean "
+            "brightness, tells normal from defective test images better than chance. An AUROC near 0 tells "
+            "as much as one near 100. A flag does not prove that a detector uses the number: large defects "
+            "move some by themselves.",
             *_other_images(audited, own),
         ),
     )

@@ -78,12 +78,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in corrected]
 
 
+def _are(count: int) -> str:
+    return "is 1" if count == 1 else f"are {count}"
+
+
 def why_no_ranks(num_categories: int, num_methods: int) -> str:
     """Why Friedman's test is not made; empty if it is."""
     if num_methods < MIN_METHODS:
-        return f"it needs {MIN_METHODS} complete methods, there are {num_methods}"
+        return f"it needs {MIN_METHODS} complete methods, there {_are(num_methods)}"
     if num_categories < MIN_CATEGORIES:
-        return f"it needs {MIN_CATEGORIES} categories, there are {num_categories}"
+        return f"it needs {MIN_CATEGORIES} categories, there {_are(num_categories)}"
     return ""
 
 

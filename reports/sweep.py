@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kdbench.errors import number_of
 from kdbench.reports.tables import Table, Value, number, percent, text
 
 TOP = 10
@@ -120,8 +121,8 @@ def _notes(sweep: SweepRows) -> Iterator[str]:
     categories, seeds = ", ".join(first["categories"]), ", ".join(map(str, first["seeds"]))
     searched = f"Search {first['search']}, scheduler {first['scheduler']}; categories {categories}"
     yield (
-        f"Objective: {sweep.objective} of {judges}. {searched}; seeds {seeds}; {first['epochs']} epochs. "
-        f"{_counts(sweep)}."
+        f"Objective: {sweep.objective} of {judges}. {searched}; seeds {seeds}; "
+        f"{number_of(first['epochs'], 'epoch')}. {_counts(sweep)}."
     )
     if best and (gain := _gain(sweep, best)):
         yield f"The best trial has {best['objective_value']:.4f}{gain}."
@@ -160,7 +161,7 @@ def importance(sweep: SweepRows, seed: int = 0) -> Importance | str:
     """
     judged = sweep.trials[sweep.trials["objective_epochs"].map(len) > 0]
     if len(judged) < MIN_TRIALS:
-        return f"{len(judged)} trials are too few to say which key matters: {MIN_TRIALS} are needed"
+        return f"{number_of(len(judged), 'trial')} cannot say which key matters: {MIN_TRIALS} are needed"
     epoch = int(min(max(epochs) for epochs in judged["objective_epochs"]))
     histories = zip(judged["objective_epochs"], judged["objective_history"], strict=True)
     value = np.array([_value_at(epoch, *history) for history in histories])

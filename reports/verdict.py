@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from kdbench.errors import number_of
 from kdbench.reports.entries import (
     MAIN,
     TITLES,
@@ -107,8 +108,7 @@ def counted(pairs: Sequence[Judged], by: str) -> str:
 
 
 def _head(tested: Sequence[Judged], by: str) -> str:
-    pairs = "1 pair" if len(tested) == 1 else f"{len(tested)} pairs"
-    return f"By {by}, after Holm's correction over {pairs}: "
+    return f"By {by}, after Holm's correction over {number_of(len(tested), 'pair')}: "
 
 
 def _wins(told: Sequence[tuple[str, str]], order: Sequence[str]) -> Iterator[str]:

@@ -17,7 +17,7 @@ from kdbench.engine import evaluate, provenance
 from kdbench.engine.build import kept_state
 from kdbench.engine.device import threads
 from kdbench.engine.ready import Ready, ready_cell
-from kdbench.errors import RequestError
+from kdbench.errors import RequestError, number_of
 from kdbench.results.schema import CODE, IDENTITY, MEASURED, picked
 from kdbench.results.store import AUDITS, DETECTORS, Results
 from kdbench.sweeps._plan import SweepPlan
@@ -37,7 +37,7 @@ def audit_trials(planned: SweepPlan, on_trial: Callable[[Row, float], None]) -> 
     if lost:
         raise RequestError(
             [
-                f"{len(lost)} of {len(ended)} trials kept no detector, first: "
+                f"{len(lost)} of {number_of(len(ended), 'trial')} kept no detector, first: "
                 f"{results.storage.path(DETECTORS.name(lost[0]['trial_id']))}. Sweep again without "
                 "--discard-detectors, with another --results"
             ]

@@ -11,7 +11,7 @@ from kdbench.data.fingerprint import check_apart, contents
 from kdbench.defects import DEFECTS_VERSION
 from kdbench.engine.batches import split
 from kdbench.engine.build import config_of
-from kdbench.errors import RequestError, unknown
+from kdbench.errors import RequestError, number_of, unknown
 from kdbench.grid.plan import Plan, plan
 from kdbench.grid.request import Request
 from kdbench.metrics.exact import MAIN_METRICS, PIXEL_METRICS
@@ -229,7 +229,7 @@ def best_toml(planned: SweepPlan, trial: Mapping[str, Any]) -> str:
     }
     config = json.loads(trial["config"])
     changed = {name.partition(".")[2] for name in request.set} | set(json.loads(trial["searched"]))
-    lines = [f"# Chosen by a sweep of {request.trials} trials: {trial['objective']}"]
+    lines = [f"# Chosen by a sweep of {number_of(request.trials, 'trial')}: {trial['objective']}"]
     lines[0] += f" {trial['objective_value']:.4f} on held-out normal images with synthetic defects."
     lines += [f"{key} = {_toml(value)}" for key, value in head.items() if value is not None]
     lines += ["", f"[set.{request.method}]"]

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kdbench.errors import last_line
+from kdbench.errors import last_line, number_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,9 +82,9 @@ class Lines:
             seen = "test images"
         before = f", {finished} finished before" if finished else ""
         return (
-            f"sweep {self.sweep.id}: {self.plan.request.trials} trials of {first.method} on "
+            f"sweep {self.sweep.id}: {number_of(self.plan.request.trials, 'trial')} of {first.method} on "
             f"{first.dataset} {first.setting}{before}; {self.sweep.objective} of {seen}, every "
-            f"{self.sweep.report_every} of {self.sweep.epochs} epochs; {self.sweep.search}, "
+            f"{self.sweep.report_every} of {number_of(self.sweep.epochs, 'epoch')}; {self.sweep.search}, "
             f"{self.sweep.scheduler}"
         )
 
@@ -126,8 +126,9 @@ def summary(plan: "SweepPlan", result: SweepResult) -> "Iterator[str | Table]":
     from kdbench.sweeps._trial import HOPELESS
 
     stopped = sum(row["stopped_early"] for row in result.rows)
+    different = number_of(len(result.rows), "different configuration")
     yield (
-        f"{result.num_trials} trials, {len(result.rows)} different configurations: {stopped} stopped early, "
+        f"{number_of(result.num_trials, 'trial')}, {different}: {stopped} stopped early, "
         f"{len(result.failed)} failed, {result.num_errors} of Ray's trials had an error"
     )
     for row in result.failed:

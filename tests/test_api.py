@@ -94,7 +94,7 @@ def test_a_run_returns_its_rows_and_the_same_call_runs_nothing_again(mvtec, caps
     results = kdbench.run(**TINY, root=mvtec, categories=["bottle"])
     text = capsys.readouterr().out
     assert "note: mvtec_ad: 1 of 15 categories" in text
-    assert "1 cells: 0 finished before, 1 to run" in text
+    assert "1 cell: 0 finished before, 1 to run" in text
     assert "[1/1] stfpm mvtec_ad/bottle oneclass seed 0: ok in " in text
     (before,) = results.rows()["run_id"]
     again = kdbench.run(**TINY, root=mvtec, categories="bottle", progress=False)
@@ -288,7 +288,7 @@ def test_a_comparison_counts_what_became_worse(tmp_path):
         Results(folder).write(CELLS, [row(image_auroc=value)])
     found = kdbench.compare("before", Path("after"))
     assert found.num_regressions == 1
-    assert str(found).startswith("1 differences, 1 beyond the tolerance; 1 regressions; ")
+    assert str(found).startswith("1 difference, 1 beyond the tolerance; 1 regression; ")
     assert "<table" in found._repr_html_()
     assert kdbench.compare("before", "after", tolerance=0.2).num_regressions == 0
 

@@ -113,7 +113,7 @@ def _two_masks(folder: Path) -> Path:
         (_two_masks, ""),
         (_add("train/good/notes.txt"), "is not an image file (.png)"),
         (_add("test/good/000.jpg"), "is not an image file (.png)"),
-        (_folder_of_images, "is not an image file (.png)"),
+        (_folder_of_images, "is a folder, and images lie in"),
         (_add("test/notes.txt"), "lies beside the folders of test images"),
         (_add("ground_truth/broken/notes.txt"), "is not an image file (.png)"),
     ],
@@ -164,7 +164,7 @@ def test_without_required_masks_either_all_or_none_must_be_there(mvtec: Path) ->
     write_image(mvtec / "bottle/test/scratched/000.png", 7)
     write_mask(mvtec / "bottle/ground_truth/scratched/000_mask.png")
     with pytest.raises(
-        DataError, match=r"4 defective images have no mask, others do, first: .*broken/000\.png"
+        DataError, match=r"4 defective images without a mask, others have one, first: .*broken/000\.png"
     ):
         scan_layout(Folder(), mvtec, "bottle", masks_required=False)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kdbench.errors import first_line, last_line, reason
+from kdbench.errors import first_line, last_line, number_of, reason
 from kdbench.files import build_once, written_aside
 
 
@@ -63,3 +63,21 @@ def test_a_folder_is_built_once_and_a_failed_one_is_not_there(tmp_path):
         assert (build_once(tmp_path / "store", build) / "part").read_text() == "whole"
     assert len(calls) == 2
     assert sorted(p.name for p in tmp_path.iterdir()) == ["store", "store.lock"]
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "said"),
+    [
+        (0, "cell", "0 cells"),
+        (1, "cell", "1 cell"),
+        (2, "category", "2 categories"),
+        (1, "category", "1 category"),
+        (1.0, "GPU", "1 GPU"),
+        (0.5, "GPU", "0.5 GPUs"),
+        (4.0, "CPU", "4 CPUs"),
+        (1234567, "image", "1234567 images"),
+    ],
+)
+def test_a_number_stands_with_the_right_form_of_its_noun(number, noun, said):
+    assert number_of(number, noun) == said
+    assert number_of(number, "worker or node", "workers or nodes").endswith("s") == (number != 1)

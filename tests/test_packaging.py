@@ -20,7 +20,7 @@ STAGES = ("metrics", "results", "data", "deploy", "engine", "grid", "cli")
 # The entries of kdbench/ in layers, lowest first. An entry imports only what stands before it: in an earlier
 # line, or to the left in its own.
 LAYERS = (
-    ("errors", "metrics", "files", "processes", "picture", "weights", "cell", "machine", "results"),  # plain data
+    ("errors", "metrics", "files", "processes", "picture", "weights", "cell", "machine", "results"),  # data
     ("dataset", "backbone", "method", "registry"),  # what a plug-in may import
     ("defects", "methods", "datasets"),  # the plug-ins
     ("data",),  # images on disk

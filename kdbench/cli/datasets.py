@@ -12,7 +12,7 @@ from kdbench.cli.options import Root, at_home, comma_list, unusual
 from kdbench.cli.scripts import Answer, for_scripts
 from kdbench.cli.tables import Line, show
 from kdbench.cli.terminal import OK, SOME_FAILED, decoding_bar, moving, note, say, say_next
-from kdbench.errors import complained
+from kdbench.errors import complained, number_of
 
 if TYPE_CHECKING:
     from kdbench.data.audit import Shortcut
@@ -60,13 +60,12 @@ def check_dataset(
         for remark in one.remarks:
             note(remark)
         if one.num_empty_masks:
-            say(
-                f"{one.category}: {one.num_empty_masks} masks mark nothing; they count for image metrics only"
-            )
+            empty = number_of(one.num_empty_masks, "empty mask")
+            say(f"{one.category}: {empty}, which image metrics alone count")
     bad = [one for one in found if one.problems and one.present]
     absent = sum(not one.present for one in found)
     noted = sum(one.good and bool(one.remarks) for one in found)
-    good = f"{len(found) - len(bad) - absent} of {len(found)} categories good"
+    good = f"{len(found) - len(bad) - absent} of {number_of(len(found), 'category')} good"
     say(f"{good}{f' ({noted} with notes)' if noted else ''}, {len(bad)} wrong, {absent} absent")
     if bad:
         say("next: mend the files that are named above, then check again")
@@ -119,7 +118,8 @@ def prepare_dataset(
     finally:
         for notice in notices:
             note(notice)
-    say(f"{sum(num_images.values())} images of {len(num_images)} categories are ready in {cache_folder()}")
+    images = number_of(sum(num_images.values()), "image")
+    say(f"ready in {cache_folder()}: {images} of {number_of(len(num_images), 'category')}")
 
 
 @data_app.command("download")
@@ -197,8 +197,9 @@ def audit_dataset(
     ]
     show(("category", "number", "image AUROC", "p (Holm)"), lines, title=str(data.root))
     say(
-        f"{len(flagged)} of {len(shortcuts)} numbers tell normal from defective test images of {len(found)} "
-        f"categories better than chance (p < {LEVEL:g} after Holm, {PERMUTATIONS} permutations each)"
+        f"{len(flagged)} of {len(shortcuts)} numbers tell normal from defective test images of "
+        f"{number_of(len(found), 'category')} better than chance (p < {LEVEL:g} after Holm, {PERMUTATIONS} "
+        "permutations each)"
     )
     for text in notes:
         note(text)
@@ -252,12 +253,12 @@ def convert_dataset(
     done = convert(source, format_, out_, images=images, train_share=train_share, seed=seed, use_masks=masks)
     how = "by its column split" if done.split_given else f"{train_share:.0%} by seed {seed}, the others test"
     kinds = ", ".join(f"{count} {kind}" for kind, count in done.kinds.items())
-    say(f"{done.num_train} normal images for training ({how})")
+    say(f"{number_of(done.num_train, 'normal image')} for training ({how})")
     say(f"{done.num_good} normal and {sum(done.kinds.values())} defective test images: {kinds}")
     say("images without an annotation count as normal", style="yellow")
     if done.boxes and masks:
         note(
-            f"{done.boxes} images have boxes. A box is a label of its image and no mask: no masks are "
+            f"images with boxes: {done.boxes}. A box is a label of its image and no mask: no masks are "
             f"written, and there will be no pixel metrics"
         )
     if done.left_out:

@@ -12,7 +12,7 @@ from kdbench.cli import complete, documents
 from kdbench.cli.options import Device, Results, Root, Weights, at_home
 from kdbench.cli.scripts import Answer, for_scripts
 from kdbench.cli.terminal import OK, SOME_FAILED, moving, note, reading, say, say_next
-from kdbench.errors import RequestError, complained, unknown
+from kdbench.errors import RequestError, complained, number_of, unknown
 
 if TYPE_CHECKING:
     from kdbench.deploy.predict import Found, Prediction, Predictor
@@ -124,7 +124,7 @@ def predict(
                     predictions += _scored(predictor, new, out)
                     _tell(predictions, out)
             except KeyboardInterrupt:
-                say(f"stopped: {len(predictions)} images are in {out}")
+                say(f"stopped: {number_of(len(predictions), 'image')} in {out}")
     lines = tuple(documents.Image.of(one, image=one.path, image_score=one.score) for one in predictions)
     table = str(out / "predictions.csv")
     document = documents.Predicted(out=str(out), table=table, threshold=predictor.threshold, images=lines)
@@ -149,12 +149,12 @@ def _tell(predictions: Sequence["Prediction"], out: Path) -> None:
     from kdbench.deploy.predict import write_table
 
     write_table(predictions, out)
-    counts = [f"{sum(one.score is not None for one in predictions)} images scored"]
+    counts = [f"{number_of(sum(one.score is not None for one in predictions), 'image')} scored"]
     counts += [f"{sum(one.decision == 'anomalous' for one in predictions)} of them anomalous"]
     counts += [f"{sum(one.error is not None for one in predictions)} not read"]
     if not any(one.decision for one in predictions):
         del counts[1]
-    say(f"{', '.join(counts)}: {out / 'predictions.csv'}")
+    say(f"{', '.join(counts)}: {out / 'predictions.csv'}; heat maps in {out / 'heat_maps'}")
 
 
 def predictor_of(

@@ -5,6 +5,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 
+from kdbench.errors import number_of
 from kdbench.files import cache_folder, folder_of, written_aside
 from kdbench.registry import dataset_names, get_dataset
 from kdbench.weights import BACKBONES, RANDOM, is_pdn
@@ -56,12 +57,13 @@ def _devices() -> list[Finding]:
     from kdbench.engine.provenance import device_name
 
     cpu, cores, num_threads = torch.device("cpu"), machine.cores(), torch.get_num_threads()
-    beyond = f"this process may use {cores} cores: set OMP_NUM_THREADS={cores} (`kdbench run` does without)"
+    may_use = f"this process may use {number_of(cores, 'core')}"
+    beyond = f"{may_use}: set OMP_NUM_THREADS={cores} (`kdbench run` does without)"
     found = [
         Finding(
             what="cpu",
             advice=beyond if num_threads > cores else "",
-            found=f"{device_name(cpu)}, {num_threads} threads, "
+            found=f"{device_name(cpu)}, {number_of(num_threads, 'thread')}, "
             f"{free_memory(cpu) >> 30} GiB free, precision auto = {choose_precision('auto', cpu)}"
             + (", fp32 with depthwise convolutions" if choose_precision("auto", cpu) == "bf16" else ""),
         )
@@ -130,8 +132,7 @@ def _datasets() -> list[Finding]:
         folder = data / name if data else None
         present = dataset.present(folder) if folder and folder.is_dir() else ()
         total = len(dataset.categories)
+        of_all = f"{len(present)} of {number_of(total, 'category')}"
         advice = "" if len(present) == total else f"from {dataset.source}"
-        found.append(
-            Finding(what=f"dataset {name}", found=f"{len(present)} of {total} categories", advice=advice)
-        )
+        found.append(Finding(what=f"dataset {name}", found=of_all, advice=advice))
     return found

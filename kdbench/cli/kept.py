@@ -9,7 +9,7 @@ from kdbench.cli import complete
 from kdbench.cli.options import Device, OldOut, Out, Results, Root, Weights, at_home, report_folder
 from kdbench.cli.report import write
 from kdbench.cli.terminal import SOME_FAILED, complain, complained, reading, say
-from kdbench.errors import RequestError
+from kdbench.errors import RequestError, number_of
 
 # A folder of maps has one value of each.
 NAMED = ("method", "dataset", "setting", "preset", "profile", "seed")
@@ -118,7 +118,11 @@ def rescore(
             chosen,
             lambda method, category: say(f"scored {method} · {category}"),
         )
-    say(f"{count} cells have all metrics now" if count or why else "no row lacks a metric")
+    say(
+        f"all metrics of {number_of(count, 'cell')} are there now"
+        if count or why
+        else "no row lacks a metric"
+    )
     for line in why:
         complain(line)
     if why:
@@ -151,5 +155,5 @@ def probe(
         )
     for line in left_out:
         say(f"left out: {line}", style="yellow")
-    say(f"{count} detectors probed; those that were probed before are not probed again")
+    say(f"{number_of(count, 'detector')} probed; those that were probed before are not probed again")
     write(results, folder)

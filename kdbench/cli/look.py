@@ -11,7 +11,7 @@ from kdbench.cli.options import Results, at_home, unusual
 from kdbench.cli.scripts import Answer, for_scripts
 from kdbench.cli.tables import Line, show
 from kdbench.cli.terminal import OK, SOME_FAILED, complain, reading, say, say_next
-from kdbench.errors import RequestError
+from kdbench.errors import RequestError, number_of
 from kdbench.grid.console import duration
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ def status(results: Results = "results") -> Answer:
         raise RequestError([f"no run has begun in {results}: `kdbench run --results {results}` begins one"])
     going = [state for state in found if state.running] or found[:1]
     for state in going:
-        counted = ", ".join(f"{count} {name}" for name, count in state.counts.items() if count)
+        ended = ", ".join(f"{count} {name}" for name, count in state.counts.items() if count)
         left = f", about {duration(state.left_s)} left" if state.left_s and state.running else ""
-        say(f"run {state.run.run_id}: {len(state.run.cells)} cells, {counted}{left}")
+        say(f"run {state.run.run_id}: {number_of(len(state.run.cells), 'cell')}, {ended}{left}")
         for holder in state.running:
             now = holder.progress
             where = f"{now.get('phase', 'start')} {now.get('done', 0)}/{now.get('total', 0)} images"

@@ -1,6 +1,6 @@
 """`kdbench report` and `compare`: reports and comparisons of rows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +11,7 @@ from kdbench.cli.options import REPORT, Out, Results, at_home, unusual
 from kdbench.cli.scripts import Answer, for_scripts
 from kdbench.cli.tables import show_values
 from kdbench.cli.terminal import OK, SOME_FAILED, note, reading, say, say_next
-from kdbench.errors import RequestError, complained, reason
+from kdbench.errors import DataError, RequestError, complained, number_of, reason
 
 if TYPE_CHECKING:
     from kdbench.reports.tables import Table
@@ -42,8 +42,6 @@ def report(
     from kdbench.reports import publish
     from kdbench.reports.embed import embed
     from kdbench.reports.leaderboard import all_tables
-    from kdbench.results.storage import Storage
-    from kdbench.results.store import DETECTORS
 
     chosen = {"huggingface_hub": push_to_hub, "mlflow": mlflow, "wandb": wandb}
     for module in (name for name, value in chosen.items() if value):
@@ -64,14 +62,42 @@ def report(
         if push_to_hub:
             say(f"pushed: {publish.push_to_hub(results, files, push_to_hub)}")
         if mlflow:
-            say(f"logged {publish.log_to_mlflow(results, files, mlflow)} runs to MLflow at {mlflow}")
+            logged = number_of(publish.log_to_mlflow(results, files, mlflow), "run")
+            say(f"logged {logged} to MLflow at {mlflow}")
         if wandb:
-            say(f"logged {publish.log_to_wandb(results, files, wandb)} runs to the wandb project {wandb}")
-        if DETECTORS.names(Storage(results)):
-            where = unusual("--results", results, "results")
-            say_next("the best detectors as files", "kdbench", "export", "--best", "image_auroc", *where)
+            logged = number_of(publish.log_to_wandb(results, files, wandb), "run")
+            say(f"logged {logged} to the wandb project {wandb}")
+        _say_export(results)
     names = tuple(map(str, files))
     return Answer(document=documents.Written(results=results, report=names[0], files=names))
+
+
+def _say_export(results: str) -> None:
+    """Name the command that exports the best detectors, if cells kept some."""
+    from kdbench.results.storage import Storage
+    from kdbench.results.store import CELLS, DETECTORS, read
+
+    storage = Storage(results)
+    if DETECTORS.names(storage) and CELLS.names(storage):
+        datasets = {*read(storage, CELLS, columns=["dataset"])["dataset"].to_pylist()}
+        where = (*unusual("--results", results, "results"), *_root_option(datasets))
+        say_next("the best detectors as files", "kdbench", "export", "--best", "image_auroc", *where)
+
+
+def _root_option(names: Set[str]) -> tuple[str, ...]:
+    """--root with a placeholder, if it is one dataset whose images nothing else finds."""
+    from kdbench.registry import dataset_names, get_dataset
+
+    if len(names) > 1 or not names <= {*dataset_names()}:
+        return ()
+    (dataset,) = map(get_dataset, names)
+    if not dataset.drawn():  # kdbench draws the images where they are needed
+        return ()
+    try:
+        dataset.root(None)
+    except DataError:
+        return ("--root", "FOLDER")
+    return ()
 
 
 def write(results: str, folder: Path, *, page: bool = False) -> list[Path]:

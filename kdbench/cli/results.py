@@ -6,7 +6,7 @@ import typer
 
 from kdbench.cli.options import Results
 from kdbench.cli.terminal import complained, say
-from kdbench.errors import RequestError
+from kdbench.errors import RequestError, number_of
 
 results_app = typer.Typer(help="Look after a results folder.", no_args_is_help=True)
 
@@ -33,11 +33,11 @@ def prune(
         except FileNotFoundError as error:
             raise RequestError([str(error)]) from error
         for leftover in found:
-            say(f"{leftover.why}: {_counted(len(leftover.files))}, {_size(leftover.num_bytes)}")
+            say(f"{leftover.why}: {number_of(len(leftover.files), 'file')}, {_size(leftover.num_bytes)}")
             for name in leftover.files:
                 say(f"  {name}")
         every = sum(len(leftover.files) for leftover in found)
-        total = f"{_counted(every)}, {_size(sum(leftover.num_bytes for leftover in found))}"
+        total = f"{number_of(every, 'file')}, {_size(sum(leftover.num_bytes for leftover in found))}"
         if not found:
             say(f"nothing to move: something refers to every file of {results}")
         elif not yes:
@@ -47,13 +47,9 @@ def prune(
             say(f"{total}: moved to {moved}. Delete that folder, or move its files back")
 
 
-def _counted(count: int) -> str:
-    return f"{count} file{'' if count == 1 else 's'}"
-
-
 def _size(num_bytes: int) -> str:
     """A size in the largest unit that it reaches, with two digits after the point."""
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if num_bytes >= size:
             return f"{num_bytes / size:.2f} {unit}"
-    return f"{num_bytes} bytes"
+    return number_of(num_bytes, "byte")

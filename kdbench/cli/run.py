@@ -19,6 +19,7 @@ from kdbench.cli.scripts import Answer, for_scripts
 from kdbench.cli.streams import not_needed
 from kdbench.cli.tables import Line, show
 from kdbench.cli.terminal import OK, SOME_FAILED, bars, complain, say, say_next
+from kdbench.errors import number_of
 from kdbench.grid.console import duration
 from kdbench.grid.request import Request
 from kdbench.grid.stopping import Stop, stop_on_signals
@@ -84,7 +85,8 @@ def show_plan(grid: "Grid", expected: "Estimate") -> None:
             state = (grid.finished[cell.id], "")
         lines.append(Line(cells=(*words, cell.profile, *state)))
     show(head, lines)
-    many, where = f"{len(grid.todo)} of {len(grid.jobs)} cells to run", f"{grid.executor}: {grid.cluster}"
+    many = f"{len(grid.todo)} of {number_of(len(grid.jobs), 'cell')} to run"
+    where = f"{grid.executor}: {grid.cluster}"
     if expected.together_s is None or expected.one_by_one_s is None:
         say(f"{many} with {where}")
         say("no estimate: no similar cell has finished, and there is no GPU here to time a step on")
@@ -108,7 +110,7 @@ def say_gpu_hours(grid: "Grid") -> None:
 def _finish(grid: "Grid", result: "GridResult", folder: Path) -> Answer:
     """Write the report and say how the cells finished."""
     page: Path | None = None
-    kept = f"{result.num_finished} of {len(grid.todo)} cells finished and are kept"
+    kept = f"{result.num_finished} of {number_of(len(grid.todo), 'cell')} finished and kept"
     if result.stopped_by:
         checkpoints = f", {result.num_checkpoints} left a checkpoint" if result.num_checkpoints else ""
         code = _say_stopped(result.stopped_by, kept + checkpoints)

@@ -12,7 +12,7 @@ from kdbench.data.masks import NOTHING, Remarks, check_blank, copies, read_mask,
 from kdbench.data.store import look
 from kdbench.data.together import Seen, check_together, notes
 from kdbench.dataset import Category, Dataset, Sample
-from kdbench.errors import DataError, reason
+from kdbench.errors import DataError, number_of, reason
 
 # Called with a category, the number of its files that are done, and the number of all its files.
 Progress = Callable[[str, int, int], None]
@@ -163,7 +163,8 @@ def _different(name: str, found: Counts, published_counts: Sequence[int]) -> lis
     for (part, have), published in zip(there.items(), published_counts, strict=False):
         if have != published:
             differ = f"{published - have} missing" if have < published else f"{have - published} too many"
-            problems.append(f"{name}: {have} {part} images, published are {published}: {differ}")
+            images = number_of(have, f"{part} image")
+            problems.append(f"{name}: {images}, published are {published}: {differ}")
     return problems
 
 

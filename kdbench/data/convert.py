@@ -14,7 +14,7 @@ from skimage.draw import polygon2mask
 
 from kdbench.data.annotations import Labelled, read_coco, read_csv, read_yolo
 from kdbench.dataset import NORMAL
-from kdbench.errors import Complaints, RequestError, complained
+from kdbench.errors import Complaints, RequestError, complained, number_of
 from kdbench.files import IMAGE_SUFFIXES, beside, folded
 
 Format = Literal["coco", "yolo", "csv"]
@@ -164,7 +164,8 @@ def _places(found: Sequence[Labelled], train_share: float, seed: int, complaints
         good = any(place.part == "test" and not place.kind for place in places)
         for there, what in ((trained, "normal image for training"), (good, "normal image for testing")):
             if not there:
-                complaints.add(f"no {what} is left of {len(normal)} normal images and {len(found)} in all")
+                left = number_of(len(normal), "normal image")
+                complaints.add(f"no {what} is left of {left} and {len(found)} in all")
         if len(normal) == len(found):
             complaints.add(f"none of {len(found)} images has a defect: no metric could be computed")
     else:

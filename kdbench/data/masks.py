@@ -9,7 +9,7 @@ import numpy as np
 
 from kdbench import picture
 from kdbench.dataset import Category, Dataset, Sample
-from kdbench.errors import DataError
+from kdbench.errors import DataError, number_of
 from kdbench.picture import read_header
 
 # A mask that marks a larger share of its image may be inverted: a person has to look. We measured 771 masks
@@ -129,7 +129,7 @@ def remarks_of(category: Category, sample: Sample, mask: Mask) -> Remarks:
 
 
 def _masks(paths: Sequence[str], one: str = "marks", many: str = "mark") -> str:
-    return f"1 mask {one}" if len(paths) == 1 else f"{len(paths)} masks {many}"
+    return f"{number_of(len(paths), 'mask')} {one if len(paths) == 1 else many}"
 
 
 def _paths(paths: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from kdbench.data.fingerprint import check_apart, check_labels
 from kdbench.dataset import Category
-from kdbench.errors import DataError
+from kdbench.errors import DataError, number_of
 
 HALF = 32768  # of the range of 16 bit
 
@@ -49,7 +49,7 @@ def notes(category: Category, train: Sequence[Seen], test: Sequence[Seen]) -> li
     found = _twins(category, train, test) + dark(category.name, max(one.highest for _, one in seen))
     flat = [category.relative(path) for path, one in seen if one.flat]
     if flat:
-        found.append(f"{category.name}: {len(flat)} images show a single colour, first: {flat[0]}")
+        found.append(f"{category.name}: {number_of(len(flat), 'image')} of a single colour, first: {flat[0]}")
     profiles = {one.profile: category.relative(path) for path, one in reversed(seen)}
     if len(profiles) > 1:
         some = ", ".join(profiles.values())

@@ -10,7 +10,7 @@ from kdbench.data.store import open_truth
 from kdbench.engine.device import threads
 from kdbench.engine.evaluate import measure
 from kdbench.engine.kept import Tick, not_kept, one_dataset, open_kept
-from kdbench.errors import DataError, RequestError
+from kdbench.errors import DataError, RequestError, number_of
 from kdbench.metrics.exact import DEFINITIONS
 from kdbench.metrics.legacy import LEGACY_METRICS
 from kdbench.metrics.presets import PRESETS, metric_version
@@ -84,7 +84,8 @@ def rescored(
         other = [name for name in COMPARED if row[name] is not None and row[name] != values[name]]
         if other:
             pairs = ", ".join(f"{name} {row[name]!r} is {values[name]!r} now" for name in other)
-            where = f"{row['device_name']}, {row['num_threads']} threads, torch {row['torch_version']}"
+            threads = number_of(row["num_threads"], "thread")
+            where = f"{row['device_name']}, {threads}, torch {row['torch_version']}"
             raise DataError(
                 f"{row['category']}: {pairs}. Nothing is written: new numbers would be of another detector. "
                 f"It was scored on {where}: do it there, or run the cell again"

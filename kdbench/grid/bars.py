@@ -15,9 +15,11 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.table import Column
 
 from kdbench.cell import Outcome
 from kdbench.cell import Progress as CellProgress
+from kdbench.errors import number_of
 from kdbench.grid.console import console, duration, print_line, shows_bars
 from kdbench.grid.status import part_done, seconds_left
 from kdbench.grid.view import View
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from kdbench.grid.plan import Job
 
 LOG_EVERY_S = 10.0  # without bars, at most one line in this time
+WIDE = 130  # columns; a narrower terminal has words only, no bar beside them
 
 
 class Bars(View):
@@ -52,14 +55,14 @@ class Bars(View):
         self.started, self.logged = time.monotonic(), 0.0
         self.paces: dict[str, _Pace] = {}
         self.parts: dict[str, float] = {}  # running cell -> how much of it is done
+        drawn = (BarColumn(bar_width=12), MofNCompleteColumn(), TimeElapsedColumn())
         self.bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
-            BarColumn(bar_width=28),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
+            *(drawn if self.console.width >= WIDE else ()),
+            TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True)),  # it is cut first
             console=self.console,
+            expand=True,
             transient=True,
         )
         self.all_cells: TaskID | None = None
@@ -76,7 +79,7 @@ class Bars(View):
 
     def taken_over(self, count: int, published: str) -> None:
         """Say how many cells need not run."""
-        self._say(f"{count} cells taken over from {published}")
+        self._say(f"{number_of(count, 'cell')} taken over from {published}")
 
     def decoding(self, done: int, total: int) -> None:
         """Show a bar until the last image is decoded."""
@@ -135,7 +138,7 @@ class Bars(View):
     def timing(self, count: int) -> None:
         """Say how many detectors will be timed."""
         self.num_measured, self.num_to_measure = 0, count
-        self._say(f"timing {count} detectors, each alone on the device (--no-latency: not)")
+        self._say(f"timing {number_of(count, 'detector')}, each alone on the device (--no-latency: not)")
 
     def timed(self, job: "Job", error: str) -> None:
         """Print a line for every detector that was timed or could not be."""
@@ -144,7 +147,7 @@ class Bars(View):
     def evaluating(self, count: int) -> None:
         """Say how many exported detectors will be evaluated."""
         self.num_measured, self.num_to_measure = 0, count
-        self._say(f"evaluating {count} exported detectors")
+        self._say(f"evaluating {number_of(count, 'exported detector')}")
 
     def evaluated(self, job: "Job", error: str) -> None:
         """Print a line for every exported detector that was evaluated or could not be."""
@@ -193,7 +196,7 @@ class Bars(View):
                 self.cells[cell_id] = self.bars.add_task("", total=None, note="")
             self.bars.update(
                 self.cells[cell_id],
-                description=escape(f"{label} · {progress.phase}"),
+                description=escape(label),
                 completed=progress.done,
                 total=progress.total or None,
                 note=self._note(progress),
@@ -210,17 +213,19 @@ class Bars(View):
         return ", ".join(parts)
 
     def _note(self, progress: CellProgress) -> str:
+        """How far a cell is; what matters most comes first, since a narrow terminal cuts the end."""
         pace = self.paces.setdefault(f"{progress.cell_id} {progress.phase}", _Pace(progress.done))
         speed, parts = pace.at(progress.done), [progress.phase]
         if progress.epochs:
             parts.append(f"epoch {progress.epoch}/{progress.epochs}")
+        if progress.problem:
+            parts.append(progress.problem)
+        if speed:
+            parts.append(f"{duration((progress.total - progress.done) / speed)} left")
         if progress.loss is not None:
             parts.append(f"loss {progress.loss:.4f}")
         if speed:
             parts.append(f"{speed:.0f} images/s")
-            parts.append(f"{duration((progress.total - progress.done) / speed)} left")
-        if progress.problem:
-            parts.append(progress.problem)
         return ", ".join(parts)
 
     def _log(self, lines: Sequence[str]) -> None:

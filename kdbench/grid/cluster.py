@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from kdbench import machine
 from kdbench.engine.nvidia import Gpus, gpus_here
-from kdbench.errors import RequestError, first_line, last_line
+from kdbench.errors import RequestError, first_line, last_line, number_of
 
 STORE_BYTES = 128 << 20  # of Ray's object store: results are files, nothing large goes through it
 # The name of a socket may have 107 bytes. Ray puts its sockets below the folder of a session, as in
@@ -50,7 +50,7 @@ class Need:
 
     def __str__(self) -> str:
         memory = f", {self.memory_bytes / 2**30:.1f} GiB" if self.memory_bytes else ""
-        return f"{self.cpus} CPUs, {self.gpus:g} GPUs{memory}"
+        return f"{number_of(self.cpus, 'CPU')}, {number_of(self.gpus, 'GPU')}{memory}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class Node:
 
     def __str__(self) -> str:
         gib = self.memory_bytes / 2**30
-        return f"{self.name}: {self.cpus:g} CPUs, {self.gpus:g} GPUs, {gib:.1f} GiB"
+        return f"{self.name}: {number_of(self.cpus, 'CPU')}, {number_of(self.gpus, 'GPU')}, {gib:.1f} GiB"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +221,8 @@ def wait_for_gpus(count: int, timeout_s: float) -> Cluster:
     deadline = time.monotonic() + timeout_s
     while (cluster := ray_cluster()).gpus < count:
         if time.monotonic() > deadline:
-            waited = f"{count} GPUs did not come within {timeout_s / 60:g} minutes (--wait)"
+            within = number_of(timeout_s / 60, "minute")
+            waited = f"{number_of(count, 'GPU')} did not come within {within} (--wait)"
             raise RequestError([f"{waited}. The cluster has {cluster}"])
         time.sleep(WAIT_TICK_S)
     return cluster

@@ -7,7 +7,7 @@ import torch
 from kdbench.data.photographs import find_photographs
 from kdbench.engine.distil import distil
 from kdbench.engine.recipe import Recipe
-from kdbench.errors import CellStopped, RequestError
+from kdbench.errors import CellStopped, RequestError, number_of
 from kdbench.files import expanded
 from kdbench.grid.plan import choose_device
 from kdbench.grid.stopping import Stop
@@ -36,9 +36,8 @@ def make_teacher(
     given = None if weights is None else Path(expanded(str(weights)))
     found, place = find_weights(recipe.teacher, given), torch.device(choose_device(device))
     photographs = find_photographs(images)
-    view.say(
-        f"{len(photographs.paths)} images below {images}; teacher {recipe.teacher}, {found.source}; {place}"
-    )
+    many = number_of(len(photographs.paths), "image")
+    view.say(f"{many} below {images}; teacher {recipe.teacher}, {found.source}; {place}")
 
     def on_step(step: int, loss: float) -> None:
         view.stepping(step, recipe.steps, loss)

@@ -21,7 +21,7 @@ from kdbench.engine.deployed import evaluate_exported
 from kdbench.engine.device import unused_gpu
 from kdbench.engine.latency import numbers_on_gpu, time_detector
 from kdbench.engine.measured import read_measured
-from kdbench.errors import RequestError, ResultsError, complained
+from kdbench.errors import RequestError, ResultsError, complained, number_of
 from kdbench.grid import schedule
 from kdbench.grid.attempt import execute_cell
 from kdbench.grid.cluster import Cluster, address_of, cluster_at, session, this_machine
@@ -198,12 +198,12 @@ def _first_line(run: "_Run") -> str:
 def _counted(grid: Grid) -> tuple[str, str]:
     """How many cells there are, and how many of them are to run."""
     num_before = len(grid.jobs) - len(grid.todo)
-    return f"{len(grid.jobs)} cells", f"{num_before} finished before, {len(grid.todo)} to run"
+    return number_of(len(grid.jobs), "cell"), f"{num_before} finished before, {len(grid.todo)} to run"
 
 
 def _last_line(result: GridResult) -> str:
     parts = [f"{count} {status}" for status, count in result.counts.most_common()]
-    parts += [f"{result.num_untimed} detectors not timed"] if result.num_untimed else []
+    parts += [f"{number_of(result.num_untimed, 'detector')} not timed"] if result.num_untimed else []
     parts += [f"{result.num_unevaluated} not evaluated as exported"] if result.num_unevaluated else []
     parts += [f"stopped by {signal.Signals(result.stopped_by).name}"] if result.stopped_by else []
     return "end: " + ", ".join([*parts, *result.complaints])
@@ -367,7 +367,7 @@ def _joined(request: Request) -> Cluster | None:
 def _cannot_be_timed(jobs: Sequence[Job]) -> str:
     cell = jobs[0].cell
     return (
-        f"{len(jobs)} detectors were not kept, so they cannot be timed; "
+        f"{number_of(len(jobs), 'detector')} not kept, and so not timed; "
         f"first: {cell.method} on {cell.dataset}, {cell.setting}"
     )
 

@@ -9,7 +9,7 @@ from kdbench.cell import PROFILES, SETTINGS, Cell, Place, canonical_json, groups
 from kdbench.data.fingerprint import fingerprint_of
 from kdbench.data.found import Found, find_data
 from kdbench.engine.possible import wrong_preset, wrong_runtimes, wrong_smoothing
-from kdbench.errors import Complaints, RequestError, unknown
+from kdbench.errors import Complaints, RequestError, number_of, unknown
 from kdbench.grid.cluster import Cluster, Need
 from kdbench.grid.request import EVERY, OF_METHODS, Request, validated
 from kdbench.registry import dataset_names, get_dataset, get_method, method_facts, method_names, usual_methods
@@ -163,7 +163,7 @@ def _notices(found: Mapping[str, Found]) -> list[str]:
         missing = [c for c in everything if c not in data.categories]
         if missing:
             notices.append(
-                f"{name}: {len(data.categories)} of {len(everything)} categories; "
+                f"{name}: {len(data.categories)} of {number_of(len(everything), 'category')}; "
                 f"without {', '.join(missing)}. Their means are marked as partial and not ranked"
             )
     return notices

@@ -13,6 +13,7 @@ import torch
 
 from kdbench import machine
 from kdbench.cell import Progress
+from kdbench.errors import number_of
 from kdbench.grid.execution import Running
 from kdbench.grid.plan import Job
 
@@ -123,9 +124,10 @@ def crowded(used: Sequence[tuple[str, float]], cores: int, *, threads: int, at_o
         return ""
     fitting = max(1, min(threads - 1, int(left / at_once + 0.25)))  # 7 where 1.1 of 8 cores are taken
     return (
-        f"other programs use {others:.1f} of {cores} cores ({_names(used)}). The {threads} threads of a cell "
-        f"wait for the one that shares its core, so it may take many times as long. `--cpus-per-cell "
-        f"{fitting}` avoids it; another number of threads is another draw (docs/reproducibility.md)"
+        f"other programs use {others:.1f} of {number_of(cores, 'core')} ({_names(used)}). The {threads} "
+        f"threads of a cell wait for the one that shares its core, so it may take many times as long. "
+        f"`--cpus-per-cell {fitting}` avoids it; another number of threads is another draw "
+        f"(docs/reproducibility.md)"
     )
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from kdbench.cell import Outcome, Progress
-from kdbench.errors import RequestError, reason
+from kdbench.errors import RequestError, number_of, reason
 from kdbench.grid.execution import Running
 from kdbench.grid.plan import Job
 from kdbench.results.storage import Storage
@@ -115,7 +115,7 @@ class Log(View):
 
     def taken_over(self, count: int, published: str) -> None:
         """Write a line and tell the view."""
-        self.write(f"{count} cells taken over from published rows")
+        self.write(f"{number_of(count, 'cell')} taken over from published rows")
         self._show(lambda: self.view.taken_over(count, published))
 
     def decoding(self, done: int, total: int) -> None:
@@ -154,7 +154,7 @@ class Log(View):
 
     def timing(self, count: int) -> None:
         """Write a line and tell the view."""
-        self.write(f"timing {count} detectors")
+        self.write(f"timing {number_of(count, 'detector')}")
         self._show(lambda: self.view.timing(count))
 
     def timed(self, job: Job, error: str) -> None:
@@ -164,7 +164,7 @@ class Log(View):
 
     def evaluating(self, count: int) -> None:
         """Write a line and tell the view."""
-        self.write(f"evaluating {count} exported detectors")
+        self.write(f"evaluating {number_of(count, 'exported detector')}")
         self._show(lambda: self.view.evaluating(count))
 
     def evaluated(self, job: Job, error: str) -> None:

@@ -12,7 +12,7 @@ from socket import gethostname
 from typing import TYPE_CHECKING, Any
 
 from kdbench.cell import ELSEWHERE, Outcome, outcome_of
-from kdbench.errors import DataError, ResultsError, last_line
+from kdbench.errors import DataError, ResultsError, last_line, number_of
 from kdbench.grid.attempt import record_end
 from kdbench.grid.cluster import RETRIES, LostError, ray_cluster
 from kdbench.grid.execution import TICK_S, Execution, Running, refuse_impossible
@@ -76,8 +76,8 @@ def settle(execution: Execution, reference: "Reference | None", attempt: Attempt
     import ray
     from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
-    number = attempt.number
-    status, error = "failed", f"lost {number} workers or nodes: nothing is heard of the last one"
+    lost = f"lost {number_of(attempt.number, 'worker or node', 'workers or nodes')}"
+    status, error = "failed", f"{lost}: nothing is heard of the last one"
     try:
         if reference is not None:
             outcome: Outcome = ray.get(reference)
@@ -87,11 +87,11 @@ def settle(execution: Execution, reference: "Reference | None", attempt: Attempt
             raise
         error = re.sub(r"\x1b\[\d+m", "", str(raised))  # Ray colours it
         if isinstance(raised, LostError):  # another node may do it
-            error = f"lost {number} workers or nodes: {last_line(error)}"
+            error = f"{lost}: {last_line(error)}"
     except OutOfMemoryError as raised:
         status, error = "oom", f"the machine ran out of memory: {raised}"
     except RayError as raised:
-        error = f"lost {number} workers or nodes: {type(raised).__name__}: {raised}"
+        error = f"{lost}: {type(raised).__name__}: {raised}"
         if attempt.killed:
             status = "timeout"
             error = (

@@ -53,8 +53,7 @@ def export(folder: Path, backbone: str, format: str) -> Path:
         **{"config": {}, "licences": {}, "trained_with": {}, "versions": {}},
     )
     path = folder / f"stfpm{SUFFIXES[format]}"
-    module = Deployed(method)
-    WRITERS[format](Traced(module, module.image_size), path, metadata.text())
+    WRITERS[format](Traced(Deployed(method)), path, metadata.text())
     return path
 
 

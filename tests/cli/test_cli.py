@@ -219,9 +219,7 @@ def test_detectors_that_are_not_kept_cannot_be_timed_and_that_is_said(run: Call,
     assert kdbench("report", "--rows", "shared")[0] == 0
     code, text = run(*words, "--results", "others", "--published", "shared")
     assert code == 0
-    assert (
-        "note: 1 detectors were not kept, so they cannot be timed; first: stfpm on mvtec_ad, oneclass" in text
-    )
+    assert "note: 1 detector not kept, and so not timed; first: stfpm on mvtec_ad, oneclass" in text
     (row,) = rows("others")
     Results("others").write(LATENCY, [{"cell_id": row["cell_id"], "device": "cuda", "device_name": "a"}])
     assert "cannot be timed" not in run(*words, "--results", "others")[1]
@@ -246,7 +244,7 @@ def test_the_same_command_runs_nothing_again(run: Call) -> None:
     before = times()
     code, text = run("--categories", "bottle")
     assert code == 0
-    assert "1 cells: 1 finished before, 0 to run" in text
+    assert "1 cell: 1 finished before, 0 to run" in text
     assert "cells: 1 ok" in text
     assert times() == before
 
@@ -272,7 +270,7 @@ def test_what_ended_well_among_published_rows_is_taken_over(run: Call, kdbench: 
 
     code, text = run(*words)
     assert code == 0
-    assert "1 cells taken over from shared" in text
+    assert "1 cell taken over from shared" in text
     assert "2 cells: 1 finished before, 1 to run" in text
     taken = [row for row in rows("others") if row["category"] == "bottle"]
     assert taken == rows()
@@ -286,7 +284,7 @@ def test_failed_cells_of_published_rows_are_run(run: Call, kdbench: Call) -> Non
     assert kdbench("report", "--rows", "shared")[0] == 0
     words = ("--categories", "bottle", "--set", "stfpm.lr=1e30", "--results", "others")
     _, text = run(*words, "--published", "shared")
-    assert "1 cells: 0 finished before, 1 to run" in text
+    assert "1 cell: 0 finished before, 1 to run" in text
 
 
 def test_published_rows_are_no_results_folder(run: Call, kdbench: Call) -> None:
@@ -372,7 +370,7 @@ def test_redo_all_runs_what_ended_well_again(run: Call) -> None:
     before = times()
     code, text = run("--categories", "bottle", "--redo", "all")
     assert code == 0
-    assert "1 cells: 0 finished before, 1 to run" in text
+    assert "1 cell: 0 finished before, 1 to run" in text
     assert times().keys() == before.keys()
     assert all(times()[name] > before[name] for name in before)
 
@@ -394,7 +392,7 @@ def test_what_another_run_ends_meanwhile_is_not_run_again(
     monkeypatch.setattr(Results, "ends", and_then_it_ends)
     code, text = run("--categories", "bottle", *redo)
     assert code == 0
-    assert "1 cells: 0 finished before, 1 to run" in text
+    assert "1 cell: 0 finished before, 1 to run" in text
     assert "cells: 1 ok" in text
     assert times() == before
 
@@ -521,7 +519,7 @@ def test_an_interruption_loses_only_the_cell_that_runs(brittle: Call) -> None:
     words = ("--set", "brittle.act=nothing,interrupt")
     code, text = brittle(*words)
     assert code == 130
-    assert "interrupted: 1 of 2 cells finished and are kept; the same command resumes" in text
+    assert "interrupted: 1 of 2 cells finished and kept; the same command resumes" in text
     assert traceless(text)
     (row,) = rows()
     assert row["status"] == "ok"
@@ -553,7 +551,7 @@ def test_a_disk_that_becomes_full_keeps_what_is_whole(brittle: Call) -> None:
     code, text = brittle(*words)
     assert code == 1
     assert "cannot write results in results: " in text
-    assert "1 of 2 cells finished and are kept; the same command resumes" in text
+    assert "1 of 2 cells finished and kept; the same command resumes" in text
     assert traceless(text)
     (row,) = rows()
     assert files() == files_of(row)
@@ -868,6 +866,17 @@ def test_a_report_can_be_written_later_and_elsewhere(run: Call, kdbench: Call) -
     assert code == 0
     assert "report: elsewhere/report.html" in text
     assert "stfpm" in Path("elsewhere/leaderboard.md").read_text()
+
+
+def test_a_report_names_the_export_with_the_options_that_it_needs(
+    run: Call, kdbench: Call, mvtec: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("--categories", "bottle", "--results", "mine")
+    command = "kdbench export --best image_auroc --results mine"
+    assert kdbench("report", "--results", "mine")[1].endswith(f"{command} --root FOLDER\n")
+    mvtec.rename(mvtec.parent / "mvtec_ad")
+    monkeypatch.setenv("KDBENCH_DATA", str(mvtec.parent))
+    assert kdbench("report", "--results", "mine")[1].endswith(f"{command}\n")
 
 
 def test_a_report_that_cannot_be_written_is_an_error(run: Call, kdbench: Call) -> None:

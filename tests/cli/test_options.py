@@ -100,7 +100,7 @@ def test_a_category_with_a_comma_in_its_name_is_named_in_a_toml_list(kdbench, mv
     Path("grid.toml").write_text(toml)
     code, text = kdbench("run", "--config", "grid.toml", *TINY, "--dry-run")
     assert code == 0
-    assert "1 of 1 cells to run" in text
+    assert "1 of 1 cell to run" in text
     code, text = kdbench("run", "--config", "grid.toml", "--categories", "a,b", *TINY, "--dry-run")
     assert code == 2
     assert "error: no folder category 'a'. Categories: a,b, screw" in text
@@ -110,7 +110,7 @@ def test_a_toml_file_with_a_byte_order_mark_is_read(kdbench, mvtec):
     Path("grid.toml").write_text(TOML.format(root=mvtec, more=""), encoding="utf-8-sig")
     code, text = kdbench("run", "--config", "grid.toml", *TINY, "--dry-run")
     assert code == 0
-    assert "1 of 1 cells to run" in text
+    assert "1 of 1 cell to run" in text
 
 
 @pytest.mark.parametrize("command", ["run --config", "sweep stfpm --config", "sweep stfpm --space"])

@@ -114,7 +114,7 @@ def test_a_run_gives_its_cells_and_says_the_rest_on_standard_error(run, call):
     planned = document_of("run", out)
     assert (code, planned["run_id"], planned["counts"], planned["report"]) == (0, None, {"not run": 1}, None)
     assert planned["cells"][0]["expected_s"] > 0
-    assert "1 of 1 cells to run" in err
+    assert "1 of 1 cell to run" in err
     code, out, err = run("--json")
     found = document_of("run", out)
     assert (code, found["exit_code"], found["errors"], found["complete"]) == (0, 0, [], True)
@@ -124,7 +124,7 @@ def test_a_run_gives_its_cells_and_says_the_rest_on_standard_error(run, call):
     (row,) = Results("results").storage.names("cells")
     assert cell["cell_id"] in row
     assert (cell["method"], cell["category"], cell["seed"], cell["status"]) == ("stfpm", "bottle", 0, "ok")
-    assert "1 cells: 0 finished before, 1 to run" in err
+    assert "1 cell: 0 finished before, 1 to run" in err
     code, out, _ = call("status", "--json")
     (state,) = document_of("status", out)["runs"]
     assert (code, state["run_id"], state["counts"]) == (0, found["run_id"], {"ok": 1})

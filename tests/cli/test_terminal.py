@@ -5,8 +5,10 @@ import io
 import pytest
 from rich.console import Console
 
+from kdbench.cell import Progress
 from kdbench.cli import tables, terminal
 from kdbench.cli.tables import Line, show
+from kdbench.grid.bars import Bars
 from kdbench.grid.console import shows_bars
 
 HEAD = ("method", "setting", "what it is")
@@ -88,6 +90,26 @@ def test_bars_move_only_where_they_can():
         for really, term in ((True, "xterm"), (True, "dumb"), (False, "xterm"))
     ]
     assert shows == [True, False, False]
+
+
+@pytest.mark.parametrize(("width", "has_bar"), [(80, False), (120, False), (140, True)])
+def test_a_running_cell_shows_its_phase_once_and_its_epoch_in_any_terminal(width, has_bar):
+    file = io.StringIO()
+    console = Console(
+        file=file, width=width, force_terminal=True, color_system=None, _environ={"TERM": "xterm"}
+    )
+    view = Bars(console, console)
+    view.begin({"abc": 60.0})
+    cell = {"cell_id": "abc", "label": "vm: stfpm synthetic/wood oneclass seed 0", "loss": 4.5631}
+    cell["problem"] = "no checkpoint: No space left on device"
+    view.progress(Progress(**cell, phase="train", done=20, total=240, epoch=3, epochs=6))
+    view.end()
+    file.truncate(0)
+    console.print(view.bars)
+    (line,) = (one for one in file.getvalue().splitlines() if "stfpm" in one)
+    assert "vm: stfpm synthetic/wood oneclass seed 0 " in line
+    assert line.count("train") == line.count("epoch 3/6") == 1
+    assert ("20/240" in line) == has_bar
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_the_command_prints_what_is_flagged_and_writes_all(tmp_path, kdbench):
     code, text = kdbench("datasets", "audit", "mvtec_ad", "--root", tmp_path, "--out", tmp_path / "a.csv")
     assert code == 0, text
     assert "mean brightness" in text
-    assert "numbers tell normal from defective test images of 1 categories better than chance" in text
+    assert "numbers tell normal from defective test images of 1 category better than chance" in text
     lines = (tmp_path / "a.csv").read_text().splitlines()
     assert lines[0] == "category,number,image_auroc,p,p_holm"
     assert any(line.startswith('"bottle","mean brightness",0.9') for line in lines)

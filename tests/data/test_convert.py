@@ -141,7 +141,7 @@ def test_boxes_are_labels_and_no_masks(tmp_path: Path, kdbench: Callable[..., tu
         "datasets", "convert", yolo(tmp_path / "y", boxes=True), "--format", "yolo", "--out", out
     )
     assert code == 0
-    assert "2 images have boxes. A box is a label of its image and no mask" in said
+    assert "images with boxes: 2. A box is a label of its image and no mask" in said
     assert "8 normal images for training (80% by seed 0, the others test)" in said
     assert "2 normal and 2 defective test images: 1 dent, 1 scratch" in said
     assert not (out / "ground_truth").exists()

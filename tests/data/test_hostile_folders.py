@@ -77,7 +77,7 @@ def test_inverted_masks_are_named_once_and_a_run_says_in_its_rows_that_they_were
     code, text = kdbench("datasets", "check", "folder", "--root", "parts", "--deep")
     assert code == 0
     assert text.count(said) == 1
-    assert "1 of 1 categories good (1 with notes), 0 wrong, 0 absent" in text
+    assert "1 of 1 category good (1 with notes), 0 wrong, 0 absent" in text
     code, text = kdbench(*RUN, "--seeds", "0,1")
     assert code == 0
     assert text.count(f"note: folder {said}") == 1
@@ -89,7 +89,7 @@ def test_inverted_masks_are_named_once_and_a_run_says_in_its_rows_that_they_were
     assert kept == [(0, 2, False), (1, 2, False), (2, 2, True)]
     assert remarks(part, accept_large=True) == ()
     code, text = kdbench("datasets", "check", "folder", "--root", "parts", "--deep", "--large-masks")
-    assert "1 of 1 categories good, 0 wrong, 0 absent" in text
+    assert "1 of 1 category good, 0 wrong, 0 absent" in text
 
 
 @pytest.mark.parametrize(("rows", "named"), [(20, False), (21, True), (40, True)])
@@ -274,7 +274,7 @@ def test_images_of_a_single_colour_and_of_other_colour_profiles_are_notes(part):
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     Image.open(paths[1]).save(paths[1], icc_profile=profile)
     assert remarks(part) == (
-        "part: 1 images show a single colour, first: part/test/good/000.png",
+        "part: 1 image of a single colour, first: part/test/good/000.png",
         "part: colour profiles, which are not applied, differ between part/test/good/001.png, "
         "part/train/good/000.png",
     )
@@ -442,6 +442,21 @@ def test_normal_abnormal_and_mask_folders_are_recognised_with_the_commands_that_
     (part / "test/good").mkdir()
     (part / "train/good/000.png").rename(part / "test/good/000.png")
     assert problems(part) == ()
+
+
+def test_a_folder_of_defects_that_has_a_folder_for_each_kind_gives_these_kinds(part):
+    (part / "train/good").rename(part / "OK")
+    for source, made in (("test", "NOK"), ("ground_truth", "masks")):
+        (part / made).mkdir()
+        (part / source / "broken").rename(part / made / "bent lead")
+        shutil.rmtree(part / source)
+    shutil.rmtree(part / "train")
+    (command,) = re.findall(r"`(.*?)`", complaint(part))
+    assert command.endswith("mv OK train/good && mv NOK/* test/ && mv masks/* ground_truth/")
+    subprocess.run(command, shell=True, check=True)
+    for folder in ("test", "ground_truth"):
+        assert [path.name for path in (part / folder).iterdir()] == ["bent lead"]
+        assert len([*(part / folder / "bent lead").iterdir()]) == 2
 
 
 def renamed(old: str, new: str) -> Spoil:

@@ -135,8 +135,8 @@ NORMAL, ANOMALY = "capsules/Data/Images/Normal", "capsules/Data/Images/Anomaly"
         (without("capsules/Data/Masks"), "no folder"),
         (without(ANOMALY), "no folder"),
         (_lower_case, "1 of 7 files"),
-        (_too_many(f"{NORMAL}/002.JPG"), "1 files are not in"),
-        (_too_many("capsules/Data/Masks/Anomaly/002.png"), "1 files are not in"),
+        (_too_many(f"{NORMAL}/002.JPG"), "1 file beyond"),
+        (_too_many("capsules/Data/Masks/Anomaly/002.png"), "1 file beyond"),
         (_too_many(f"{NORMAL}/002.png"), "is not an image file"),
         (_listed("test,anomaly", "train,anomaly", f"{ANOMALY}/000.JPG"), "an anomaly for training"),
         (_listed("test,normal", "val,normal", f"{NORMAL}/001.JPG"), "'normal' for 'val'"),
@@ -499,7 +499,7 @@ def test_check_says_how_many_are_missing_or_too_many(tmp_path: Path) -> None:
     write_category(tmp_path, "screw", train=1, good=1, bad=1)
     found = checked(tmp_path)
     assert found["bottle"].problems == ("bottle: 3 normal test images, published are 1: 2 too many",)
-    assert found["screw"].problems == ("screw: 1 train images, published are 3: 2 missing",)
+    assert found["screw"].problems == ("screw: 1 train image, published are 3: 2 missing",)
 
 
 def test_check_turns_every_error_into_a_problem_with_its_path(tmp_path: Path) -> None:

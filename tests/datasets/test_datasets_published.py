@@ -453,8 +453,8 @@ LIST, VIEW = "Class1/Test/Label/Labels.txt", "NG/HS/S0002/toy_0002_NG_HS_C1_2023
         (2, _rewritten(JSON, '"test"', '"rest"'), "has no list 'test'"),
         (2, _rewritten(JSON, VIEW, f"../{VIEW}"), "is no path of a JPEG or PNG"),
         (2, _rewritten(JSON, "OK/S0000/toy_0000_OK_C1", "OK/S0000/toy_0000_OK_C2"), "is listed twice"),
-        (2, without(f"realiad_256/toy/{VIEW}.png"), "1 files of"),
-        (2, _added("realiad_256/toy/OK/S0000/more.jpg"), "1 files are not in"),
+        (2, without(f"realiad_256/toy/{VIEW}.png"), "1 file of"),
+        (2, _added("realiad_256/toy/OK/S0000/more.jpg"), "1 file beyond"),
         (3, without(LIST), "It says which images are defective"),
         (3, _rewritten(LIST, "4\t1", "4\t2"), "is '4 2 0004.PNG 0 0004_label.PNG' and not NUMBER"),
         (3, _rewritten(LIST, "4\t1", "4\t0"), "has the label 0 and the mask 0004_label.PNG"),
@@ -481,7 +481,7 @@ def test_what_is_wrong_is_an_error_with_its_path(
 
 @pytest.mark.parametrize(
     ("value", "said"),
-    [(7, "has the value 7, of which"), (0, "has the values []"), (None, "has the values [")],
+    [(7, "has the value 7, which"), (0, "has the values []"), (None, "has the values [")],
 )
 def test_a_mask_of_loco_has_one_value_that_the_file_explains(
     tmp_path: Path, value: int | None, said: str

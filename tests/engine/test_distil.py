@@ -9,7 +9,7 @@ from conftest import write_image
 from safetensors import safe_open
 from torch import Tensor
 
-import kdbench.api  # before a test replaces the recipe, whose numbers are its defaults
+import kdbench
 from kdbench.backbone import build_pdn, teacher
 from kdbench.data.photographs import Photographs, find_photographs
 from kdbench.engine import distil as engine

@@ -155,7 +155,7 @@ def test_a_run_times_its_detectors_in_another_process(mvtec, tmp_path, kdbench):
     words += ["--precision", "bf16", "--results", tmp_path / "r", "--report", tmp_path / "o"]
     code, printed = kdbench(*words)
     assert code == 0, printed
-    assert "timing 1 detectors" in printed
+    assert "timing 1 detector," in printed
     rows = read(tmp_path / "r", LATENCY).to_pylist()
     timed = [(row["precision"], row["batch_size"]) for row in rows]
     assert sorted(timed) == [("bf16", 1), ("bf16", 32), ("fp32", 1), ("fp32", 32)]

@@ -84,7 +84,7 @@ def test_what_cannot_be_probed_is_left_out_and_named(trained, kdbench, tmp_path)
     other(results, "changed", categories=["bottle", "screw"])
     code, printed = kdbench(*trained)
     assert code == 0, printed
-    assert "1 detectors probed" in printed
+    assert "1 detector probed" in printed
     (probed,) = (results / "probes").iterdir()
     assert "stfpm" in set(pd.read_parquet(probed)["method"])
     lines = [line.removeprefix("left out: ") for line in printed.splitlines() if line.startswith("left out")]

@@ -91,7 +91,7 @@ def test_a_recipe_runs_on_a_folder_of_images_with_options_over_it(kdbench, mvtec
     asked = ("--root", mvtec, "--results", tmp_path / "r", "--backbone", "tiny", "--categories", "bottle")
     code, text = kdbench("run", "--config", "paper/stfpm-oneclass", *asked, "--epochs", "1", "--dry-run")
     assert code == 0, text
-    assert "1 of 1 cells to run" in text
+    assert "1 of 1 cell to run" in text
     assert "on a GPU about" in text
     assert "No GPU has confirmed this estimate" in " ".join(text.split())
 

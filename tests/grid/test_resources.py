@@ -69,7 +69,7 @@ def test_the_makespan_is_that_of_starting_each_where_it_first_fits():
     assert makespan_s([(2, one), (3, one), (3, one), (4, one)], two) == 7  # shortest first ends later
     assert makespan_s([(4, one), (4, Need(cpus=2)), (1, one)], two) == 9  # nobody overtakes
     assert makespan_s([(4, one), (4, one)], cluster(node(cpus=1), node(cpus=1, name="b"))) == 4
-    with pytest.raises(ValueError, match="no node has 1 CPUs, 1 GPUs"):
+    with pytest.raises(ValueError, match="no node has 1 CPU, 1 GPU"):
         makespan_s([(1, Need(gpus=1))], two)
 
 

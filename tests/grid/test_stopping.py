@@ -189,7 +189,7 @@ def test_a_command_that_is_asked_to_stop_leaves_with_its_code(mvtec, tmp_path, e
     count = 2 if executor == "ray" else 1
     name = signal.Signals(number).name
     assert log.read_text().splitlines()[-1] == (
-        f"stopped by {name}: 0 of 2 cells finished and are kept, {count} left a checkpoint; "
+        f"stopped by {name}: 0 of 2 cells finished and kept, {count} left a checkpoint; "
         "the same command resumes"
     )
     assert not re.search(r"Traceback|\*\*\*|stack trace", log.read_text())

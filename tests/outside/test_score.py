@@ -286,7 +286,7 @@ def test_rescore_fills_what_rows_lack_and_changes_nothing_else(trained, kdbench,
     before = aged(tmp_path / "results")
     code, printed = kdbench("rescore", *trained)
     assert code == 0, printed
-    assert "2 cells have all metrics now" in printed
+    assert "all metrics of 2 cells are there now" in printed
     assert read(tmp_path / "results", CELLS).to_pylist() == before
     assert all(row["image_fpr_95"] is not None for row in before)
     code, printed = kdbench("rescore", *trained)

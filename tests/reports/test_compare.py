@@ -72,7 +72,7 @@ def test_what_succeeded_and_fails_now_is_a_regression(folders: tuple[Path, Path]
     code, said = kdbench("compare", *folders)
     assert code == 1
     assert "Succeeded before, fail now" in said
-    assert f"{NUM} differences, 0 beyond the tolerance; 1 regressions" in said
+    assert f"{NUM} differences, 0 beyond the tolerance; 1 regression" in said
 
 
 def test_a_failure_is_a_regression_also_where_the_precision_changed(
@@ -86,7 +86,7 @@ def test_a_failure_is_a_regression_also_where_the_precision_changed(
             write(folder, {name: None if failed else 0.9}, precision=None if failed else precision, **facts)
     code, said = kdbench("compare", *folders)
     assert code == 1
-    assert "1 regressions; 0 rows only before, 0 only after" in said
+    assert "1 regression; 0 rows only before, 0 only after" in said
     remarks = {cell(line, "remark") for line in compare(*folders, 0.01).categories.body}
     assert remarks == {"other recipe: precision"}
 

@@ -135,7 +135,7 @@ def test_importance_of_noise_is_said_to_be_nothing():
 
 def test_too_few_trials_have_no_importance():
     (why,) = importance_table(drawn(9, 1.0)).notes
-    assert why == "No importance: 9 trials are too few to say which key matters: 10 are needed."
+    assert why == "No importance: 9 trials cannot say which key matters: 10 are needed."
     same = importance(sweep([row(i, 0.5) for i in range(12)]))
     assert same == "all 12 trials have the same objective at epoch 9: no key matters"
 

@@ -30,11 +30,8 @@ MARKS = {
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 SHOWN = 5  # names in a message
-LITTER = (
-    "Thumbs.db",
-    "desktop.ini",
-    "__MACOSX",
-)  # file managers write it; they write names that begin with a dot, too
+# File managers write these names, and names that begin with a dot.
+LITTER = ("Thumbs.db", "desktop.ini", "__MACOSX")
 LFS_POINTER = "it is a pointer of Git LFS, not the file itself. Get the file with `git lfs pull`"
 
 

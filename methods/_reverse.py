@@ -14,13 +14,8 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR
 from kdbench.backbone import FeaturePyramid
 from kdbench.method import Method, added, cosine_distance, flat_cosine_distance, upsample
 
-DEEP = (
-    "resnet50",
-    "resnet101",
-    "resnet152",
-    "wide_resnet50_2",
-    "wide_resnet101_2",
-)  # built of bottleneck blocks
+# Backbones that are built of bottleneck blocks.
+DEEP = ("resnet50", "resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2")
 
 
 class ReverseRecipe(Method):

@@ -296,12 +296,10 @@ def critical_differences(group: Group, found: Sequence[Entry], look: dict[str, M
 def _critical_differences(ranks: Ranks, look: dict[str, Mark]) -> Figure:
     number = len(ranks.names)
     half = -(-number // 2)
-    below = 0.35 + 0.28 * len(ranks.cliques)  # what the bars of cliques take, then the names
+    below = 0.35 + 0.28 * len(ranks.cliques)  # room for the bars of cliques; the names stand below it
     height = 1.1 + below + 0.42 * half
-    scale, beside = (
-        3.2,
-        0.08 * max(map(len, ranks.names)) + 0.9,
-    )  # inches: the axis, and the names at each side
+    # Inches: the axis, and the names at each side.
+    scale, beside = 3.2, 0.08 * max(map(len, ranks.names)) + 0.9
     figure = Figure(figsize=(scale + 2 * beside, 0.55 * height + 0.3))
     axes = figure.add_axes((0, 0.02, 1, 0.96))
     axes.set_axis_off()

@@ -54,11 +54,11 @@ def conclusion(found: Sequence[Entry], over_categories: Sequence[Table], over_im
         alike = method[pair.first] == method[pair.second]
         families.setdefault(method[pair.first] if alike else "", []).append(pair)
     by = "I-AUROC over the test images"
-    said = (
+    sentences = (
         counted(pairs, f"{by}, recipes of {of}") if of else sentence(pairs, order, by)
         for of, pairs in families.items()
     )
-    return " ".join(said) or NOTHING
+    return " ".join(sentences) or NOTHING
 
 
 def judged(table: Table, lines: Sequence[tuple[Value, ...]]) -> list[Judged]:

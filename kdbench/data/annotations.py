@@ -69,9 +69,9 @@ def read_coco(file: Path, images: Path | None, complaints: Complaints) -> list[L
         elif name in listed.values():
             complaints.add(f"{file}: the image {name} is listed twice")
         elif image := _image(file, images or file.parent, name, complaints):
-            said = (entry.get("width", image.size[0]), entry.get("height", image.size[1]))
-            if said != image.size:
-                complaints.add(f"{file}: {name} is {_by(said)} there, the file is {_by(image.size)}")
+            stated = (entry.get("width", image.size[0]), entry.get("height", image.size[1]))
+            if stated != image.size:
+                complaints.add(f"{file}: {name} is {_by(stated)} there, the file is {_by(image.size)}")
             found[number] = image
         listed.setdefault(number, name)
     for entry in parts["annotations"]:

@@ -110,14 +110,14 @@ def read_scores(path: Path) -> dict[str, float]:
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as CSV: {first_line(error)}") from error
     complaints, values = Complaints(), dict[str, float]()
-    for image, said, number in rows:
+    for image, written, number in rows:
         try:  # Python's own 1_0 is 10
-            value = math.nan if "_" in said else float(said)
+            value = math.nan if "_" in written else float(written)
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
             complaints.add(
-                f"{path}, line {number}: the score of {image} is {said!r}, which is no finite number"
+                f"{path}, line {number}: the score of {image} is {written!r}, which is no finite number"
             )
         if image in values:
             complaints.add(f"{path}, line {number}: {image} has a score already")

@@ -43,9 +43,8 @@ class Batches:
         keep: Cache = "auto",
         shared: Shared | None = None,
     ) -> None:
-        writable = (
-            pixels if pixels.flags.writeable else pixels.copy()
-        )  # torch shares memory only with writable arrays
+        # torch shares memory only with writable arrays.
+        writable = pixels if pixels.flags.writeable else pixels.copy()
         self.pixels = torch.from_numpy(writable).to(device)
         self.teacher, self.precision, self.batch_size = teacher, precision, batch_size
         mean, std = normalisation(backbone)

@@ -51,8 +51,8 @@ def write_detector(
     results: Results, owner: str, state: dict[str, torch.Tensor], attempt_id: str | None = None
 ) -> None:
     """Write the tensors of a cell's `detector_state`, or of a trial; the file says whose they are."""
-    said = {OF: owner} | ({ATTEMPT: attempt_id} if attempt_id else {})
-    results.storage.write(DETECTORS.name(owner), save(state, said))
+    header = {OF: owner} | ({ATTEMPT: attempt_id} if attempt_id else {})
+    results.storage.write(DETECTORS.name(owner), save(state, header))
 
 
 def kept_state(results: Results, owner: str, attempt_id: str | None = None) -> dict[str, torch.Tensor]:

@@ -117,9 +117,9 @@ def each_way(files: Exported, place: Place, own_precision: str, work: Work, hole
         try:
             rows += work(files, way)
         except Exception as error:  # of a runtime, which has errors of every type
-            said = first_line(error) if isinstance(error, RequestError) else _said(error)
-            rows += hole(way, said)
-            complaints.append(f"{way.runtime} in {way.precision}: {said}")
+            why = first_line(error) if isinstance(error, RequestError) else _said(error)
+            rows += hole(way, why)
+            complaints.append(f"{way.runtime} in {way.precision}: {why}")
     return Found(rows, complaints)
 
 

@@ -43,8 +43,8 @@ def rescore(
             count += 1
         except (DataError, RequestError) as error:
             row = rows[0]
-            said = f"{row['method']} {row['dataset']}/{'+'.join(row['categories'])} seed {row['seed']}"
-            why.append(f"{said} ({row['cell_id']}): {' '.join(str(error).splitlines())}")
+            label = f"{row['method']} {row['dataset']}/{'+'.join(row['categories'])} seed {row['seed']}"
+            why.append(f"{label} ({row['cell_id']}): {' '.join(str(error).splitlines())}")
     return count, why
 
 

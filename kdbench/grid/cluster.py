@@ -284,7 +284,7 @@ class _Alone:
 
     def __init__(self, num_gpus: int) -> None:
         if not num_gpus:
-            _see_no_gpu()
+            see_no_gpu()
 
     def begun(self) -> None:
         """Return as soon as the process has begun."""
@@ -294,13 +294,13 @@ class _Alone:
         return function(*arguments)
 
 
-def _see_no_gpu() -> None:
+def see_no_gpu() -> None:
     """Hide all GPUs from this process: Ray leaves one without GPUs all of them in sight."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def _without_gpu(function: Callable[..., T], *arguments: object) -> T:
-    _see_no_gpu()
+    see_no_gpu()
     return function(*arguments)
 
 

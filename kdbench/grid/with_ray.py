@@ -1,6 +1,5 @@
 """Cells on a Ray cluster: as many at a time as fit. Lost cells are tried again, overdue ones are killed."""
 
-import os
 import re
 import signal
 import time
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kdbench.cell import ELSEWHERE, Outcome, outcome_of
 from kdbench.errors import DataError, ResultsError, last_line, number_of
 from kdbench.grid.attempt import record_end
-from kdbench.grid.cluster import RETRIES, LostError, ray_cluster
+from kdbench.grid.cluster import RETRIES, LostError, ray_cluster, see_no_gpu
 from kdbench.grid.execution import TICK_S, Execution, Running, refuse_impossible
 from kdbench.grid.lease import Holder, revoke
 from kdbench.grid.plan import Job
@@ -259,7 +258,7 @@ def _remote(execution: Execution, marker: str) -> Any:
         if wrong := unseen([job], marker):
             raise LostError(f"node {gethostname()}: {'; '.join(wrong)}")
         if not job.need.gpus:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves a CPU task all GPUs in sight
+            see_no_gpu()
         with stop_on_signals((signal.SIGINT, signal.SIGTERM)) as stop, stop.patience():
             return work(job.cell, job.place, run_id, stop.obeyed(lambda progress: None), timeout_s)
 

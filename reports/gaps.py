@@ -132,7 +132,7 @@ def left_out(rows: Rows) -> str:
         )
     lines += [f"{name} is a copy, and does not count" for name in rows.copies]
     lines += [
-        f"{folder}/ of {number_of(len(cells), 'cell')} is of another attempt than the rows, and does not count: "
+        f"{folder}/ of {number_of(len(cells), 'cell')} is of another attempt, and does not count: "
         f"{', '.join(cells[:NAMED])}{', ...' if len(cells) > NAMED else ''}"
         for folder, cells in rows.of_other_attempts.items()
     ]

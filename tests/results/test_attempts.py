@@ -102,7 +102,7 @@ def test_scores_of_another_attempt_count_for_nothing_and_are_named(mixed):
         [name, cell_id] for name in ("scores/", "normals/", "epochs/")
     ]
     assert section.headline.splitlines() == [
-        f"{name}/ of 1 cell is of another attempt than the rows, and does not count: {cell_id}"
+        f"{name}/ of 1 cell is of another attempt, and does not count: {cell_id}"
         for name in ("scores", "normals", "epochs")
     ]
 

@@ -21,6 +21,7 @@ from kdbench.weights import (
     TINY_VIT,
     Weights,
     architecture,
+    check_build,
     check_levels,
     is_pdn,
     is_vit,
@@ -192,6 +193,7 @@ def pyramid(backbone: str, levels: tuple[int, ...]) -> FeaturePyramid:
     if is_vit(backbone):
         blocks, width, stride = build_blocks(backbone, levels)
         return FeaturePyramid(blocks, levels, [width] * len(levels), [stride] * len(levels))
+    check_build()
     import timm
 
     name = architecture(backbone) if backbone == EMBEDDED else backbone

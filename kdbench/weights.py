@@ -48,6 +48,7 @@ FILE_HASHES = {
 }
 DISTILLED = "kdbench distil-teacher"  # the key under which its files say how they were made
 LONGEST_HEADER = 100_000_000  # bytes of a .safetensors file's header; its format allows no more
+ONE_BUILD = "Install both for CUDA, or both without it: docs/installation.md says how"
 WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors")
 
 
@@ -268,8 +269,17 @@ def _from_timm_hub(backbone: str, download: bool) -> Weights:
     return _weights(Path(path), f"hub {config.hf_hub_id}")
 
 
+def check_build() -> None:
+    """RequestError if torchvision, which timm needs, is of another build than torch."""
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError as error:  # it registers its operators when it is imported
+        raise RequestError([f"torchvision does not fit torch: {first_line(error)}. {ONE_BUILD}"]) from error
+
+
 def timm_config(backbone: str) -> Any:
     """timm's configuration of pretrained weights; RequestError for a name that timm does not know."""
+    check_build()
     import timm
 
     if not _tag(backbone):

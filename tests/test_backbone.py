@@ -3,6 +3,7 @@
 import functools
 import os
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -557,3 +558,12 @@ def test_a_student_starts_as_torchvision_starts_it():
     ]
     assert len(scales) == 15
     assert all((scale == 1).all() for scale in scales)
+
+
+def test_a_torchvision_of_another_build_than_torch_is_a_complaint_with_advice(tmp_path, monkeypatch):
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    said = r"torchvision does not fit torch: operator torchvision::nms does not exist\. Install both"
+    with pytest.raises(RequestError, match=said):
+        pyramid("resnet18.tv_in1k", (1, 2))

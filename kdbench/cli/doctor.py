@@ -5,7 +5,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 
-from kdbench.errors import number_of
+from kdbench.errors import RequestError, number_of
 from kdbench.files import cache_folder, folder_of, written_aside
 from kdbench.registry import dataset_names, get_dataset
 from kdbench.weights import BACKBONES, RANDOM, is_pdn
@@ -46,7 +46,18 @@ def _versions() -> list[Finding]:
         except importlib.metadata.PackageNotFoundError:
             advice = "install kdbench again: pip install kdbench"
             found.append(Finding(what=package, found="missing", advice=advice, wrong=True))
-    return found
+    return [*found, *_one_build()]
+
+
+def _one_build() -> list[Finding]:
+    """What is wrong if torchvision is of another build than torch."""
+    from kdbench.weights import check_build
+
+    try:
+        check_build()
+    except RequestError as error:
+        return [Finding(what="torchvision", found="of another build", advice=str(error), wrong=True)]
+    return []
 
 
 def _devices() -> list[Finding]:

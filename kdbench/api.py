@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import pandas as pd
 from pydantic import BaseModel
 
 from kdbench.engine.recipe import Recipe, recipe_of
@@ -15,8 +16,8 @@ from kdbench.errors import RequestError, ResultsError
 from kdbench.grid.bars import Bars
 from kdbench.grid.request import Request, read_model
 from kdbench.grid.view import View
-from kdbench.reports.folder import Folder, is_empty
-from kdbench.reports.shown import Compared, compared
+from kdbench.reports.folder import Folder
+from kdbench.reports.shown import Compared, Figure, Leaderboard, all_figures, compared, leaderboard
 from kdbench.sweeps._result import SweepResult
 
 if TYPE_CHECKING:
@@ -214,19 +215,59 @@ def open(where: AnyPath) -> "ResultsFolder":
     Raises RequestError if there are none.
     """
     folder = ResultsFolder(where)
-    if is_empty(folder):
+    if folder._folder.is_empty:
         raise RequestError(
             [f"no results in {folder.where}: `kdbench run --results {folder.where}` writes them"]
         )
     return folder
 
 
-class ResultsFolder(Folder):
+class ResultsFolder:
     """The rows, detectors and figures of a results folder; every call reads them again.
 
     A filter is a column with its value, or with a list of values: `rows(method="stfpm", seed=[0, 1])`.
     Columns are those of docs/results-format.md.
     """
+
+    def __init__(self, where: AnyPath) -> None:
+        self._folder = Folder(where)
+        self.where, self._results = self._folder.where, self._folder.results
+
+    def __repr__(self) -> str:
+        return f"<ResultsFolder {self.where}>"
+
+    def rows(self, *, earlier: bool = False, **filters: object) -> pd.DataFrame:
+        """One line for each category of a cell: its request, its status, all metrics as fractions.
+
+        Rows of images that have changed since are left out, as in reports, unless `earlier` is true. `entry`
+        names the method and the keys in which its recipes differ: a mean is over rows of one entry and
+        section.
+        """
+        return self._folder.rows(filters, earlier=earlier)
+
+    def scores(self, **filters: object) -> pd.DataFrame:
+        """One line for each test image of a cell: its label and image score, and columns of the cell."""
+        return self._folder.scores(filters)
+
+    def curves(self, **filters: object) -> pd.DataFrame:
+        """One line for each category of a cell: thinned ROC and PRO curves as lists, and columns of it."""
+        return self._folder.curves(filters)
+
+    def latencies(self, **filters: object) -> pd.DataFrame:
+        """One line for each timing of a detector: device, batch size, precision, and milliseconds."""
+        return self._folder.latencies(filters)
+
+    def trials(self, **filters: object) -> pd.DataFrame:
+        """One line for each trial of a sweep: its configuration and objective."""
+        return self._folder.trials(filters)
+
+    def leaderboard(self) -> Leaderboard:
+        """The rankings of all methods; print it, let a notebook show it, or take numbers from its `frame`."""
+        return leaderboard(self.where)
+
+    def figures(self) -> dict[str, Figure]:
+        """The figures of the report by name; each is drawn when it is shown or saved."""
+        return all_figures(self.where)
 
     def detector(
         self,
@@ -246,8 +287,8 @@ class ResultsFolder(Folder):
         from kdbench.engine.detector import Detector
         from kdbench.grid.plan import choose_device
 
-        row = self._only_cell(cell, filters)
-        return Detector(self._results, row, weights=weights, device=torch.device(choose_device(device)))
+        row, place = self._folder.only_cell(cell, filters), torch.device(choose_device(device))
+        return Detector(self._results, row, weights=weights, device=place)
 
 
 def _view(progress: bool) -> View:

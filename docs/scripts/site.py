@@ -30,7 +30,7 @@ MADE = {
     "presets.md": reference.presets,
     "scripts.md": reference.documents,
 }
-PYTHON = "# Python interface\n\n::: kdbench.api\n    options:\n      inherited_members: true\n"
+PYTHON = "# Python interface\n\n::: kdbench.api\n"
 METHOD = "# What a method may use\n\n::: kdbench.method\n"
 log = logging.getLogger("mkdocs.hooks.site")
 

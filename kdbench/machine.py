@@ -1,4 +1,4 @@
-"""The resources of this machine for a run: cores, memory, and the cores that other programs use.
+"""This machine for a run: cores, memory, the cores that other programs use, and processes that start.
 
 A container or a job of a cluster has less than the machine. Control groups of Linux say how much, in two
 versions; psutil and torch do not read them.
@@ -8,7 +8,9 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Set
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import psutil
 
@@ -130,3 +132,14 @@ def cpu_seconds() -> dict[tuple[int, str], float]:
         if times is not None and not of_kernel:
             seconds[process.info["pid"], process.info["name"] or "?"] = times.user + times.system
     return seconds
+
+
+@contextmanager
+def without_main() -> Iterator[None]:
+    """Keep a process that starts now from importing the program: a script that calls run would run again."""
+    program = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = program

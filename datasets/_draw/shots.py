@@ -22,7 +22,7 @@ from kdbench.datasets._draw.defects import SURFACE
 from kdbench.datasets._draw.objects import capsule, circuit, connector, gear
 from kdbench.datasets._draw.scene import Array, Fault, Scene
 from kdbench.datasets._draw.textures import fabric, granite, mesh, wood
-from kdbench.processes import without_main
+from kdbench.machine import without_main
 
 VERSION = 1  # raise it with every change of a pixel: the name of the cache folder holds it
 NUM_TRAIN, NUM_TEST_GOOD, NUM_PER_DEFECT = 40, 12, 4

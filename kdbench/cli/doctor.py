@@ -63,11 +63,11 @@ def _one_build() -> list[Finding]:
 def _devices() -> list[Finding]:
     import torch
 
-    from kdbench import machine
     from kdbench.engine.device import choose_precision, free_memory, unused_gpu
     from kdbench.engine.provenance import device_name
+    from kdbench.grid.cluster import this_machine
 
-    cpu, cores, num_threads = torch.device("cpu"), machine.cores(), torch.get_num_threads()
+    cpu, cores, num_threads = torch.device("cpu"), this_machine().cpus, torch.get_num_threads()
     may_use = f"this process may use {number_of(cores, 'core')}"
     beyond = f"{may_use}: set OMP_NUM_THREADS={cores} (`kdbench run` does without)"
     found = [

@@ -11,7 +11,7 @@ from kdbench.grid.cluster import LostError, NotFreeError, ray_cluster, run_alone
 from kdbench.grid.costs import device_type
 from kdbench.grid.execution import Executor
 from kdbench.grid.plan import Job
-from kdbench.processes import without_main
+from kdbench.machine import without_main
 from kdbench.results.store import DETECTORS
 
 Measure = Callable[[Cell, Place, str], list[str]]  # (cell, place, run id) -> what went wrong

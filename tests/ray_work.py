@@ -4,6 +4,8 @@ import os
 import signal
 import time
 
+import ray
+
 from kdbench.cell import ELSEWHERE, outcome_of
 from kdbench.errors import ResultsError
 from kdbench.grid.attempt import execute_cell
@@ -102,6 +104,15 @@ def on_a_broken_gpu_twice(cell, place, run_id, notify, timeout_s):
 
 def on_a_broken_gpu(cell, place, run_id, notify, timeout_s):
     raise LostError("the GPU of a does not compute: uncorrectable ECC error")
+
+
+def on_a_node_with_a_broken_gpu(cell, place, run_id, notify, timeout_s):
+    """The node whose name is in a file has a broken GPU, and says so at once; the other takes a moment."""
+    here = ray.get_runtime_context().get_node_id()
+    if Storage(place.results).read("broken").decode() == here:
+        _attempts(place, cell)
+        raise LostError("the GPU of a does not compute: uncorrectable ECC error")
+    return takes_a_moment(cell, place, run_id, notify, timeout_s)
 
 
 def takes_a_moment(cell, place, run_id, notify, timeout_s):

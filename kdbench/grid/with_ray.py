@@ -11,7 +11,7 @@ from socket import gethostname
 from typing import TYPE_CHECKING, Any
 
 from kdbench.cell import ELSEWHERE, Outcome, outcome_of
-from kdbench.errors import DataError, ResultsError, last_line, number_of
+from kdbench.errors import DataError, ResultsError, number_of
 from kdbench.grid.attempt import record_end
 from kdbench.grid.cluster import RETRIES, LostError, ray_cluster, see_no_gpu
 from kdbench.grid.execution import TICK_S, Execution, Running, refuse_impossible
@@ -24,7 +24,7 @@ from kdbench.results.store import CELLS, Results
 if TYPE_CHECKING:
     import ray
 
-    Reference = ray.ObjectRef[Outcome]
+    Reference = ray.ObjectRef["Outcome | Unfit"]
 
 REMOTE_TICK_S = 10.0  # between two looks at what is running, if a look costs requests to an object store
 SILENT_S = 30.0  # after so long without a lease and without news from Ray, the node of a cell is lost
@@ -33,7 +33,16 @@ STOP_TICK_S = 0.2  # between two looks at cells that were asked to stop
 # A cell on a GPU has a fresh process, so that no GPU memory leaks from one to the next. On a CPU nothing is
 # kept, and starting one costs seconds. It must be given in the decorator: `.options` does not take it.
 CALLS_ON_CPU = 50
+NODE_LABEL = "ray.io/node-id"  # under which Ray tells the name of a node to its scheduler
 MORE_WAITING = 8  # tasks submitted beyond what fits: the next worker starts early, an autoscaler sees demand
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unfit:
+    """What a node says that cannot run a cell, such as one whose GPU does not compute."""
+
+    node: str  # Ray's name of it
+    why: str
 
 
 @dataclass(kw_only=True)
@@ -42,6 +51,7 @@ class Attempt:
 
     job: Job
     number: int
+    unfit: frozenset[str] = frozenset()  # the nodes that could not run it
     running_since: float | None = None  # the time on the clock of this process when its lease was first seen
     killed: bool = False
     silent_since: float | None = None  # since when it has no lease any more, and Ray says nothing
@@ -79,14 +89,15 @@ def settle(execution: Execution, reference: "Reference | None", attempt: Attempt
     status, error = "failed", f"{lost}: nothing is heard of the last one"
     try:
         if reference is not None:
-            outcome: Outcome = ray.get(reference)
-            return outcome
+            told: Outcome | Unfit = ray.get(reference)
+            if isinstance(told, Outcome):
+                return told
+            attempt.unfit |= {told.node}
+            error = f"{lost}: {told.why}"
     except RayTaskError as raised:
         if isinstance(raised, OSError):  # ResultsError: no later cell could be kept either
             raise
         error = re.sub(r"\x1b\[\d+m", "", str(raised))  # Ray colours it
-        if isinstance(raised, LostError):  # another node may do it
-            error = f"{lost}: {last_line(error)}"
     except OutOfMemoryError as raised:
         status, error = "oom", f"the machine ran out of memory: {raised}"
     except RayError as raised:
@@ -144,7 +155,8 @@ class _Queue:
             for attempt, reference in settled:
                 outcome = settle(self.execution, reference, attempt)
                 if outcome is None:
-                    self.waiting.appendleft(Attempt(job=attempt.job, number=attempt.number + 1))
+                    again = Attempt(job=attempt.job, number=attempt.number + 1, unfit=attempt.unfit)
+                    self.waiting.appendleft(again)
                 elif outcome.status == ELSEWHERE:
                     self.elsewhere.append(Attempt(job=attempt.job, number=attempt.number))
                 else:
@@ -159,7 +171,10 @@ class _Queue:
                 return  # Ray would give every share of a GPU that gets free to it, and the larger one starves
             attempt = self.waiting.popleft()
             task = self.run_one.options(
-                num_cpus=need.cpus, num_gpus=need.gpus, memory=need.memory_bytes or None
+                num_cpus=need.cpus,
+                num_gpus=need.gpus,
+                memory=need.memory_bytes or None,
+                scheduling_strategy=_elsewhere(attempt),
             )
             self.running[task.remote(attempt.job)] = attempt
 
@@ -242,9 +257,23 @@ class _Queue:
             for reference in ready:
                 del self.running[reference]
                 with suppress(RayError):  # a cell that had not begun, or was lost now
-                    yield ray.get(reference)
+                    if isinstance(told := ray.get(reference), Outcome):
+                        yield told
             if not ready:
                 time.sleep(STOP_TICK_S)
+
+
+def _elsewhere(attempt: Attempt) -> Any:
+    """Where Ray may run an attempt: on no node that could not run it, if there is another one for it.
+
+    A node whose GPU is broken ends each cell at once, so that it is free and Ray would give it the same cell.
+    """
+    from ray.util.scheduling_strategies import NodeLabelSchedulingStrategy, NotIn
+
+    others = [node for node in ray_cluster().nodes if node.id not in attempt.unfit] if attempt.unfit else []
+    if not any(node.fits(attempt.job.need) for node in others):
+        return "DEFAULT"
+    return NodeLabelSchedulingStrategy(hard={NODE_LABEL: NotIn(*attempt.unfit)})
 
 
 def _remote(execution: Execution, marker: str) -> Any:
@@ -253,14 +282,18 @@ def _remote(execution: Execution, marker: str) -> Any:
 
     run_id, timeout_s, work = execution.run_id, execution.timeout_s, execution.work
 
-    def run_one(job: Job) -> Outcome:
+    def run_one(job: Job) -> Outcome | Unfit:
+        here = ray.get_runtime_context().get_node_id()
         # A node that joined late was not prepared. Rows on a disk of its own would be lost.
         if wrong := unseen([job], marker):
-            raise LostError(f"node {gethostname()}: {'; '.join(wrong)}")
+            return Unfit(node=here, why=f"node {gethostname()}: {'; '.join(wrong)}")
         if not job.need.gpus:
             see_no_gpu()
-        with stop_on_signals((signal.SIGINT, signal.SIGTERM)) as stop, stop.patience():
-            return work(job.cell, job.place, run_id, stop.obeyed(lambda progress: None), timeout_s)
+        try:
+            with stop_on_signals((signal.SIGINT, signal.SIGTERM)) as stop, stop.patience():
+                return work(job.cell, job.place, run_id, stop.obeyed(lambda progress: None), timeout_s)
+        except LostError as error:
+            return Unfit(node=here, why=str(error))
 
     # kdbench retries by itself: Ray would also retry a task that ran out of memory.
     calls = 1 if any(job.need.gpus for job in execution.jobs) else CALLS_ON_CPU

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import SMALL, STFPM, tiny_jobs, tiny_request
-from ray_work import sees_gpus, takes_a_moment
+from ray_work import on_a_node_with_a_broken_gpu, sees_gpus, takes_a_moment
 
 from kdbench.errors import RequestError
 from kdbench.grid import schedule
@@ -179,6 +179,36 @@ def test_a_cell_that_needs_a_whole_gpu_does_not_starve_behind_shares(mvtec, tmp_
         outcomes = {outcome.cell_id: float(outcome.summary) for outcome in schedule.execute(execution)}
     begun = [outcomes[job.cell.id] for job in jobs]
     assert sum(time < begun[4] for time in begun) == 4  # those that were submitted before it
+
+
+@slow
+def test_a_node_with_a_broken_gpu_fails_no_cell_although_it_is_always_free(mvtec, tmp_path, monkeypatch):
+    from ray.cluster_utils import Cluster as Nodes
+
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
+    asked = tiny_request(mvtec, tmp_path / "r", seeds=tuple(range(4)), categories=("bottle",))
+    planned = plan(asked)
+    jobs = [replace(job, need=Need(cpus=1, gpus=1)) for job in planned.jobs]
+    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0})
+    try:
+        broken = nodes.add_node(num_cpus=1, num_gpus=1).node_id
+        nodes.add_node(num_cpus=1, num_gpus=1)
+        Storage(tmp_path / "r").write("broken", broken.encode())
+        with session(nodes.address):
+            execution = Execution(
+                jobs=jobs,
+                data=planned.data,
+                run_id="run-1",
+                executor="ray",
+                address=nodes.address,
+                work=on_a_node_with_a_broken_gpu,
+            )
+            outcomes = list(schedule.execute(execution))
+    finally:
+        nodes.shutdown()
+    assert [outcome.status for outcome in outcomes] == ["ok"] * 4
+    drawn = [name.partition("-")[0] for name in Storage(tmp_path / "r").names("attempts")]
+    assert 1 <= len(set(drawn)) == len(drawn)  # at most once each
 
 
 def test_what_a_machine_does_not_see_is_named(mvtec, tmp_path):

@@ -12,6 +12,8 @@ from conftest import SMALL, replaced, write_category
 from test_own_method import install
 from test_site import CODE, COMMAND, SHELL
 
+from kdbench.results.store import TRIALS, read
+
 ROOT = Path(__file__).parents[1]
 QUICK = {"run": (*SMALL, "--executor", "local"), "sweep": SMALL}
 
@@ -93,6 +95,9 @@ def test_a_sweep_and_what_it_chose(execute, tmp_path):
     assert chosen == ["run", "--config", f"results/sweeps/{folder.name}/best.toml"]
     assert "cells: 1 ok" in execute(chosen, "--no-latency")
     execute(audit, *usual)
-    assert len([*(tmp_path / "results/audits").iterdir()]) == 2
+    trials = read(tmp_path / "results", TRIALS).to_pylist()
+    ended = {one["trial_id"] for one in trials if one["status"] == "ok" and not one["stopped_early"]}
+    assert len(trials) == 2
+    assert {path.stem for path in (tmp_path / "results/audits").iterdir()} == ended != set()
     assert [*(tmp_path / "results/sweeps").iterdir()] == [folder]
     assert [words[:2] for words in measured] == [["sweep", "stfpm"], ["sweep", "dcam"]]  # long; they parse

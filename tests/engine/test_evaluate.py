@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from conftest import smallest
 
 from kdbench.engine.batches import batches_of
-from kdbench.engine.evaluate import check_alone, score
+from kdbench.engine.evaluate import at_size, check_alone, score
 from kdbench.methods.stfpm import STFPM
+from kdbench.metrics.exact import label_regions, pixel_curve
 from kdbench.registry import method_names
 
 
@@ -76,3 +79,23 @@ def test_a_wrong_number_of_scores_is_named(kind, shape):
     said = f"^stfpm: image scores must be one number for each of 4 maps, these have the shape {shape}$"
     with pytest.raises(ValueError, match=said):
         score(method, batches(method), lambda count: None)
+
+
+@pytest.mark.parametrize("side", [8, 16, 64])
+def test_two_resizes_of_a_map_move_pro_by_no_more_than_the_page_on_presets_says(side):
+    """A method enlarges its features to its input, a preset enlarges that map to the size of the truth."""
+    rng, shape, maps = np.random.default_rng(side), (400, 640), {"once": [], "twice": []}
+    masks = np.zeros((8, *shape), bool)
+    for index, mask in enumerate(masks):
+        values = torch.tensor(rng.gamma(2, 1, (side, side)), dtype=torch.float32)
+        if index % 2:
+            top, left = rng.integers(300), rng.integers(500)
+            mask[top : top + rng.integers(20, 100), left : left + rng.integers(30, 140)] = True
+            seen = torch.from_numpy(mask)[None, None].float()
+            values += 6 * F.interpolate(seen, size=(side, side), mode="area")[0, 0]
+        of_method = at_size(values.numpy(), (256, 256))
+        maps["once"].append(at_size(values.numpy(), shape))
+        maps["twice"].append(at_size(of_method, shape))
+    regions = label_regions(masks)
+    once, twice = (pixel_curve(np.stack(own), regions).area_under_pro(0.3) for own in maps.values())
+    assert 0 < abs(once - twice) < 0.002

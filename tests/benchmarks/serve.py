@@ -53,7 +53,8 @@ def export(folder: Path, backbone: str, format: str) -> Path:
         **{"config": {}, "licences": {}, "trained_with": {}, "versions": {}},
     )
     path = folder / f"stfpm{SUFFIXES[format]}"
-    WRITERS[format](Traced(Deployed(method)), path, metadata.text())
+    module = Deployed(method)
+    WRITERS[format](Traced(module, module.image_size), path, metadata.text())
     return path
 
 

@@ -59,7 +59,7 @@ def pixels(count: int, size: int = SIZE) -> np.ndarray:
 
 def files_of(module: Deployed, folder: Path, name: str) -> dict[str, Path]:
     """The detector's file of each format."""
-    traced, files = Traced(module), {}
+    traced, files = Traced(module, module.image_size), {}
     for kind, write in WRITERS.items():
         files[kind] = folder / f"{name}{SUFFIXES[kind]}"
         write(traced, files[kind], OF_A_TEST)
@@ -173,7 +173,7 @@ def test_positions_of_a_transformer_are_interpolated_as_in_training(tmp_path, cr
     normalised = (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
     with torch.inference_mode():
         expected = method.anomaly_map(normalised, method.teacher(normalised)).numpy()
-    WRITERS["onnx"](Traced(module), tmp_path / "detector.onnx")
+    WRITERS["onnx"](Traced(module, module.image_size), tmp_path / "detector.onnx")
     maps, _ = open_runtime(tmp_path / "detector.onnx", runtime="onnxruntime").run(images)
     assert np.abs(maps - expected).max() <= 1e-5 * np.abs(expected).max()
 

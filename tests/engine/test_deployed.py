@@ -200,7 +200,7 @@ def test_a_run_with_three_runtimes_gives_a_table_and_a_plot_of_them(kdbench, tmp
     code, printed = kdbench(*words, "--results", tmp_path / "r", "--out", tmp_path / "o")
     assert code == 0, printed
     assert "timing 1 detector," in printed
-    assert "evaluating 1 exported detectors" in printed
+    assert "evaluating 1 exported detector\n" in printed
     text = (tmp_path / "o/leaderboard.md").read_text()
     part = text.partition("### Runtimes on ")[2].partition("###")[0]
     assert all(f"| {runtime} |" in part for runtime in RUNTIMES)

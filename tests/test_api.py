@@ -320,8 +320,10 @@ def test_a_detector_gives_the_scores_of_its_cell_for_paths_arrays_and_tensors(tr
         np.testing.assert_array_equal(detector.predict(images)[1], scores)
     for image in (paths[0], str(paths[0]), pixels[0], tensors[0]):
         one_map, one_score = detector.predict(image)
-        np.testing.assert_array_equal(one_map, maps[:1])
-        np.testing.assert_array_equal(one_score, scores[:1])
+        # A processor may add the same products in another order for a batch of another size.
+        np.testing.assert_allclose(one_map, maps[:1], rtol=1e-5)
+        np.testing.assert_allclose(one_score, scores[:1], rtol=1e-5)
+        np.testing.assert_array_equal(one_score, one_map.max((1, 2)))
     assert [part.shape for part in detector.predict([])] == [(0, 32, 32), (0,)]
 
 

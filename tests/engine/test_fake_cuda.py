@@ -5,11 +5,14 @@ so is code that reads a value: on a GPU it would wait, and could not be captured
 need a real GPU.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from conftest import smallest
 from engine.test_train import CPU
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
 from kdbench.engine.batches import Batches
@@ -39,19 +42,39 @@ def build(name: str) -> Method:
     return method
 
 
+@pytest.fixture
+def host_draws(monkeypatch):
+    """Single numbers of torch's generator on the host are drawn, and are numbers: a fake one has no value to read."""
+
+    def drawn(draw: Callable[..., Tensor]) -> Callable[..., Tensor | float]:
+        def one_or_many(*args, **options):
+            if args[-1] != ():
+                return draw(*args, **options)
+            with unset_fake_temporarily():
+                return draw(*args, **options).item()
+
+        return one_or_many
+
+    for name in ("rand", "randint"):
+        monkeypatch.setattr(torch, name, drawn(getattr(torch, name)))
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("name", method_names())
-def test_losses_maps_and_scores_stay_on_the_gpu(name, precision, monkeypatch):
+def test_losses_maps_and_scores_stay_on_the_gpu(name, precision, monkeypatch, request):
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
-    with FakeTensorMode():
+    draws = name in DRAW_ON_THE_HOST
+    if draws:
+        request.getfixturevalue("host_draws")
+    with FakeTensorMode(allow_non_fake_inputs=draws):  # what is drawn on the host is real, and is sent to the GPU
         method = build(name)
         images = torch.randn(4, 3, SIZE, SIZE, device=CUDA).contiguous(memory_format=torch.channels_last)
         with autocast_for(precision, CUDA):
             taught = method.train().teacher(images)
-            losses = [] if name in DRAW_ON_THE_HOST else [method.loss(images, taught)]
+            loss = method.loss(images, taught)
             maps = method.eval().anomaly_map(images, taught)
             score = method.image_score(maps)
-    assert [(x.device.type, x.dtype, x.shape) for x in losses] in ([], [("cuda", torch.float32, ())])
+    assert (loss.device.type, loss.dtype, loss.shape) == ("cuda", torch.float32, ())
     assert (maps.device.type, maps.dtype, maps.shape) == ("cuda", torch.float32, (4, SIZE, SIZE))
     assert (score.device.type, score.shape) == ("cuda", (4,))
 

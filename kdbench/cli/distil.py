@@ -1,6 +1,5 @@
 """`kdbench distil-teacher`: make a teacher for EfficientAD."""
 
-import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,7 @@ from kdbench.cli.options import Device, Weights, at_home
 from kdbench.cli.run import leaving_on_signals
 from kdbench.cli.terminal import bars, say_next
 from kdbench.engine.recipe import Recipe, recipe_of
-from kdbench.grid.stopping import ASKING, stop_on_signals
+from kdbench.grid.stopping import stop_on_signals
 
 
 def distil_teacher(
@@ -30,7 +29,7 @@ def distil_teacher(
 ) -> None:
     """Make a teacher for EfficientAD from any photographs; the same command resumes."""
     recipe = recipe_of(teacher, size, steps=steps, batch_size=batch_size, seed=seed)
-    with leaving_on_signals(), stop_on_signals((signal.SIGINT, *ASKING)) as stop, stop.patience():
+    with leaving_on_signals(), stop_on_signals() as stop, stop.patience():
         from kdbench.grid.distil import make_teacher
 
         make_teacher(recipe, images, out, bars(), weights=weights, device=device, stop=stop)

@@ -13,7 +13,7 @@ from kdbench.cli.deploy import DecideBy, DetectorName, predictor_of
 from kdbench.cli.options import Device, Results, Weights
 from kdbench.cli.terminal import note, say
 from kdbench.errors import RequestError, reason
-from kdbench.grid.stopping import ASKING, GRACE_S, Stop, stop_on_signals
+from kdbench.grid.stopping import GRACE_S, Stop, stop_on_signals
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -45,7 +45,7 @@ def serve(
     limits = Limits(max_bytes=max_bytes, max_pixels=max_pixels, queue=queue)
     predictor = predictor_of(detector, threshold, results, weights, device)
     app = create_app(predictor, {"detector": Path(detector).name, "kdbench": __version__}, limits)
-    with listening(host, port) as sock, stop_on_signals((signal.SIGINT, *ASKING)) as stop, stop.patience():
+    with listening(host, port) as sock, stop_on_signals() as stop, stop.patience():
         shown = f"[{host}]" if ":" in host else host
         say(f"serving {detector} on http://{shown}:{sock.getsockname()[1]} until Ctrl-C")
         if host not in LOCAL:

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -11,7 +12,9 @@ from kdbench.errors import CellStopped
 
 # SLURM and Kubernetes kill 30 s after they ask; the remaining time is for writing and for stopping Ray.
 GRACE_S = 20.0
-ASKING = (signal.SIGTERM, signal.SIGHUP)  # a scheduler takes the machine back; a terminal was closed
+AGAIN_S = 1.0  # signals of so short a time are one: a terminal and a program around this one may both send it
+# Somebody pressed Ctrl-C; a scheduler takes the machine back; a terminal was closed.
+ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(KeyboardInterrupt):
@@ -28,19 +31,22 @@ class Stop:
     def __init__(self) -> None:
         self.asked_by = 0  # the number of the signal; 0: nobody asked
         self._patient, self._time_is_up, self._leaving = False, False, False
+        self._asked_at = 0.0
         self._timer: threading.Timer | None = None
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Raise Stopped; inside `patience` only remember who asked, and raise after GRACE_S.
+        """Raise Stopped; inside `patience` remember who asked, and raise after GRACE_S or at a later Ctrl-C.
 
         A closed terminal and a scheduler may send several signals in a row: the first one counts.
         """
         if self._leaving:
             return
         first, self.asked_by = not self.asked_by, self.asked_by or number
-        if not self._patient or self._time_is_up:
+        impatient = number == signal.SIGINT and not first and time.monotonic() - self._asked_at > AGAIN_S
+        if not self._patient or self._time_is_up or impatient:
             raise Stopped(self.asked_by)
         if first:
+            self._asked_at = time.monotonic()
             self._timer = threading.Timer(GRACE_S, self._end, [number])
             self._timer.daemon = True
             self._timer.start()

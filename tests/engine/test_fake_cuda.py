@@ -44,7 +44,7 @@ def build(name: str) -> Method:
 
 @pytest.fixture
 def host_draws(monkeypatch):
-    """Single numbers of torch's generator on the host are drawn, and are numbers: a fake one has no value to read."""
+    """Single numbers of torch's generator on the host are real: fake ones have no value to read."""
 
     def drawn(draw: Callable[..., Tensor]) -> Callable[..., Tensor | float]:
         def one_or_many(*args, **options):
@@ -66,7 +66,8 @@ def test_losses_maps_and_scores_stay_on_the_gpu(name, precision, monkeypatch, re
     draws = name in DRAW_ON_THE_HOST
     if draws:
         request.getfixturevalue("host_draws")
-    with FakeTensorMode(allow_non_fake_inputs=draws):  # what is drawn on the host is real, and is sent to the GPU
+    # What is drawn on the host is real, and is sent to the GPU.
+    with FakeTensorMode(allow_non_fake_inputs=draws):
         method = build(name)
         images = torch.randn(4, 3, SIZE, SIZE, device=CUDA).contiguous(memory_format=torch.channels_last)
         with autocast_for(precision, CUDA):

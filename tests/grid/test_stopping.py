@@ -50,7 +50,7 @@ def numbers(results):
     return [{name: row[name] for name in kept} for row in rows]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_keeps_what_finished_and_a_checkpoint_of_what_runs(mvtec, tmp_path, number):
     one = {"categories": ("bottle",), "epochs": 3, "executor": "local", "latency": False}
     request = tiny_request(mvtec, tmp_path / "r", **one)
@@ -98,6 +98,18 @@ def test_a_cell_that_does_not_look_is_ended_when_the_time_of_grace_is_over(mvtec
         result = run_grid(grid, work=deaf, stop=stop)
     assert time.monotonic() - started < 30
     assert (result.stopped_by, result.num_finished, result.num_checkpoints) == (signal.SIGTERM, 0, 0)
+
+
+def test_a_second_ctrl_c_does_not_wait(monkeypatch):
+    monkeypatch.setattr(stopping, "AGAIN_S", 0.02)
+    with stop_on_signals() as stop, stop.patience():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)  # the same key, which another program passes on
+        assert stop.asked_by == signal.SIGINT
+        time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Stopped):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_what_nohup_ignores_stays_ignored():
@@ -171,7 +183,7 @@ def progress(phase):
 
 
 @slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("executor", ["local", "ray"])
 def test_a_command_that_is_asked_to_stop_leaves_with_its_code(mvtec, tmp_path, executor, number):
     """Two cells that would train for hours; with Ray both run. To compile takes longer than the grace."""
@@ -184,13 +196,15 @@ def test_a_command_that_is_asked_to_stop_leaves_with_its_code(mvtec, tmp_path, e
         driver = subprocess.Popen(command, stdout=file, stderr=file, cwd=root, start_new_session=True)
         wait_until(lambda: trains(storage) == (2 if executor == "ray" else 1), driver, log)
         family = psutil.Process(driver.pid).children(recursive=True)
-        driver.send_signal(number)
+        if number == signal.SIGINT:
+            os.killpg(driver.pid, number)  # as a terminal does for Ctrl-C
+        else:
+            driver.send_signal(number)
         assert driver.wait(60) == 128 + number
     count = 2 if executor == "ray" else 1
-    name = signal.Signals(number).name
+    stopped = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
     assert log.read_text().splitlines()[-1] == (
-        f"stopped by {name}: 0 of 2 cells finished and kept, {count} left a checkpoint; "
-        "the same command resumes"
+        f"{stopped}: 0 of 2 cells finished and kept, {count} left a checkpoint; the same command resumes"
     )
     assert not re.search(r"Traceback|\*\*\*|stack trace", log.read_text())
     assert len(storage.names("checkpoints")) == count

@@ -40,7 +40,7 @@ bench-profile: .venv/.installed
 # file of this machine in tests/benchmarks/peers/; docs/performance.md has a section for each of these.
 # IMAGES is a category in MVTec layout, WEIGHTS those of torchvision's ResNet-18.
 bench-peers: .venv-peers/.installed
-	.venv-peers/bin/python tests/benchmarks/peers.py --images "$(IMAGES)" --weights "$(WEIGHTS)"
+	.venv-peers/bin/python tests/benchmarks/peers.py --images "$(IMAGES)" --weights "$(WEIGHTS)" $(if $(PRECISION),--precision $(PRECISION))
 
 # Training steps of this checkout against those of COMMIT, in turn. WEIGHTS are those of torchvision's ResNet-18.
 bench-against: .venv/.installed

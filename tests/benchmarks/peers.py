@@ -39,7 +39,6 @@ from kdbench.weights import find_weights
 
 SIZE, BATCH, BACKBONE, DEVICE = 256, 32, "resnet18.tv_in1k", torch.device("cpu")
 PACKAGES = ("anomalib", "adeval", "torch", "timm", "numpy")
-PRECISION = choose_precision("auto", DEVICE)
 
 
 @dataclass(kw_only=True)
@@ -76,23 +75,24 @@ def seconds(work: Callable[[], Any]) -> float:
 class Ours:
     """STFPM by the steps of a cell."""
 
-    def __init__(self, weights: Path, images: Images, epochs: int, seed: int) -> None:
+    def __init__(self, weights: Path, images: Images, epochs: int, seed: int, precision: str) -> None:
         kind = get_method("stfpm")
         config = kind.Config(backbone=BACKBONE, image_size=SIZE, epochs=epochs, checkpoint="last")
         torch.manual_seed(seed)
         self.method = kind(config, teacher(BACKBONE, config.levels, find_weights(BACKBONE, weights)))
         place_networks(self.method, DEVICE)
         self.images, self.seed, self.epoch_s = images, seed, list[float]()
+        self.precision = choose_precision(precision, DEVICE)
 
     def batches(self, pixels: np.ndarray, *, cached: bool = False) -> Batches:
-        found = {"device": DEVICE, "precision": PRECISION, "batch_size": BATCH, "cached": cached}
+        found = {"device": DEVICE, "precision": self.precision, "batch_size": BATCH, "cached": cached}
         return Batches(np.ascontiguousarray(pixels), self.method.teacher, BACKBONE, **found)
 
     def fit(self) -> None:
         """All epochs; also notes how long each took."""
         generator = torch.Generator().manual_seed(self.seed)
         data = self.batches(self.images.train, cached=True)
-        training = train.Training(self.method, PRECISION, generator)
+        training = train.Training(self.method, self.precision, generator)
         for _ in range(self.method.config.epochs):
             self.epoch_s.append(seconds(lambda: training.epoch(data, None, lambda count: None)))
         training.finish(None)
@@ -108,7 +108,7 @@ class Ours:
         @torch.inference_mode()
         def work() -> Any:
             pixels = data.images(index)
-            with autocast_for(PRECISION, DEVICE):
+            with autocast_for(self.precision, DEVICE):
                 found = self.method.anomaly_map(pixels, self.method.teacher(pixels))
             return self.method.image_score(found)
 
@@ -210,7 +210,7 @@ def training(asked: Any, images: Images, truth: Truth, names: list[str], folder:
     )
     accuracy, last = [], None
     for seed in range(asked.seeds):
-        ours = Ours(asked.weights, images, asked.epochs, seed)
+        ours = Ours(asked.weights, images, asked.epochs, seed, asked.precision)
         theirs = Anomalib(asked.weights, asked.images, asked.epochs, seed, folder / str(seed))
         whole.pair(ours.fit, theirs.fit)
         epoch.ours += ours.epoch_s
@@ -292,9 +292,10 @@ def measurement(asked: Any, ratios: list[Ratio], accuracy: list[Any]) -> dict[st
     """What is kept of this machine."""
     gaps = 100 * np.abs(np.diff(np.array(accuracy), axis=1))[:, 0].max(0)  # image, pixel
     return {
-        "machine": machine(),
+        # A precision that was asked for has a section of its own beside that of auto.
+        "machine": machine() + ("" if asked.precision == "auto" else f", in {asked.precision}"),
         "day": time.strftime("%Y-%m-%d"),
-        "precision": PRECISION,
+        "precision": choose_precision(asked.precision, DEVICE),
         "category": asked.images.name,
         "num_train": len_train(asked),
         "num_test": len_test(asked),
@@ -340,6 +341,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=5, help="pairs of metrics and of inference")
+    parser.add_argument("--precision", default="auto", choices=("auto", "bf16", "fp32"), help="of kdbench")
     parser.add_argument("--rows", type=Path, default=ROWS, help="folder with a file for each machine")
     parser.add_argument("--out", type=Path, default=OUT, help="the page")
     asked = parser.parse_args()

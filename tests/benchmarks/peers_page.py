@@ -24,7 +24,7 @@ nothing about another one. A measurement replaces the section of its own machine
 
 A ratio is the peer's median time by ours: above 1, kdbench is faster. The spread is the smallest and the
 largest ratio of a pair: a wide one means that the machine did something else, too. kdbench runs in what
-`--precision auto` means on the machine.
+`--precision auto` means on the machine, or in what the title says (`make bench-peers PRECISION=fp32`).
 
 - Training: STFPM with a ResNet-18 of the same weights, each side's own recipe; anomalib without its
   validation.

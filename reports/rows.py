@@ -35,7 +35,7 @@ from kdbench.results.store import (
     read,
     read_and_copies,
 )
-from kdbench.results.superseded import COLUMNS, folders_now, last_asked, superseded
+from kdbench.results.superseded import COLUMNS, changes, last_asked
 
 TORCH = "torch"
 UNKNOWN = "unknown device"
@@ -160,14 +160,15 @@ def _load_cells(
     texts = [name for name in rows if pd.api.types.is_string_dtype(rows[name].dtype)]
     rows = with_place(rows.astype(dict.fromkeys(texts, object)))
     every = rows.drop_duplicates("cell_id")[[*COLUMNS]].to_dict("records")
-    asked = cache(lambda: last_asked(Storage(results)))
-    instead, now = superseded(every, asked), folders_now(every, asked)
-    old = rows["cell_id"].isin(instead)
+    changed = changes(every, cache(lambda: last_asked(Storage(results))))
+    old = rows["cell_id"].isin(changed.instead)
     own = zip(rows["cell_id"], rows["dataset_categories"], strict=True)
-    rows["dataset_categories"] = pd.Series([now.get(cell_id, names) for cell_id, names in own], rows.index)
+    rows["dataset_categories"] = pd.Series(
+        [changed.folders.get(cell_id, names) for cell_id, names in own], rows.index
+    )
     cells = named(rows[~old].reset_index(drop=True))
     earlier = named(rows)[old] if old.any() else cells.iloc[:0]
-    since = [instead[cell_id].since for cell_id in earlier["cell_id"]]
+    since = [changed.instead[cell_id].since for cell_id in earlier["cell_id"]]
     return cells, earlier.assign(since=pd.Series(since, earlier.index, dtype=object)), copies
 
 

@@ -86,20 +86,14 @@ def of_another_attempt(path: str, cell_id: str) -> str:
 
 
 def load_detector(
-    results: Results,
-    row: Mapping[str, Any],
-    *,
-    method: str,
-    config: str,
-    weights: Weights,
-    device: torch.device,
+    results: Results, row: Mapping[str, Any], *, weights: Weights, device: torch.device
 ) -> Method:
-    """The trained detector of a row's cell on a device, in eval mode; `config` is the JSON of its row.
+    """The trained detector of a row's cell on a device, in eval mode.
 
     Raises as `kept_state`; RuntimeError if the file is another method's.
     """
     state = kept_state(results, row["cell_id"], row["attempt_id"])
-    detector = build_method(method, config, weights, device)
+    detector = build_method(row["method"], row["config"], weights, device)
     detector.load_detector(state)
     return detector.eval()
 
@@ -112,8 +106,7 @@ def detector_of(results: Results, row: dict[str, Any], weights: Path | None, dev
     found = find_weights(config_of(row["method"], row["config"]).backbone, weights)
     if found.sha256 != row["teacher_sha256"]:
         raise RequestError([f"{found.source} is not the teacher of this {row['method']}: give its weights"])
-    recipe = {"method": row["method"], "config": row["config"]}
     try:
-        return load_detector(results, row, **recipe, weights=found, device=device)
+        return load_detector(results, row, weights=found, device=device)
     except FileNotFoundError as error:
         raise RequestError([f"{row['cell_id']}: {NOT_KEPT}"]) from error

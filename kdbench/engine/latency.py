@@ -75,9 +75,7 @@ def time_detector(cell: Cell, place: Place, run_id: str, trained: frozenset[str]
     if place.num_threads is not None:
         torch.set_num_threads(place.num_threads)
     finished = read(results.storage, CELLS, only=[cell.id]).to_pylist()[0]
-    method = load_detector(
-        results, finished, method=cell.method, config=cell.config, weights=place.weights, device=device
-    )
+    method = load_detector(results, finished, weights=place.weights, device=device)
     common = {
         **picked(finished, *FROM_CELL),
         **picked(provenance.code_provenance(), *CODE),

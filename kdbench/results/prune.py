@@ -22,7 +22,7 @@ from kdbench.results.store import (
     Kind,
     read_and_copies,
 )
-from kdbench.results.superseded import COLUMNS, last_asked, superseded
+from kdbench.results.superseded import COLUMNS, changes, last_asked
 
 FOLDER = "pruned"
 NAMING = ("method", "category", "setting", "seed", "attempt_id")
@@ -53,7 +53,7 @@ def leftovers(storage: Storage, running: Callable[[], Set[str]]) -> list[Leftove
         raise FileNotFoundError(f"no results in {storage}")
     cells, copies = _cells(storage)
     trials, copied_trials = read_and_copies(storage, TRIALS, columns=["trial_id"])
-    old = superseded(cells.values(), lambda: last_asked(storage)).keys() - busy
+    old = changes(cells.values(), lambda: last_asked(storage)).instead.keys() - busy
     trial_ids = set(trials["trial_id"].to_pylist())
     found = [
         *_of_earlier_images(files, cells, old),

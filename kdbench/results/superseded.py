@@ -53,28 +53,27 @@ _Seen = dict[Hashable, list[_Cell]]
 Asked = Callable[[], Mapping[str, str]]  # the `last_asked` of a folder; only called if images changed
 
 
-def superseded(cells: Iterable[Mapping[str, Any]], asked: Asked) -> dict[str, Superseded]:
-    """Cell id -> what counts instead, for all cells of superseded content; `cells` have COLUMNS."""
-    found, rows = dict[str, Superseded](), [row for row in cells if _text(row["fingerprint"])]
-    for every, seen in _folders(rows, asked):
-        lost = [cell for own in seen.values() for cell in own if not cell.categories <= {*every}]
-        found |= _instead(lost, "", seen[every])
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """What the rows of changed images mean today."""
+
+    instead: dict[str, Superseded]  # cell id -> what counts instead, for all cells of superseded content
+    folders: dict[str, tuple[str, ...]]  # cell id -> the categories of its folder now, if that changed
+
+
+def changes(cells: Iterable[Mapping[str, Any]], asked: Asked) -> Changes:
+    """What changed among the images of these cells, which have COLUMNS."""
+    instead, folders = dict[str, Superseded](), dict[str, tuple[str, ...]]()
+    rows = [row for row in cells if _text(row["fingerprint"])]
+    for every, seen in _changed(rows, asked, lambda row: tuple(row["dataset_categories"]), "dataset"):
+        of_folder = [cell for own in seen.values() for cell in own]
+        folders |= {cell.cell_id: every for cell in of_folder}
+        lost = [cell for cell in of_folder if not cell.categories <= {*every}]
+        instead |= _instead(lost, "", seen[every])
     for fingerprint, seen in _changed(rows, asked, lambda row: row["fingerprint"], "categories"):
         others = [cell for content, own in seen.items() if content != fingerprint for cell in own]
-        found |= _instead(others, fingerprint, seen[fingerprint])
-    return found
-
-
-def folders_now(cells: Iterable[Mapping[str, Any]], asked: Asked) -> dict[str, tuple[str, ...]]:
-    """Cell id -> the categories of its dataset's folder now, for all cells of folders that changed."""
-    rows = [row for row in cells if _text(row["fingerprint"])]
-    return {
-        cell.cell_id: every for every, seen in _folders(rows, asked) for own in seen.values() for cell in own
-    }
-
-
-def _folders(rows: Iterable[Mapping[str, Any]], asked: Asked) -> Iterator[tuple[tuple[str, ...], _Seen]]:
-    return _changed(rows, asked, lambda row: tuple(row["dataset_categories"]), "dataset")
+        instead |= _instead(others, fingerprint, seen[fingerprint])
+    return Changes(instead=instead, folders=folders)
 
 
 def _changed(

@@ -153,17 +153,16 @@ def test_gpus_of_nodes_that_come_later_are_waited_for_and_then_used(mvtec, tmp_p
             planned = plan(asked, cluster)
             jobs = with_needs(planned.jobs, asked, cluster, Costs([]), planned.data)
             assert [(job.need.cpus, job.need.gpus) for job in jobs] == [(2, 1.0)] * 2
-            execution = Execution(
-                jobs=jobs,
-                data=planned.data,
-                run_id="run-1",
-                executor="ray",
-                address=nodes.address,
-                work=sees_gpus,
-            )
+            execution = on_nodes(jobs, planned, nodes.address, sees_gpus)
             assert [outcome.summary for outcome in schedule.execute(execution)] == ["0", "0"]
     finally:
         nodes.shutdown()
+
+
+def on_nodes(jobs, planned, address, work):
+    """The jobs of a plan as a run on the nodes of a cluster."""
+    of_run = {"data": planned.data, "run_id": "run-1", "executor": "ray", "address": address}
+    return Execution(jobs=jobs, work=work, **of_run)
 
 
 @slow
@@ -195,14 +194,7 @@ def test_a_node_with_a_broken_gpu_fails_no_cell_although_it_is_always_free(mvtec
         nodes.add_node(num_cpus=1, num_gpus=1)
         Storage(tmp_path / "r").write("broken", broken.encode())
         with session(nodes.address):
-            execution = Execution(
-                jobs=jobs,
-                data=planned.data,
-                run_id="run-1",
-                executor="ray",
-                address=nodes.address,
-                work=on_a_node_with_a_broken_gpu,
-            )
+            execution = on_nodes(jobs, planned, nodes.address, on_a_node_with_a_broken_gpu)
             outcomes = list(schedule.execute(execution))
     finally:
         nodes.shutdown()

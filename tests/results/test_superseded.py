@@ -21,8 +21,7 @@ from kdbench.reports.rows import load, sections
 from kdbench.results.prune import leftovers
 from kdbench.results.storage import Storage
 from kdbench.results.store import CELLS, SCORES, Results, read
-from kdbench.results.superseded import Superseded, last_asked, runs_ahead
-from kdbench.results.superseded import superseded as superseded_by
+from kdbench.results.superseded import Superseded, changes, last_asked, runs_ahead
 
 
 def cell(cell_id: str, content: str, started: str | None, **changes: Any) -> dict[str, Any]:
@@ -32,7 +31,7 @@ def cell(cell_id: str, content: str, started: str | None, **changes: Any) -> dic
 
 
 def superseded(cells: Iterable[dict[str, Any]], **asked: str) -> dict[str, Superseded]:
-    return superseded_by(cells, lambda: asked)
+    return changes(cells, lambda: asked).instead
 
 
 def test_the_content_that_started_last_counts():
@@ -136,7 +135,7 @@ def test_files_of_runs_are_read_only_where_images_changed():
     def never() -> dict[str, str]:
         raise AssertionError("nobody needs to know")
 
-    assert superseded_by([cell("a", "old", "2001"), cell("b", "old", "2002")], never) == {}
+    assert changes([cell("a", "old", "2001"), cell("b", "old", "2002")], never).instead == {}
 
 
 def test_runs_tell_what_they_asked_for_last(tmp_path):

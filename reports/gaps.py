@@ -120,6 +120,22 @@ def of_other_attempts(found: Mapping[str, Sequence[str]]) -> Iterator[Table]:
         )
 
 
+def contradicted(cells: Sequence[str]) -> Iterator[Table]:
+    """A line per cell whose image scores do not give the AUROC of its rows."""
+    if cells:
+        yield Table(
+            title="Image scores that contradict their rows, left out",
+            head=("cell",),
+            body=tuple((text(cell),) for cell in cells),
+            keys=("cell",),
+            notes=(
+                "These scores do not give the image AUROC of the rows of their cell: somebody edited a file "
+                "in `scores/` or in `cells/`. Intervals and tests over images leave the cells out. Run them "
+                "again (`--redo all`).",
+            ),
+        )
+
+
 def left_out(rows: Rows) -> str:
     """The rows that do not count, in lines for the terminal; "" if all rows count."""
     lines = []
@@ -136,6 +152,11 @@ def left_out(rows: Rows) -> str:
         f"{', '.join(cells[:NAMED])}{', ...' if len(cells) > NAMED else ''}"
         for folder, cells in rows.of_other_attempts.items()
     ]
+    if cells := rows.contradicted:
+        lines.append(
+            f"image scores of {number_of(len(cells), 'cell')} contradict the image AUROC of their rows, and "
+            f"do not count: {', '.join(cells[:NAMED])}{', ...' if len(cells) > NAMED else ''}"
+        )
     return "\n".join(lines)
 
 

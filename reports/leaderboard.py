@@ -99,6 +99,7 @@ def assemble(rows: Rows) -> list[Section]:
             *gaps.earlier(rows.earlier),
             *gaps.copies(rows.copies),
             *gaps.of_other_attempts(rows.of_other_attempts),
+            *gaps.contradicted(rows.contradicted),
             *gaps.counts(found),
             *gaps.failures(found),
         ),

@@ -40,6 +40,7 @@ from kdbench.results.superseded import COLUMNS, changes, last_asked
 TORCH = "torch"
 UNKNOWN = "unknown device"
 APART = [*Section._fields, "oracle"]
+ROUNDING = 1e-9  # two ways to compute the same AUROC differ by less
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,7 @@ class Rows:
     earlier: pd.DataFrame  # as `cells`, but of images that changed since; they have a table of their own
     copies: tuple[str, ...]  # files whose rows are in another file, too
     of_other_attempts: dict[str, list[str]]  # kind of file -> cells with such rows; they are left out
+    contradicted: tuple[str, ...]  # cells whose scores do not give the AUROC of their rows; left out
     trials: pd.DataFrame  # of sweeps
     audits: pd.DataFrame  # of trials, a row per category and seed
 
@@ -122,9 +124,11 @@ def load(results: str | Path) -> Rows:
     latencies, probes = measured(timings.to_pandas()), known(PROBES)
     latencies["precision"] = latencies["precision"].astype(object).fillna("unknown precision")
     timed = latencies["why_not"].isna()
+    scores = known(SCORES)
+    contradicted = contradictions(cells, scores)
     return Rows(
         cells=cells,
-        scores=known(SCORES),
+        scores=scores[~scores["cell_id"].isin(contradicted)].reset_index(drop=True),
         normals=known(NORMALS),
         epochs=known(EPOCHS),
         latencies=latencies[timed].reset_index(drop=True),
@@ -135,9 +139,26 @@ def load(results: str | Path) -> Rows:
         earlier=earlier,
         copies=tuple(copies),
         of_other_attempts=others,
+        contradicted=tuple(contradicted),
         trials=trials,
         audits=read(results, AUDITS).to_pandas(),
     )
+
+
+def contradictions(cells: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
+    """Ids of cells whose image scores do not give the image AUROC of their rows: one of the two was edited.
+
+    Intervals and paired tests come from scores, so that they would be of another value than the table's.
+    """
+    key = ["cell_id", "category"]
+    ranked = scores[[*key, "label"]].assign(rank=scores.groupby(key)["image_score"].rank())
+    groups, defects = ranked.groupby(key), ranked[ranked["label"].astype(bool)].groupby(key)
+    num_defects, num_normals = defects.size(), groups.size() - defects.size()
+    # The sum of ranks of Mann and Whitney; average ranks count a tie as one half.
+    auroc = (defects["rank"].sum() - num_defects * (num_defects + 1) / 2) / (num_defects * num_normals)
+    own = cells[cells["status"] == "ok"].set_index(key)["image_auroc"]
+    apart = (auroc - own).abs() > ROUNDING
+    return sorted({cell_id for (cell_id, _), differs in apart.items() if differs})
 
 
 def load_rows(results: str | Path) -> pd.DataFrame:

@@ -8,7 +8,8 @@ import numpy as np
 
 from kdbench.cell import canonical_json
 from kdbench.metrics.exact import MAD_METRICS, METRICS, image_metrics
-from kdbench.results.store import CELLS, LATENCY, SCORES, Results
+from kdbench.results.storage import Storage
+from kdbench.results.store import CELLS, LATENCY, SCORES, Results, read
 
 DATASETS = {
     "fabricated_15": tuple(f"category_{i:02}" for i in range(15)),
@@ -65,6 +66,22 @@ def scores(
         }
         for i in range(num_images)
     ]
+
+
+def write_scores(folder: Path | Storage, own: list[dict[str, Any]]) -> None:
+    """Write image scores, and give the rows of their cells the image AUROC that follows from them."""
+    Results(folder).write(SCORES, own)
+    rows = read(folder, CELLS).to_pylist()
+    for cell_id in {one["cell_id"] for one in own}:
+        cell = [one for one in rows if one["cell_id"] == cell_id]
+        for one in cell:
+            if images := [image for image in own if image["category"] == one["category"]]:
+                values, label = (
+                    np.array([image[name] for image in images]) for name in ("image_score", "label")
+                )
+                one["image_auroc"] = image_metrics(values, label)["image_auroc"]
+        if cell:
+            Results(folder).write(CELLS, cell)
 
 
 def fabricate(folder: Path, *, methods: tuple[str, ...] = METHODS, num_seeds: int = 5) -> int:

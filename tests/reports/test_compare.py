@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.stats
-from fabricated import all_metrics, row, scores
+from fabricated import all_metrics, row, scores, write_scores
 
 from kdbench.cell import canonical_json
 from kdbench.errors import RequestError
 from kdbench.reports.compare import HEAD, compare
 from kdbench.reports.entries import COLUMNS
-from kdbench.results.store import CELLS, SCORES, Results
+from kdbench.results.store import CELLS, Results
 
 Call = Callable[..., tuple[int, str]]
 
@@ -179,7 +179,7 @@ def test_with_several_seeds_significance_is_over_them_too(folders: tuple[Path, P
         for seed, merit in enumerate(by_seed):
             write(folder, {"a": 0.5 + merit / 10}, seed=seed)
             own = scores(f"m-{seed}", "a", merit=merit, seed=1, num_images=600)
-            Results(folder).write(SCORES, own)
+            write_scores(folder, own)
     lines = {cell(line, "metric"): line for line in compare(*folders, 0.01).categories.body}
     assert cell(lines["I-AUROC"], "significant") == "no (images and seeds)"
 
@@ -187,9 +187,7 @@ def test_with_several_seeds_significance_is_over_them_too(folders: tuple[Path, P
 def test_significance_is_over_the_same_images(folders: tuple[Path, Path]) -> None:
     for folder, merit in zip(folders, (3.0, 0.5), strict=True):
         write(folder, {"a": 0.9, "b": 0.8})
-        Results(folder).write(
-            SCORES, scores("m-0", "a", merit=merit, seed=1) + scores("m-0", "b", merit=1.0, seed=2)
-        )
+        write_scores(folder, scores("m-0", "a", merit=merit, seed=1) + scores("m-0", "b", merit=1.0, seed=2))
     lines = compare(*folders, 0.01).categories.body
     said = {(cell(line, "category"), cell(line, "metric")): cell(line, "significant") for line in lines}
     assert said["a", "I-AUROC"] == "yes (images)"

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from fabricated import all_metrics, fabricate, row
+from fabricated import all_metrics, fabricate, row, write_scores
 from scipy.stats import beta
 
 from kdbench.reports.leaderboard import all_tables
 from kdbench.reports.page import write_report
 from kdbench.reports.tables import Table
-from kdbench.results.store import CELLS, NORMALS, SCORES, Results
+from kdbench.results.store import CELLS, NORMALS, Results
 
 TITLE = "False alarms and misses at the threshold from normals"
 
@@ -29,10 +29,10 @@ def write(results: Results, cell_id: str, values: np.ndarray | None, **changes: 
         for i, score in enumerate((1.0, 20.0, 5.0, 30.0)):
             of_image = {"image": f"{i}.png", "defect": "d", "label": i > 1, "image_score": score}
             tested.append({"cell_id": cell_id, "category": category, **of_image})
-    results.write(SCORES, tested)
+    results.write(CELLS, [row(cell_id=cell_id, category=category, **facts) for category in "ab"])
+    write_scores(results.storage, tested)
     if values is not None:
         results.write(NORMALS, held_out(cell_id, "a", values))
-    results.write(CELLS, [row(cell_id=cell_id, category=category, **facts) for category in "ab"])
 
 
 def table_of(folder: Path) -> Table | None:
@@ -134,8 +134,9 @@ def test_where_a_method_lacks_categories_the_rates_are_over_those_that_all_have(
     tested = [("1.png", False, 1.0), ("2.png", False, 21.0), ("3.png", True, 30.0)]
     tested += [("0.png", False, 20.0), ("4.png", True, 20.0)]  # not above the threshold
     names = {"cell_id": "c1", "category": "a", "defect": "d"}
-    results.write(SCORES, [names | {"image": i, "label": y, "image_score": s} for i, y, s in tested])
     results.write(CELLS, [row(cell_id="c1", category="a", **only_a | all_metrics(0.5))])
+    scored = [names | {"image": i, "label": y, "image_score": s} for i, y, s in tested]
+    write_scores(results.storage, scored)
     table = table_of(tmp_path)
     assert table.notes[0] == "Not the dataset's mean: over 1 of 2 categories (a)."
     assert line(table, "half")["false alarms"].mean == pytest.approx(1 / 3)

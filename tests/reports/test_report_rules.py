@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.stats
-from fabricated import all_metrics, row, scores
+from fabricated import all_metrics, row, scores, write_scores
 
 from kdbench.cell import canonical_json
 from kdbench.reports import estimates, statistics
@@ -26,7 +26,7 @@ from kdbench.reports.significance import (
     partial_intervals,
     rank_groups,
 )
-from kdbench.results.store import CELLS, LATENCY, SCORES, Results
+from kdbench.results.store import CELLS, LATENCY, Results
 
 
 def write(folder: Path, values: dict[str, float], **changes: Any) -> None:
@@ -97,7 +97,7 @@ def with_scores(folder: Path, merits: dict[str, float]) -> None:
         both = [
             one for j, name in enumerate("ab") for one in scores(f"{method}-0", name, merit=merit, seed=j)
         ]
-        Results(folder).write(SCORES, both)
+        write_scores(folder, both)
 
 
 def test_with_few_seeds_the_images_decide_for_image_metrics_only(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_scores_that_are_alike_make_nothing_bold(tmp_path: Path) -> None:
 def test_scores_of_other_images_are_not_paired(tmp_path: Path) -> None:
     with_scores(tmp_path, {"good": 3.0, "next": 0.5})
     both = [one for j, name in enumerate("ab") for one in scores("next-0", name, merit=0.5, seed=j)]
-    Results(tmp_path).write(SCORES, [one | {"image": f"other/{one['image']}"} for one in both])
+    write_scores(tmp_path, [one | {"image": f"other/{one['image']}"} for one in both])
     _, found, evidence = section(tmp_path)
     assert evidence.best(found, "image_auroc") == ""
 
@@ -142,7 +142,7 @@ def test_the_interval_over_images_is_that_of_the_mean_over_categories_and_seeds(
         write(tmp_path, {"a": 0.9, "b": 0.8}, seed=seed)
         both = {name: scores(f"m-{seed}", name, merit=1, seed=10 * seed + j) for j, name in enumerate("ab")}
         # In any order on disk: the images are what pairs, not their place.
-        Results(tmp_path).write(SCORES, [*reversed(both["b"]), *both["a"]])
+        write_scores(tmp_path, [*reversed(both["b"]), *both["a"]])
         for name, own in both.items():
             detectors[name][f"m-{seed}"] = own
     group, (entry,), evidence = section(tmp_path)
@@ -163,7 +163,7 @@ def test_seeds_that_disagree_make_intervals_of_differences_wide(tmp_path: Path) 
         for seed, merit in enumerate(by_seed):
             write(tmp_path, {"a": merit / 5}, method=method, seed=seed, dataset_categories=["a", "b"])
             own = scores(f"{method}-{seed}", "a", merit=merit, seed=0, num_images=200)
-            Results(tmp_path).write(SCORES, own)
+            write_scores(tmp_path, own)
     group, found, evidence = section(tmp_path)
     (table,) = differences_over_images(evidence, found, ["a"], group.title)
     clear = {frozenset((line[0].text, line[1].text)): line[-1].mean < 0.05 for line in table.body}
@@ -185,7 +185,7 @@ def test_detectors_of_oneclass_are_drawn_each_for_its_own_category(tmp_path: Pat
             facts = {"cell_id": name, "seed": seed, "setting": "oneclass"}
             write(tmp_path, {category: 0.5}, dataset_categories=["a", "b"], **facts)
             renamed = [one | {"cell_id": name, "category": category} for one in own[merit]]
-            Results(tmp_path).write(SCORES, renamed)
+            write_scores(tmp_path, renamed)
     _, (entry,), evidence = section(tmp_path)
     assert not entry.shared
     apart = [sample({f"{name}0": own[0.5], f"{name}1": own[3.0]}, "image_auroc") for name in "ab"]
@@ -200,7 +200,7 @@ def test_some_categories_have_intervals_and_differences_over_their_images(tmp_pa
     for method, merit in (("good", 3.0), ("next", 0.5)):
         write(tmp_path, {"a": merit / 4, "b": merit / 5}, method=method, dataset_categories=["a", "b", "c"])
         own = {name: scores(f"{method}-0", name, merit=merit, seed=j) for j, name in enumerate("ab")}
-        Results(tmp_path).write(SCORES, [*own["a"], *own["b"]])
+        write_scores(tmp_path, [*own["a"], *own["b"]])
         samples[method] = [sample({f"{method}-0": own[name]}, "image_auroc") for name in "ab"]
     group, found, evidence = section(tmp_path)
     assert [entry.holes for entry in found] == [("2 of 3 categories",)] * 2
@@ -215,8 +215,8 @@ def test_some_categories_have_intervals_and_differences_over_their_images(tmp_pa
     assert p.mean == corrected.mean == expected.p
     assert p.mean < 0.001
     assert (difference.low, difference.high) == expected.interval
-    assert difference.mean == pytest.approx((3.0 - 0.5) * (1 / 4 + 1 / 5) / 2)
-    assert difference.text == "+56.25"
+    assert difference.mean == pytest.approx(expected.value)
+    assert difference.text == f"{100 * expected.value:+.2f}"
     assert not [*differences_over_images(evidence, found, [], group.title)]
 
 
@@ -224,9 +224,9 @@ def test_recipes_of_one_method_are_paired_where_one_key_differs(tmp_path: Path) 
     recipes = [{"a": 1, "b": 1}, {"a": 2, "b": 1}, {"a": 2, "b": 2}]
     for i, recipe in enumerate(recipes):
         write(tmp_path, {"x": 0.5 + i / 10}, cell_id=f"c{i}", config=canonical_json(recipe))
-        Results(tmp_path).write(SCORES, scores(f"c{i}", "x", merit=i, seed=i))
+        write_scores(tmp_path, scores(f"c{i}", "x", merit=i, seed=i))
     write(tmp_path, {"x": 0.5}, method="other")
-    Results(tmp_path).write(SCORES, scores("other-0", "x", merit=1, seed=9))
+    write_scores(tmp_path, scores("other-0", "x", merit=1, seed=9))
     group, found, evidence = section(tmp_path)
     (table,) = differences_over_images(evidence, found, ["x"], group.title)
     pairs = [{line[0].text, line[1].text} for line in table.body]
@@ -238,7 +238,7 @@ def test_recipes_of_one_method_are_paired_where_one_key_differs(tmp_path: Path) 
 def test_a_pair_that_scores_every_image_alike_is_shown_and_not_tested(tmp_path: Path) -> None:
     for method in ("one", "same"):
         write(tmp_path, {"a": 0.75}, method=method, dataset_categories=["a", "b"])
-        Results(tmp_path).write(SCORES, scores(f"{method}-0", "a", merit=1, seed=0))
+        write_scores(tmp_path, scores(f"{method}-0", "a", merit=1, seed=0))
     group, found, evidence = section(tmp_path)
     ((*_, difference, within, p, corrected),) = next(
         differences_over_images(evidence, found, ["a"], group.title)
@@ -250,7 +250,7 @@ def test_a_pair_that_scores_every_image_alike_is_shown_and_not_tested(tmp_path: 
 
 def test_a_missing_score_leaves_no_interval(tmp_path: Path) -> None:
     write(tmp_path, {"a": 0.9, "b": 0.8})
-    Results(tmp_path).write(SCORES, scores("m-0", "a", merit=1, seed=0))
+    write_scores(tmp_path, scores("m-0", "a", merit=1, seed=0))
     _, (entry,), evidence = section(tmp_path)
     assert evidence.over_images(entry, "image_auroc") is None
 
@@ -633,13 +633,13 @@ def test_with_few_categories_the_drop_has_its_interval_over_images(tmp_path: Pat
     for setting, merit, value in (("oneclass", 3.0, 0.9), ("multiclass", 0.5, 0.6)):
         write(tmp_path, {"a": value}, setting=setting, cell_id=setting, dataset_categories=["a", "b"])
         own = scores(setting, "a", merit=merit, seed=0)
-        Results(tmp_path).write(SCORES, own)
+        write_scores(tmp_path, own)
         samples.append(sample({setting: own}, "image_auroc"))
     section_ = next(s for s in assemble(load(tmp_path)) if s.title == "Oneclass against multiclass")
     lines = {line[1].text: line for line in section_.tables[0].body}
     expected = estimates.difference_over_images(samples[:1], samples[1:])
     assert (lines["I-AUROC"][5].low, lines["I-AUROC"][5].high) == expected.interval
-    assert lines["I-AUROC"][4].text == "+30.00"
+    assert lines["I-AUROC"][4].text == f"{100 * expected.value:+.2f}"
     assert lines["P-AUROC"][5].text == "-"  # pixels have no scores of images
 
 
@@ -669,7 +669,7 @@ def test_the_drop_says_when_the_settings_have_other_images(tmp_path: Path) -> No
             own = scores(cell_id, "a", merit=1, seed=0)
             if renamed and setting == "oneclass":
                 own = [one | {"image": f"new/{one['image']}"} for one in own]
-            Results(tmp_path).write(SCORES, own)
+            write_scores(tmp_path, own)
     found = drop_lines(tmp_path)
     assert {method: found[method, "I-AUROC"][-1].text for method in ("same", "moved")} == {
         "same": "",

@@ -4,12 +4,12 @@ import csv
 import io
 from pathlib import Path
 
-from fabricated import all_metrics, row, scores
+from fabricated import all_metrics, row, scores, write_scores
 
 from kdbench.reports.leaderboard import assemble, rendered, write_leaderboard
 from kdbench.reports.rows import load
 from kdbench.reports.tables import Table, Value, hole, percent, text, to_csv, to_latex, to_markdown
-from kdbench.results.store import CELLS, LATENCY, SCORES, Results
+from kdbench.results.store import CELLS, LATENCY, Results
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NASTY = "a|b <i>&amp; _x_ 5% $x$ #{~^\\} `ü` ☃"
@@ -140,8 +140,8 @@ def test_a_report_needs_neither_scores_nor_timings_nor_probes(tmp_path: Path) ->
 def test_scores_of_a_cell_that_still_runs_are_left_out(tmp_path: Path) -> None:
     results = Results(tmp_path)
     results.write(CELLS, [row(category=name, **all_metrics(0.5)) for name in ("a", "b")])
-    results.write(SCORES, [s for name in ("a", "b") for s in scores("c0", name, merit=1, seed=0)])
-    results.write(SCORES, scores("running", "a", merit=1, seed=0))
+    write_scores(tmp_path, [s for name in ("a", "b") for s in scores("c0", name, merit=1, seed=0)])
+    write_scores(tmp_path, scores("running", "a", merit=1, seed=0))
     assert set(load(tmp_path).scores["cell_id"]) == {"c0"}
     (tmp_path / "cells/.c9.parquet.0123.tmp").write_bytes(b"half a file")
     text_ = write_leaderboard(tmp_path, tmp_path / "out")[0].read_text()

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import ALL_SET, STFPM, TINY
-from fabricated import all_metrics, row, scores
+from fabricated import all_metrics, row, scores, write_scores
 
 import kdbench as package
 from kdbench.engine.measured import read_measured
@@ -175,7 +175,7 @@ def write(folder: Path, kind: Kind, attempt_id: str | None, **facts: object) -> 
 def test_older_files_belong_to_older_rows(tmp_path, rows, scores_, counts):
     Results(tmp_path).write(CELLS, [row(attempt_id=rows, **all_metrics(0.5))])
     own = [one | {"attempt_id": scores_} for one in scores("c0", "a", merit=1, seed=0)]
-    Results(tmp_path).write(SCORES, own)
+    write_scores(tmp_path, own)
     found = load(tmp_path)
     assert (len(found.scores), found.of_other_attempts) == (
         120 * counts,
@@ -218,3 +218,22 @@ def test_shared_rows_of_a_report_keep_their_attempts(twice, tmp_path, kdbench):
         assert load(folder).of_other_attempts == {}
         assert len(load(folder).scores) == read(twice[0], SCORES).num_rows
     assert pq.read_table(out / "scores/rows.parquet")["attempt_id"].null_count == 0
+
+
+def test_edited_scores_are_named_and_move_no_interval(tmp_path):
+    for cell_id in ("c0", "c1"):
+        Results(tmp_path).write(CELLS, [row(cell_id=cell_id, **all_metrics(0.5))])
+        write_scores(tmp_path, scores(cell_id, "a", merit=1, seed=0))
+    rows = load(tmp_path)
+    assert (len(rows.scores), rows.contradicted) == (240, ())
+    edited = read(tmp_path, SCORES, only=["c0"]).to_pylist()
+    highest = max((one for one in edited if not one["label"]), key=lambda one: one["image_score"])
+    highest["image_score"] = -9.0
+    Results(tmp_path).write(SCORES, edited)
+    rows = load(tmp_path)
+    assert (set(rows.scores["cell_id"]), rows.contradicted) == ({"c1"}, ("c0",))
+    holes = next(section for section in assemble(rows) if section.title == "Holes")
+    assert [line[0].text for line in holes.tables[0].body] == ["c0"]
+    assert holes.headline == (
+        "image scores of 1 cell contradict the image AUROC of their rows, and do not count: c0"
+    )

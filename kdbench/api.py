@@ -124,6 +124,7 @@ def sweep(
     max_concurrent: int | None = None,
     address: str | None = None,
     results: AnyPath | None = None,
+    published: AnyPath | None = None,
     keep_detectors: bool | None = None,
     audit: bool = False,
     config: AnyPath | None = None,

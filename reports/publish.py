@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 from kdbench.errors import RequestError, number_of
 from kdbench.reports.entries import Entry, entries
 from kdbench.reports.rows import Group, load_rows, sections
+from kdbench.results.schema import ROW_SCHEMA
 from kdbench.results.storage import Storage
-from kdbench.results.store import REPORTED, read
+from kdbench.results.store import CELLS, REPORTED, TRIALS, Kind, read
 
 EXTRAS = {"huggingface_hub": "hub", "mlflow": "mlflow", "wandb": "wandb"}
 EXPERIMENT = "kdbench"
@@ -34,7 +35,8 @@ configs:
 
 One row per category of a cell in `cells`, per test image in `scores`, per held-out normal image in `normals`,
 per timing in `latency`, per probed category in `probes`, per trivial
-number of an audited dataset in `shortcuts`. The report of these rows is in `report/`.
+number of an audited dataset in `shortcuts`, per trial of a sweep in `trials`. The report of these rows is in
+`report/`.
 """
 T = TypeVar("T")
 
@@ -64,7 +66,7 @@ def write_rows(results: str | Path, folder: Path) -> None:
     Curves and pictures are not among them. RequestError if the folder has other rows: they would count too.
     """
     target = Storage(folder)
-    whole = {kind.whole: read(results, kind) for kind in REPORTED}
+    whole = {kind.whole: rows for kind, rows in _rows(results)}
     others = [name for kind in REPORTED for name in kind.names(target) if name not in whole]
     if others:
         raise RequestError([f"{folder} already has other rows, such as {others[0]}: name another folder"])
@@ -75,6 +77,13 @@ def write_rows(results: str | Path, folder: Path) -> None:
             target.remove(name)
 
 
+def _rows(results: str | Path) -> Iterator[tuple[Kind, pa.Table]]:
+    """The rows of every kind that is published. A folder of sweeps alone has no cells."""
+    for kind in REPORTED:
+        swept = kind is CELLS and not kind.names(Storage(results))
+        yield kind, ROW_SCHEMA.empty_table() if swept else read(results, kind)
+
+
 def push_to_hub(results: str | Path, files: Sequence[Path], repo: str) -> str:
     """Upload all rows, one Parquet file per kind, and the report in one commit; returns its address.
 
@@ -82,8 +91,7 @@ def push_to_hub(results: str | Path, files: Sequence[Path], repo: str) -> str:
     """
     hub = check_extra("huggingface_hub")
     contents = {f"report/{file.relative_to(files[0].parent)}": file.read_bytes() for file in files}
-    parts = {kind.folder: read(results, kind) for kind in REPORTED}
-    parts = {name: rows for name, rows in parts.items() if rows.num_rows}
+    parts = {kind.folder: rows for kind, rows in _rows(results) if rows.num_rows}
     contents |= {f"data/{name}.parquet": _parquet(rows) for name, rows in parts.items()}
     contents["README.md"] = _card(parts).encode()
 
@@ -94,7 +102,8 @@ def push_to_hub(results: str | Path, files: Sequence[Path], repo: str) -> str:
             hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
             for name, content in sorted(contents.items())
         ]
-        message = f"{number_of(parts['cells'].num_rows, 'row')} of cells, and their report"
+        count = sum(rows.num_rows for name, rows in parts.items() if name in (CELLS.folder, TRIALS.folder))
+        message = f"{number_of(count, 'row')} of cells and trials, and their report"
         commit = api.create_commit(known.repo_id, operations, commit_message=message, repo_type="dataset")
         return str(commit.commit_url)
 

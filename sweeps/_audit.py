@@ -17,7 +17,7 @@ from kdbench.engine import evaluate, provenance
 from kdbench.engine.build import kept_state
 from kdbench.engine.device import threads
 from kdbench.engine.ready import Ready, ready_cell
-from kdbench.errors import RequestError, number_of
+from kdbench.errors import RequestError
 from kdbench.results.schema import CODE, IDENTITY, MEASURED, picked
 from kdbench.results.store import AUDITS, DETECTORS, Results
 from kdbench.sweeps._plan import SweepPlan
@@ -27,26 +27,31 @@ from kdbench.sweeps.tune import read_sweep
 Row = dict[str, Any]
 
 
-def audit_trials(planned: SweepPlan, on_trial: Callable[[Row, float], None]) -> None:
-    """Score each trial that was trained to its end and has no scores yet; RequestError without detectors."""
+def audit_trials(planned: SweepPlan, on_trial: Callable[[Row, float], None]) -> int:
+    """Score each trial that was trained to its end and has no scores yet.
+
+    Returns how many have no detector and are left out, such as trials that were taken over; RequestError if
+    all are.
+    """
     sweep = planned.sweep
     results = Results(sweep.place.results)
     ended = [row for row in read_sweep(sweep) if row["status"] == "ok" and not row["stopped_early"]]
     todo = [row for row in ended if not results.storage.exists(AUDITS.name(row["trial_id"]))]
     lost = [row for row in todo if not results.storage.exists(DETECTORS.name(row["trial_id"]))]
-    if lost:
+    if lost and len(lost) == len(ended):
         raise RequestError(
             [
-                f"{len(lost)} of {number_of(len(ended), 'trial')} kept no detector, first: "
+                f"no trial has a detector, first: "
                 f"{results.storage.path(DETECTORS.name(lost[0]['trial_id']))}. Sweep again without "
                 "--discard-detectors, with another --results"
             ]
         )
-    for row in todo:
+    for row in (row for row in todo if row not in lost):
         with threads(sweep.place.num_threads):
             scored = list(_audit(planned, row))
         results.write(AUDITS, scored)
         on_trial(row, float(np.mean([one[sweep.objective] for one in scored])))
+    return len(lost)
 
 
 def _audit(planned: SweepPlan, trial: Row) -> Iterator[Row]:

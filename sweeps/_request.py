@@ -10,6 +10,7 @@ from kdbench.grid.request import (
     Categories,
     Epochs,
     File,
+    FolderName,
     KeepDetectors,
     Names,
     Precision,
@@ -76,4 +77,8 @@ class SweepRequest(BaseModel):
     )
     address: Address = None
     results: Results = "results"
+    published: FolderName | None = Field(
+        None,
+        description="Folder of `kdbench report --rows`: trials that succeeded there are copied, not run.",
+    )
     keep_detectors: KeepDetectors = Field(True, description="Keep the detectors, for --audit.")

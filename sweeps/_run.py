@@ -1,14 +1,17 @@
 """Plan a sweep, then carry it out. Nothing here prints or exits: a view hears what happens."""
 
-from kdbench.errors import RequestError, complained
+import json
+
+from kdbench.errors import Complaints, RequestError, complained, number_of
+from kdbench.grid.finished import reading
 from kdbench.grid.prepare import before_planning, prepare
 from kdbench.grid.view import View
-from kdbench.results.store import Results
+from kdbench.results.store import OF_TRIALS, TRIALS, Results, read
 from kdbench.sweeps._audit import audit_trials
 from kdbench.sweeps._plan import SweepPlan, plan_sweep
 from kdbench.sweeps._request import SweepRequest
 from kdbench.sweeps._result import Lines, SweepResult, result_of
-from kdbench.sweeps.tune import run_sweep
+from kdbench.sweeps.tune import read_sweep, run_sweep
 
 
 def planned(request: SweepRequest, view: View) -> SweepPlan:
@@ -33,9 +36,30 @@ def carry_out(plan: SweepPlan, view: View, *, audit: bool) -> SweepResult:
         view.end()
     if complaints:
         raise RequestError(complaints)
+    take_over(plan, view)
     lines = Lines(plan)
     view.say(lines.first())
     end = run_sweep(plan, lambda row: view.say(lines.of(row)))
-    if audit:
-        audit_trials(plan, lambda row, value: view.say(lines.audited(row, value)))
+    if audit and (lost := audit_trials(plan, lambda row, value: view.say(lines.audited(row, value)))):
+        view.note(f"{number_of(lost, 'trial')} without a detector here: not audited")
     return result_of(plan, end)
+
+
+def take_over(plan: SweepPlan, view: View) -> None:
+    """Copy the trials of this sweep that succeeded among published rows; RequestError if one was changed."""
+    folder, sweep = plan.request.published, plan.sweep
+    if folder is None:
+        return
+    with reading(folder):
+        rows = [row for row in read(folder, TRIALS).to_pylist() if row["sweep_id"] == sweep.id]
+    own = {row["trial_id"] for row in read_sweep(sweep) if row["status"] == "ok"}
+    found = {row["trial_id"]: row for row in rows if row["status"] == "ok" and row["trial_id"] not in own}
+    complaints = Complaints()
+    for trial_id, row in found.items():
+        searched = json.loads(row["searched"])
+        if (sweep.trial_id(searched), sweep.said(searched)) != (trial_id, row["config"]):
+            complaints.add(f"{folder}: the row of trial {trial_id} has another configuration. Delete it")
+    complaints.check()
+    with complained(f"cannot copy rows of {folder} to {sweep.place.results}"):
+        Results(sweep.place.results).take_over(folder, found.keys(), OF_TRIALS)
+    view.say(f"{number_of(len(found), 'trial')} taken over from {folder}")

@@ -70,10 +70,10 @@ class Sweep:
 
     def trial_id(self, searched: dict[str, Any]) -> str:
         """An id that is equal for equal configurations: one that is drawn twice is trained once."""
-        return f"{self.id}-{sha256(self._said(searched).encode()).hexdigest()[:10]}"
+        return f"{self.id}-{sha256(self.said(searched).encode()).hexdigest()[:10]}"
 
-    def _said(self, searched: dict[str, Any]) -> str:
-        """The configuration, even if the method refuses it."""
+    def said(self, searched: dict[str, Any]) -> str:
+        """The configuration as canonical JSON, even if the method refuses it."""
         try:
             return self.config(searched)
         except ValidationError:
@@ -86,7 +86,7 @@ class Sweep:
 
     def row(self, searched: dict[str, Any]) -> dict[str, Any]:
         """A trial's row before anything is trained."""
-        first, config = self.cells[0], self._said(searched)
+        first, config = self.cells[0], self.said(searched)
         dataset = get_dataset(first.dataset)
         return {
             "schema_version": SCHEMA_VERSION,

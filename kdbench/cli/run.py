@@ -104,7 +104,7 @@ def say_gpu_hours(grid: "Grid") -> None:
 
     jobs = [job for job in grid.todo if job.cell.profile == "paper"]
     if jobs and not any(job.place.device.startswith("cuda") for job in jobs):
-        say(f"on a GPU about {gpu_hours(jobs, grid.data):.2g} hours: {SAYS}")
+        say(f"on a GPU about {duration(3600 * gpu_hours(jobs, grid.data))}: {SAYS}")
 
 
 def _finish(grid: "Grid", result: "GridResult", folder: Path) -> Answer:

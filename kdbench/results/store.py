@@ -101,9 +101,11 @@ LEASES = Kind("leases", None, ("cell_id",), "")
 RUNS = Kind("runs", None, ("run_id",), ".json")
 LOGS = Kind("runs", None, ("run_id",), ".log")  # the events of a run
 KINDS = (*OF_CELLS, INPUTS, SHORTCUTS, TRIALS, AUDITS, LEASES, RUNS)
-# `kdbench report --rows` writes REPORTED, and `kdbench run --published` takes over what is of cells.
+# `kdbench report --rows` writes REPORTED; `--published` of `kdbench run` takes over what is of cells, that of
+# `kdbench sweep` what is of trials. The kind that says that the cell or trial has finished comes first.
 PUBLISHED = (CELLS, SCORES, NORMALS, EPOCHS, LATENCY, PROBES, DEPLOYED)
-REPORTED = (*PUBLISHED, SHORTCUTS)
+OF_TRIALS = (TRIALS, AUDITS)
+REPORTED = (*PUBLISHED, SHORTCUTS, *OF_TRIALS)
 
 
 # What the id of a cell is made of, as its rows have it; rows of all categories of a cell agree in them.
@@ -156,11 +158,11 @@ class Results:
         first = table.slice(0, 1).to_pylist()[0]
         return End(status=first.pop("status"), run_id=first.pop("run_id"), facts=first)
 
-    def take_over(self, published: str | Path, cell_ids: Set[str]) -> None:
-        """Copy the rows of these cells, of all PUBLISHED kinds, from a folder of `kdbench report --rows`."""
-        for kind in reversed(PUBLISHED):  # CELLS is the last: from then on a cell has finished
+    def take_over(self, published: str | Path, owners: Set[str], kinds: Sequence[Kind] = PUBLISHED) -> None:
+        """Copy the rows of these cells, or trials, from a folder of `kdbench report --rows`."""
+        for kind in reversed(kinds):  # the first kind is the last: from then on a cell has finished
             table = read(published, kind)
-            table = table.filter(pc.is_in(table["cell_id"], pa.array(sorted(cell_ids), pa.string())))
+            table = table.filter(pc.is_in(table[kind.key[0]], pa.array(sorted(owners), pa.string())))
             for rows in _by_file(table, kind):
                 self.write(kind, rows)
 
@@ -190,10 +192,10 @@ class Results:
 
         Raises DataError for a folder of `kdbench report --rows`: its cells would run and count twice.
         """
-        if self.storage.exists(CELLS.whole):
+        if any(self.storage.exists(kind.whole) for kind in (CELLS, TRIALS)):
             raise DataError(
                 f"{self.storage} has rows of `kdbench report --rows`: name another folder for the results, "
-                f"and this one with --published, so that its cells count as finished"
+                f"and this one with --published, so that its cells or trials count as finished"
             )
         for kind in (CELLS, SCORES, RUNS, LEASES):
             # Another run may check at the same time.

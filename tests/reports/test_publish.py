@@ -20,7 +20,7 @@ from kdbench.errors import RequestError
 from kdbench.reports.leaderboard import write_leaderboard
 from kdbench.reports.publish import summaries, write_rows
 from kdbench.results.schema import ROW_SCHEMA
-from kdbench.results.store import CELLS, LATENCY, PROBES, SCORES, Results, read
+from kdbench.results.store import AUDITS, CELLS, LATENCY, PROBES, SCORES, TRIALS, Results, read
 
 Call = Callable[..., tuple[int, str]]
 
@@ -104,6 +104,15 @@ def test_rows_in_a_folder_of_their_own_give_the_same_report(results: Path, tmp_p
     write_rows(results, tmp_path / "rows")  # again: what is gone is gone there too
     assert read(tmp_path / "rows", SCORES).num_rows == 0
     assert read(tmp_path / "rows", CELLS).num_rows == 3
+
+
+def test_trials_of_a_folder_without_cells_are_published(tmp_path: Path) -> None:
+    Results(tmp_path / "r").write(TRIALS, [{"trial_id": "t-1", "sweep_id": "t", "status": "ok"}])
+    Results(tmp_path / "r").write(AUDITS, [{"trial_id": "t-1", "category": "a"}])
+    write_rows(tmp_path / "r", tmp_path / "rows")
+    written = [path.relative_to(tmp_path / "rows").as_posix() for path in (tmp_path / "rows").rglob("*.*")]
+    assert sorted(written) == ["audits/rows.parquet", "trials/rows.parquet"]
+    assert read(tmp_path / "rows", TRIALS).equals(read(tmp_path / "r", TRIALS))
 
 
 def test_of_published_rows_only_those_of_the_cells_asked_for_are_taken_over(

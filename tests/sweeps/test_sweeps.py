@@ -12,19 +12,22 @@ from conftest import slow_but, write_category, write_image
 from safetensors.torch import load
 
 from kdbench.backbone import teacher
-from kdbench.cell import PROFILES, SETTINGS
+from kdbench.cell import PROFILES, SETTINGS, canonical_json
 from kdbench.engine import train
 from kdbench.engine.batches import Batches, split_heldout
 from kdbench.engine.run import run_cell
-from kdbench.errors import RequestError
+from kdbench.errors import DataError, RequestError
 from kdbench.grid.plan import plan
 from kdbench.grid.request import read_model, read_request
+from kdbench.grid.view import View
 from kdbench.metrics.exact import METRICS
 from kdbench.registry import get_method, method_names
+from kdbench.reports.publish import write_rows
 from kdbench.reports.tables import Table
 from kdbench.results.store import AUDITS, DETECTORS, TRIALS, Results, read
 from kdbench.sweeps._audit import audit_trials
 from kdbench.sweeps._plan import SweepPlan, SweepRequest, best_toml, plan_sweep
+from kdbench.sweeps._run import take_over
 from kdbench.sweeps._space import FIXED, Between, OneOf, check_space, read_space, space_of
 from kdbench.sweeps._trial import WORST, end_trial, run_trial
 from kdbench.weights import find_weights
@@ -437,6 +440,58 @@ def test_the_first_epochs_of_a_long_training_are_a_short_one(method):
     assert losses(20, 4) == losses(4, 4)
     if method in ("snl", "dskd", "rd4ad"):
         assert losses(20, 4, lr_drop=0.5) != losses(4, 4, lr_drop=0.5)
+
+
+class Listener(View):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.told.append(text)
+
+
+def test_trials_that_succeeded_elsewhere_are_reported_and_not_trained(planned, tmp_path, monkeypatch):
+    made = planned(categories=("bottle",))
+    row, reports = trial(made)
+    results = Results(made.sweep.place.results)
+    failed = made.sweep.row(made.first | {"lr": 0.1}) | {"status": "failed", "ended_at": row["ended_at"]}
+    stranger = row | {"trial_id": "another-sweep", "sweep_id": "another"}
+    for one in (failed, stranger):
+        results.write(TRIALS, [one])
+    write_rows(made.sweep.place.results, tmp_path / "rows")
+
+    again = planned(categories=("bottle",), results=tmp_path / "again", published=tmp_path / "rows")
+    view = Listener()
+    take_over(again, view)
+    assert view.told == [f"1 trial taken over from {tmp_path / 'rows'}"]
+    assert read(tmp_path / "again", TRIALS).to_pylist() == [row]
+    monkeypatch.setattr(train, "Training", None)  # what trains would fail
+    assert trial(again) == (row, reports)
+    with pytest.raises(RequestError, match="no trial has a detector"):
+        audit_trials(again, lambda row, value: None)
+    take_over(again, view)
+    assert view.told[-1] == f"0 trials taken over from {tmp_path / 'rows'}"
+
+
+def test_published_trials_that_somebody_changed_are_refused(planned, tmp_path):
+    made = planned(categories=("bottle",))
+    row = made.sweep.row(made.first) | {"status": "ok"}
+    edited = json.loads(row["config"]) | {"lr": 0.1}
+    Results(made.sweep.place.results).write(TRIALS, [row | {"config": canonical_json(edited)}])
+    write_rows(made.sweep.place.results, tmp_path / "rows")
+    again = planned(categories=("bottle",), results=tmp_path / "again", published=tmp_path / "rows")
+    with pytest.raises(RequestError, match=rf"the row of trial {row['trial_id']} has another configuration"):
+        take_over(again, Listener())
+
+
+def test_rows_of_a_report_are_no_folder_to_sweep_in(planned, tmp_path):
+    made = planned(categories=("bottle",))
+    Results(made.sweep.place.results).write(TRIALS, [made.sweep.row(made.first)])
+    write_rows(made.sweep.place.results, tmp_path / "rows")
+    with pytest.raises(DataError, match=r"has rows of `kdbench report --rows`: name another folder"):
+        Results(tmp_path / "rows").check_writable()
 
 
 # --- the end ----------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kdbench.reports.publish import write_rows
 from kdbench.results.store import TRIALS, read
 
 pytestmark = pytest.mark.slow
@@ -115,6 +116,28 @@ def test_a_killed_sweep_is_finished_by_the_same_command(sweep, tmp_path):
     )
     assert "cells: 1 ok" in done.stdout
     assert "Sweep of stfpm" in (tmp_path / "out/leaderboard.md").read_text()
+
+
+def test_a_search_goes_on_elsewhere_from_the_rows_of_its_trials(sweep, tmp_path):
+    """Both searches propose the same; the second one hears of two trials what the first one found."""
+    pytest.importorskip("optuna")
+    words = ("stfpm", "--trials", 4, "--search", "optuna", "--max-concurrent", 1)
+    code, text = finish(sweep(*words))
+    assert code == 0, text
+    rows = sorted(read(tmp_path / "r", TRIALS).to_pylist(), key=lambda row: row["started_at"])
+    for row in rows[2:]:
+        (tmp_path / f"r/trials/{row['trial_id']}.parquet").unlink()
+    write_rows(tmp_path / "r", tmp_path / "rows")
+    (tmp_path / "r").rename(tmp_path / "before")
+
+    code, text = finish(sweep(*words, "--published", tmp_path / "rows"))
+    assert code == 0, text
+    assert "2 trials taken over from" in text
+    assert ", 2 finished before" in text
+    again = sorted(read(tmp_path / "r", TRIALS).to_pylist(), key=lambda row: row["started_at"])
+    assert again[:2] == rows[:2]
+    assert [row["trial_id"] for row in again] == [row["trial_id"] for row in rows]
+    assert [row["objective_value"] for row in again] == [row["objective_value"] for row in rows]
 
 
 def test_failed_trials_are_tried_twice_shown_and_end_in_code_1(sweep, tmp_path):

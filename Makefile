@@ -5,7 +5,7 @@ BIN := .venv/bin
 METHODS := dskd,stfpm,dcam,snl
 PUBLISHED := reports/published
 
-.PHONY: run test test-all docs bench bench-against bench-profile bench-peers equal-weights results tables format clean
+.PHONY: run test test-all docs bench bench-against bench-profile bench-peers equal-weights results searches tables format clean
 
 run: .venv/.installed
 	$(BIN)/kdbench run --methods $(METHODS) --setting multiclass
@@ -67,12 +67,21 @@ define compared
 	$(BIN)/kdbench report --results results/$(1) --out $(PUBLISHED)/$(1) --rows $(PUBLISHED)/$(1)/rows $(2)
 endef
 
+# The searches of readings: takes over the committed trials, runs the others (hours), then renders.
+searches: .venv/.extras
+	for search in $(PUBLISHED)/readings/*.toml; do \
+	    KDBENCH_DATA="$(DATA)" $(BIN)/kdbench sweep --config $$search --weights "$(WEIGHTS)" \
+	        --published $(PUBLISHED)/readings/rows --audit || exit; \
+	done
+	$(BIN)/kdbench report --results results/readings --out $(PUBLISHED)/readings --rows $(PUBLISHED)/readings/rows
+
 # After a change of tables: those of the published reports, from their committed rows, and the golden files of the tests.
 # Figures and pages need all of results/: `make results` renders these.
 tables: .venv/.tools
 	$(call rendered,first-comparison,--into docs/results.md)
 	$(call rendered,first-ablations,)
 	$(call rendered,second-comparison,--into README.md --into docs/longer-training.md)
+	$(call rendered,readings,)
 	PYTHONPATH=tests $(BIN)/python tests/reports/test_report_tables.py
 
 define rendered

@@ -83,5 +83,5 @@ def test_every_sentence_points_to_rows_that_say_its_numbers(
     cited = re.findall(r"\[(T\d+)\]", sentence)
     assert cited
     shown = " ".join(text for name in cited for text in tables[page, name]["text"])
-    for number in re.findall(r"\d+\.\d\d", sentence):
+    for number in re.findall(r"\d+\.\d\d+", sentence):
         assert re.search(rf"(?<![\d.]){re.escape(number)}(?!\d)", shown), number

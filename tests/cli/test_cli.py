@@ -900,20 +900,15 @@ def test_what_a_report_writes_beside_it_and_cannot_is_an_error(kdbench: Call) ->
     assert f"error: cannot fill {page}: " in text
 
 
-@pytest.mark.parametrize(
-    ("words", "why"),
-    [(("--rows", "shared"), "no results in results"), (("--into", "page.md"), "no table 'a'")],
-)
-def test_a_sweep_alone_has_a_report_but_no_rows_to_share_and_no_other_tables(
-    kdbench: Call, words: tuple[str, str], why: str
-) -> None:
+def test_a_sweep_alone_has_a_report_and_rows_to_share_but_no_other_tables(kdbench: Call) -> None:
     Results("results").write(TRIALS, [trial(0, 0.5)])
     Path("page.md").write_text("<!-- table: a -->\n<!-- /table -->\n")
-    code, text = kdbench("report", *words)
+    code, text = kdbench("report", "--rows", "shared", "--into", "page.md")
     assert code == 2
     assert "report: reports/out/report.html" in text
     assert "Sweep of stfpm" in Path("reports/out/leaderboard.md").read_text()
-    assert why in text
+    assert read("shared", TRIALS).equals(read("results", TRIALS))
+    assert "no table 'a'" in text
     assert text.count("error: ") == 1
 
 
@@ -1014,6 +1009,7 @@ def test_the_options_of_sweep_are_frozen() -> None:
         "--out",
         "--precision",
         "--profile",
+        "--published",
         "--quiet",
         "--report",
         "--report-every",

@@ -93,14 +93,8 @@ def earlier(rows: pd.DataFrame) -> Iterator[Table]:
 
 def copies(names: Sequence[str]) -> Iterator[Table]:
     """A line per file that is a copy of another one: its rows do not count twice."""
-    if names:
-        yield Table(
-            title="Copies of files, left out",
-            head=("file",),
-            body=tuple((text(name),) for name in names),
-            keys=("file",),
-            notes=("Their rows have a file of their own. `kdbench results prune` moves them away.",),
-        )
+    note = "Their rows have a file of their own. `kdbench results prune` moves them away."
+    yield from _listed("Copies of files, left out", "file", names, note)
 
 
 def of_other_attempts(found: Mapping[str, Sequence[str]]) -> Iterator[Table]:
@@ -122,18 +116,19 @@ def of_other_attempts(found: Mapping[str, Sequence[str]]) -> Iterator[Table]:
 
 def contradicted(cells: Sequence[str]) -> Iterator[Table]:
     """A line per cell whose image scores do not give the AUROC of its rows."""
-    if cells:
-        yield Table(
-            title="Image scores that contradict their rows, left out",
-            head=("cell",),
-            body=tuple((text(cell),) for cell in cells),
-            keys=("cell",),
-            notes=(
-                "These scores do not give the image AUROC of the rows of their cell: somebody edited a file "
-                "in `scores/` or in `cells/`. Intervals and tests over images leave the cells out. Run them "
-                "again (`--redo all`).",
-            ),
-        )
+    note = (
+        "These scores do not give the image AUROC of the rows of their cell: somebody edited a file in "
+        "`scores/` or in `cells/`. Intervals and tests over images leave the cells out. Run them again "
+        "(`--redo all`)."
+    )
+    yield from _listed("Image scores that contradict their rows, left out", "cell", cells, note)
+
+
+def _listed(title: str, what: str, names: Sequence[str], note: str) -> Iterator[Table]:
+    """A table with a line per name; none without names."""
+    if names:
+        body = tuple((text(name),) for name in names)
+        yield Table(title=title, head=(what,), body=body, keys=(what,), notes=(note,))
 
 
 def left_out(rows: Rows) -> str:
@@ -149,15 +144,19 @@ def left_out(rows: Rows) -> str:
     lines += [f"{name} is a copy, and does not count" for name in rows.copies]
     lines += [
         f"{folder}/ of {number_of(len(cells), 'cell')} is of another attempt, and does not count: "
-        f"{', '.join(cells[:NAMED])}{', ...' if len(cells) > NAMED else ''}"
+        f"{_first(cells)}"
         for folder, cells in rows.of_other_attempts.items()
     ]
     if cells := rows.contradicted:
         lines.append(
             f"image scores of {number_of(len(cells), 'cell')} contradict the image AUROC of their rows, and "
-            f"do not count: {', '.join(cells[:NAMED])}{', ...' if len(cells) > NAMED else ''}"
+            f"do not count: {_first(cells)}"
         )
     return "\n".join(lines)
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
 
 
 def _last_line(error: object) -> Value:

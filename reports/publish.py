@@ -102,8 +102,11 @@ def push_to_hub(results: str | Path, files: Sequence[Path], repo: str) -> str:
             hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
             for name, content in sorted(contents.items())
         ]
-        count = sum(rows.num_rows for name, rows in parts.items() if name in (CELLS.folder, TRIALS.folder))
-        message = f"{number_of(count, 'row')} of cells and trials, and their report"
+        counts = {
+            kind.folder: parts[kind.folder].num_rows for kind in (CELLS, TRIALS) if kind.folder in parts
+        }
+        rows = ", ".join(f"{number_of(count, 'row')} of {name}" for name, count in counts.items())
+        message = f"{rows}, and their report"
         commit = api.create_commit(known.repo_id, operations, commit_message=message, repo_type="dataset")
         return str(commit.commit_url)
 

@@ -6,7 +6,7 @@ which nothing ranks.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from kdbench.engine import evaluate, provenance
 from kdbench.engine.build import kept_state
 from kdbench.engine.device import threads
 from kdbench.engine.ready import Ready, ready_cell
-from kdbench.errors import RequestError
+from kdbench.errors import RequestError, number_of
 from kdbench.results.schema import CODE, IDENTITY, MEASURED, picked
 from kdbench.results.store import AUDITS, DETECTORS, Results
 from kdbench.sweeps._plan import SweepPlan
@@ -27,31 +27,34 @@ from kdbench.sweeps.tune import read_sweep
 Row = dict[str, Any]
 
 
-def audit_trials(planned: SweepPlan, on_trial: Callable[[Row, float], None]) -> int:
+def audit_trials(
+    planned: SweepPlan, on_trial: Callable[[Row, float], None], copied: Set[str] = frozenset()
+) -> int:
     """Score each trial that was trained to its end and has no scores yet.
 
-    Returns how many have no detector and are left out, such as trials that were taken over; RequestError if
-    all are.
+    Trials of which only the rows were `copied` have no detector and are left out; returns how many.
+    RequestError if another trial has none.
     """
     sweep = planned.sweep
     results = Results(sweep.place.results)
     ended = [row for row in read_sweep(sweep) if row["status"] == "ok" and not row["stopped_early"]]
     todo = [row for row in ended if not results.storage.exists(AUDITS.name(row["trial_id"]))]
     lost = [row for row in todo if not results.storage.exists(DETECTORS.name(row["trial_id"]))]
-    if lost and len(lost) == len(ended):
+    left_out = {row["trial_id"] for row in lost} & copied
+    if len(lost) > len(left_out):
         raise RequestError(
             [
-                f"no trial has a detector, first: "
+                f"{len(lost)} of {number_of(len(ended), 'trial')} kept no detector, first: "
                 f"{results.storage.path(DETECTORS.name(lost[0]['trial_id']))}. Sweep again without "
                 "--discard-detectors, with another --results"
             ]
         )
-    for row in (row for row in todo if row not in lost):
+    for row in (row for row in todo if row["trial_id"] not in left_out):
         with threads(sweep.place.num_threads):
             scored = list(_audit(planned, row))
         results.write(AUDITS, scored)
         on_trial(row, float(np.mean([one[sweep.objective] for one in scored])))
-    return len(lost)
+    return len(left_out)
 
 
 def _audit(planned: SweepPlan, trial: Row) -> Iterator[Row]:

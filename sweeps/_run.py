@@ -36,30 +36,36 @@ def carry_out(plan: SweepPlan, view: View, *, audit: bool) -> SweepResult:
         view.end()
     if complaints:
         raise RequestError(complaints)
-    take_over(plan, view)
+    copied = take_over(plan, view)
     lines = Lines(plan)
     view.say(lines.first())
     end = run_sweep(plan, lambda row: view.say(lines.of(row)))
-    if audit and (lost := audit_trials(plan, lambda row, value: view.say(lines.audited(row, value)))):
-        view.note(f"{number_of(lost, 'trial')} without a detector here: not audited")
+    if audit:
+        num_left_out = audit_trials(plan, lambda row, value: view.say(lines.audited(row, value)), copied)
+        if num_left_out:
+            view.note(f"{number_of(num_left_out, 'copied trial')} without a detector here: not audited")
     return result_of(plan, end)
 
 
-def take_over(plan: SweepPlan, view: View) -> None:
-    """Copy the trials of this sweep that succeeded among published rows; RequestError if one was changed."""
+def take_over(plan: SweepPlan, view: View) -> frozenset[str]:
+    """Copy the trials of this sweep that succeeded among published rows and not here.
+
+    Returns the ids of all that succeeded there. RequestError if somebody changed a row.
+    """
     folder, sweep = plan.request.published, plan.sweep
     if folder is None:
-        return
+        return frozenset()
     with reading(folder):
         rows = [row for row in read(folder, TRIALS).to_pylist() if row["sweep_id"] == sweep.id]
-    own = {row["trial_id"] for row in read_sweep(sweep) if row["status"] == "ok"}
-    found = {row["trial_id"]: row for row in rows if row["status"] == "ok" and row["trial_id"] not in own}
+    found = {row["trial_id"]: row for row in rows if row["status"] == "ok"}
     complaints = Complaints()
     for trial_id, row in found.items():
         searched = json.loads(row["searched"])
         if (sweep.trial_id(searched), sweep.said(searched)) != (trial_id, row["config"]):
             complaints.add(f"{folder}: the row of trial {trial_id} has another configuration. Delete it")
     complaints.check()
+    new = found.keys() - {row["trial_id"] for row in read_sweep(sweep) if row["status"] == "ok"}
     with complained(f"cannot copy rows of {folder} to {sweep.place.results}"):
-        Results(sweep.place.results).take_over(folder, found.keys(), OF_TRIALS)
-    view.say(f"{number_of(len(found), 'trial')} taken over from {folder}")
+        Results(sweep.place.results).take_over(folder, new, OF_TRIALS)
+    view.say(f"{number_of(len(new), 'trial')} taken over from {folder}")
+    return frozenset(found)

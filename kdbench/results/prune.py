@@ -20,6 +20,7 @@ from kdbench.results.store import (
     PICTURES,
     TRIALS,
     Kind,
+    has_shared_rows,
     read_and_copies,
 )
 from kdbench.results.superseded import COLUMNS, changes, last_asked
@@ -42,7 +43,7 @@ def leftovers(storage: Storage, running: Callable[[], Set[str]]) -> list[Leftove
 
     Raises DataError for a folder of `kdbench report --rows`, FileNotFoundError for one without results.
     """
-    if any(storage.exists(kind.whole) for kind in (CELLS, TRIALS)):
+    if has_shared_rows(storage):
         raise DataError(f"{storage} has rows of `kdbench report --rows`: they share files, none can be moved")
     # The order matters: a file that a cell writes after the folders are listed is not in the list, and a cell
     # that finishes after the leases are read has rows.

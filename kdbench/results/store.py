@@ -108,6 +108,11 @@ OF_TRIALS = (TRIALS, AUDITS)
 REPORTED = (*PUBLISHED, SHORTCUTS, *OF_TRIALS)
 
 
+def has_shared_rows(storage: Storage) -> bool:
+    """Whether this is a folder of `kdbench report --rows`, where cells, or trials, share a file."""
+    return any(storage.exists(kind.whole) for kind in (CELLS, TRIALS))
+
+
 # What the id of a cell is made of, as its rows have it; rows of all categories of a cell agree in them.
 OF_IDENTITY = ("method", "config", "dataset", "setting", "fingerprint", "teacher_sha256", "seed", "preset")
 
@@ -192,7 +197,7 @@ class Results:
 
         Raises DataError for a folder of `kdbench report --rows`: its cells would run and count twice.
         """
-        if any(self.storage.exists(kind.whole) for kind in (CELLS, TRIALS)):
+        if has_shared_rows(self.storage):
             raise DataError(
                 f"{self.storage} has rows of `kdbench report --rows`: name another folder for the results, "
                 f"and this one with --published, so that its cells or trials count as finished"

@@ -464,14 +464,16 @@ def test_trials_that_succeeded_elsewhere_are_reported_and_not_trained(planned, t
 
     again = planned(categories=("bottle",), results=tmp_path / "again", published=tmp_path / "rows")
     view = Listener()
-    take_over(again, view)
+    copied = take_over(again, view)
+    assert copied == {row["trial_id"]}
     assert view.told == [f"1 trial taken over from {tmp_path / 'rows'}"]
     assert read(tmp_path / "again", TRIALS).to_pylist() == [row]
     monkeypatch.setattr(train, "Training", None)  # what trains would fail
     assert trial(again) == (row, reports)
-    with pytest.raises(RequestError, match="no trial has a detector"):
+    assert audit_trials(again, lambda row, value: None, copied) == 1
+    with pytest.raises(RequestError, match="1 of 1 trial kept no detector"):
         audit_trials(again, lambda row, value: None)
-    take_over(again, view)
+    assert take_over(again, view) == copied
     assert view.told[-1] == f"0 trials taken over from {tmp_path / 'rows'}"
 
 
@@ -537,7 +539,7 @@ def test_an_audit_gives_the_test_metrics_of_the_trials_detectors(planned):
 def test_an_audit_without_detectors_says_so(planned):
     made = planned(keep_detectors=False, categories=("bottle",))
     trial(made)
-    with pytest.raises(RequestError, match="no trial has a detector"):
+    with pytest.raises(RequestError, match="1 of 1 trial kept no detector"):
         audit_trials(made, lambda row, value: None)
 
 
